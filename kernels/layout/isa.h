@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// Instruction-set levels that CPU kernels are compiled for. Each level includes the ones before it.
+#pragma once
+
+namespace thimble {
+
+enum class Isa : int {
+    kPortable = 0,  // the compiler's baseline (SSE2 on x86-64)
+    kAvx2 = 1,      // AVX2, FMA, F16C, BMI2
+    kAvx512 = 2,    // F, BW, DQ, VL, VBMI, VNNI, BF16, VPOPCNTDQ
+};
+inline constexpr int kIsaLevels = 3;
+
+}  // namespace thimble

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every tool's main() calls: parse, plan, check the budget, run, report; the single catch.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/options.h"
+#include "core/plan.h"
+#include "core/team.h"
+#include "io/json.h"
+#include "kernels/layout/isa.h"
+#include "tensor/view.h"
+
+namespace thimble::cli {
+
+// Options that every command takes: --max-memory --threads --device --cpu-isa --seed --json
+// --progress
+// --dry-run --config --print-config --print-schema --list --quiet/--verbose.
+struct CommonOptions {
+    std::string max_memory;      // ram=...,vram=...,disk=...
+    std::int64_t threads = 0;    // 0: default_threads()
+    std::string device = "cpu";  // cpu | ref
+    std::string cpu_isa = "auto";
+    std::int64_t seed = 0;
+    std::string json;               // FILE or "-": the JSON report
+    std::string progress = "auto";  // auto | none | jsonl
+    bool dry_run = false;
+    void visit(OptionVisitor& v);
+};
+
+struct Context {
+    const CommonOptions& common;
+    Team& team;
+    Isa isa;
+    Device device;
+    // Text for stdout; refused (kUsage) when --json - already owns it. Flushes; SIGPIPE ends
+    // quietly.
+    void print(std::string_view text);
+    [[nodiscard]] bool stdout_is_json() const;
+    // Progress bar on a terminal, JSONL records with --progress jsonl, else nothing.
+    void progress(std::string_view what, std::int64_t done, std::int64_t total, double rate = 0,
+                  std::string_view unit = {});
+    Json report = Json::object();  // becomes --json; tool, version, plan, measured peaks are added
+                                   // by run_tool
+    [[nodiscard]] bool interrupted() const noexcept;  // SIGTERM/SIGINT/SIGUSR1 seen
+};
+
+struct Command {
+    std::string name;  // "" for the tool's default command
+    std::string help;
+    Visitable options;
+    // From headers alone; may be empty for commands that hold nothing worth planning.
+    std::function<Plan(const CommonOptions&)> plan;
+    std::function<void(Context&)> run;
+    // For --list: names per kind ("formats": ...), from the registries.
+    std::function<Json()> list = {};
+};
+
+struct ToolInfo {
+    std::string name;  // "quantize"
+    std::string summary;
+    std::string epilog;  // examples for --help
+    std::uint64_t baseline_bytes =
+        0;  // resident memory of the process before any work: constant per tool
+};
+
+// Returns the process exit code.
+[[nodiscard]] int run_tool(const ToolInfo& info, std::vector<Command> commands, int argc,
+                           char** argv);
+
+[[nodiscard]] std::string_view version();
+
+}  // namespace thimble::cli

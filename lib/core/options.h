@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The option visitor: each option struct has `void visit(OptionVisitor&)`, the single source of its
+// flags, YAML keys, defaults, help, schema, provenance and test sweeps.
+//
+//   struct StreamingOptions {
+//       std::int64_t sink = 4;
+//       void visit(OptionVisitor& v) { v.option({"sink", 0, "first tokens that are always kept"},
+//       sink); }
+//   };
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace thimble {
+
+struct OptionInfo {
+    const char* name;  // long name, kebab-case: flag --name and YAML key
+    char letter = 0;   // short flag or 0
+    const char* help = "";
+    const char* value = "";      // placeholder in --help: FILE, N, RE=TYPE
+    bool changes_output = true;  // recorded as provenance and part of cache keys
+    bool required = false;
+    std::vector<std::string> choices = {};  // empty: anything
+    double least = -1e300, most = 1e300;    // bounds for numbers
+    bool is_input = false;    // names an input file or directory (hashed in cache keys)
+    bool is_output = false;   // names an output file
+    const char* also = "";    // one more long name (an alias users know)
+    bool positional = false;  // may be given without its flag
+};
+
+class OptionVisitor {
+  public:
+    virtual ~OptionVisitor() = default;
+    virtual void option(const OptionInfo& info, bool& value) = 0;
+    virtual void option(const OptionInfo& info, std::int64_t& value) = 0;
+    virtual void option(const OptionInfo& info, double& value) = 0;
+    virtual void option(const OptionInfo& info, std::string& value) = 0;
+    virtual void option(const OptionInfo& info,
+                        std::vector<std::string>& value) = 0;  // repeatable flag, YAML list
+    virtual void group(std::string_view heading) = 0;          // heading in --help for what follows
+};
+
+// Type-erased reference to an option struct, for interfaces that cannot be templates.
+using Visitable = std::function<void(OptionVisitor&)>;
+
+// Parses "key=value,key=value" (the inline form after `name:`) into what `options` visits.
+// Unknown key, bad value or duplicate: Error(kUsage) naming `where`.
+void parse_inline_options(std::string_view text, const Visitable& options, std::string_view where);
+// The inverse: "key=value,..." of every option that differs from the defaults given.
+[[nodiscard]] std::string format_inline_options(const Visitable& options,
+                                                const Visitable& defaults);
+
+}  // namespace thimble

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// A fixed team of threads that runs ranges of one task at a time.
+// differs from the OpenMP region of the design page: own threads, because the wait (spin at most 50
+// us, then sleep) and the lowest-index exception rule need control that an OpenMP barrier does not
+// give.
+//
+// The caller alone runs block, policy, store and allocation code; only the function passed to run()
+// executes on the other threads. It must not allocate tracked memory and must not call run() again.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace thimble {
+
+class Team {
+  public:
+    explicit Team(int threads);
+    ~Team();
+    Team(const Team&) = delete;
+    Team& operator=(const Team&) = delete;
+
+    [[nodiscard]] int threads() const noexcept;
+
+    // Calls fn(begin, end) for chunks of at most `grain` items that cover [0, items) exactly once.
+    // Which thread gets which chunk varies; chunk borders never do (multiples of grain), so a
+    // result must depend only on the chunk. Returns when all are done. If chunks throw, the
+    // exception of the lowest begin is rethrown.
+    template <class Fn>
+    void run(std::int64_t items, std::int64_t grain, Fn&& fn) {
+        using F = std::remove_reference_t<Fn>;
+        run_erased(
+            items, grain,
+            [](void* f, std::int64_t b, std::int64_t e, int) { (*static_cast<F*>(f))(b, e); },
+            const_cast<void*>(static_cast<const void*>(std::addressof(fn))));
+    }
+
+    // The same with the executing thread's index in [0, threads()), for per-thread scratch:
+    // fn(begin, end, thread).
+    template <class Fn>
+    void run_indexed(std::int64_t items, std::int64_t grain, Fn&& fn) {
+        using F = std::remove_reference_t<Fn>;
+        run_erased(
+            items, grain,
+            [](void* f, std::int64_t b, std::int64_t e, int t) { (*static_cast<F*>(f))(b, e, t); },
+            const_cast<void*>(static_cast<const void*>(std::addressof(fn))));
+    }
+
+  private:
+    using Call = void (*)(void* fn, std::int64_t begin, std::int64_t end, int thread);
+    void run_erased(std::int64_t items, std::int64_t grain, Call call, void* fn);
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace thimble

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// A weight matrix in some packed layout: shape plus planes of bytes. Its size is the sum of its
+// planes, never bits times elements.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/layout/layout.h"
+#include "tensor/dtype.h"
+#include "tensor/view.h"
+
+namespace thimble {
+
+// [rows, cols] = [out features, in features]; blocks run along a row.
+struct Shape2 {
+    std::int64_t rows = 0, cols = 0;
+    friend bool operator==(const Shape2&, const Shape2&) = default;
+};
+
+inline constexpr int kMaxPlanes = 4;
+
+// One plane: `row_bytes` bytes per matrix row at data + r * row_bytes, or one table for the whole
+// matrix when row_bytes == 0.
+struct PlaneView {
+    const std::byte* data = nullptr;
+    std::size_t row_bytes = 0;
+    std::size_t bytes = 0;
+};
+
+// Borrowed; whoever made it (a Lease, a Buffer, a mapped file) keeps the bytes alive.
+struct PackedView {
+    LayoutId layout = LayoutId::k_f32;
+    Shape2 shape;
+    std::array<PlaneView, kMaxPlanes> planes{};
+    int n_planes = 0;
+
+    [[nodiscard]] const std::byte* row(std::int64_t r, int plane = 0) const noexcept {
+        const PlaneView& p = planes[static_cast<std::size_t>(plane)];
+        return p.data + static_cast<std::size_t>(r) * p.row_bytes;
+    }
+    [[nodiscard]] std::size_t bytes() const noexcept {
+        std::size_t sum = 0;
+        for (int i = 0; i < n_planes; ++i) sum += planes[static_cast<std::size_t>(i)].bytes;
+        return sum;
+    }
+    // Rows [range.first, range.first + range.count) of a row-sliceable layout.
+    [[nodiscard]] PackedView slice_rows(RowRange range) const noexcept;
+};
+
+// What a format will store for a matrix, known before any row is encoded.
+struct PlaneInfo {
+    std::string name;  // "" for the single plane of a ggml block type
+    DType dtype = DType::kU8;
+    std::vector<std::uint64_t> dims;
+    std::size_t row_bytes = 0;  // 0: a table for the whole matrix
+    std::size_t bytes = 0;
+};
+
+}  // namespace thimble

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// A weight format turns rows of floats into planes of bytes and back. Stateless and shared.
+// One leaf file in formats/ plus one line in formats.def makes a new one.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "core/options.h"
+#include "core/registry.h"
+#include "format/packed.h"
+
+namespace thimble {
+
+struct FormatInfo {
+    std::string_view name;  // "q8_0", lower case
+    LayoutId layout = LayoutId::k_f32;
+    bool lossless = false;               // f32 -> format -> f32 is exact for every input in range
+    int block_elements = 1;              // cols must be a multiple
+    double nominal_bits_per_weight = 0;  // for display only; sizes come from planes()
+    // Bound on |w - decode(encode(w))| as a factor of the block's largest |w|; 0 if lossless.
+    double error_bound = 0;
+    bool needs_scan = false;  // encoder must see all rows before the first is encoded
+};
+
+struct EncodeOptions {
+    // Importance of each column (mean square activation), [cols]; empty: none.
+    std::span<const float> column_importance;
+};
+
+// Receives each plane's bytes in order.
+class PlaneSink {
+  public:
+    virtual ~PlaneSink() = default;
+    virtual void append(int plane, std::span<const std::byte> bytes) = 0;
+};
+
+class Encoder {
+  public:
+    virtual ~Encoder() = default;
+    // rows: [count, cols] F32, contiguous. Non-finite input throws Error(kBadData) naming row and
+    // column.
+    virtual void scan(std::span<const float> rows) { (void)rows; }
+    virtual void encode(std::span<const float> rows, PlaneSink& sink) = 0;
+};
+
+class WeightFormat {
+  public:
+    virtual ~WeightFormat() = default;
+    [[nodiscard]] virtual FormatInfo info() const = 0;
+    [[nodiscard]] std::string_view name() const { return info().name; }
+    // Throws Error(kUsage) when cols is not a multiple of block_elements.
+    [[nodiscard]] virtual std::vector<PlaneInfo> planes(Shape2 shape,
+                                                        const EncodeOptions& options) const = 0;
+    [[nodiscard]] virtual std::unique_ptr<Encoder> encoder(Shape2 shape,
+                                                           const EncodeOptions& options) const = 0;
+    // The oracle: rows `range` of `packed` into out (F32 or F64), [range.count, cols].
+    virtual void decode(const PackedView& packed, RowRange range, View out) const = 0;
+    // Finite scales (and values, for float formats) in these rows; throws Error(kBadData) with row
+    // and block.
+    virtual void verify(const PackedView& packed, RowRange range) const = 0;
+};
+
+[[nodiscard]] const Registry<WeightFormat>& weight_formats();
+[[nodiscard]] const WeightFormat& format_of(LayoutId layout);
+
+}  // namespace thimble

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// The KV engine owns KV memory, positions and RoPE for all sequences of one model. Blocks hand it
+// unrotated q, k, v and get attention output back; they never see a slot or a position.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kv/policy.h"
+#include "ops/ops.h"
+
+namespace thimble {
+
+// How one attention layer rotates, masks and scales; part of the architecture's data.
+struct AttentionSpec {
+    AttentionLayer shape;
+    ops::Rope rope;
+    double scale = 0;  // applied to q.k
+    double softcap = 0;
+};
+
+struct KvOptions {
+    std::string policy = "full";  // "streaming:sink=4,budget=1024"
+    std::string type_k = "f16";   // f32 | f16 | bf16 | q8_0
+    std::string type_v = "f16";
+    std::int64_t context_tokens = 0;  // slots per sequence; 0: the model's trained context
+    void visit(
+        OptionVisitor& v);  // --kv-policy, -ctk/--cache-type-k, -ctv/--cache-type-v, -c/--ctx-size
+};
+
+using SeqId = std::int32_t;
+
+class KvEngine {
+  public:
+    // `max_step_tokens`: most tokens of one step. On Device::kRef keys and values are F64.
+    KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options,
+             std::int64_t max_step_tokens, Device device);
+    ~KvEngine();
+
+    [[nodiscard]] SeqId open();  // memory is committed as slots are used, not here
+    void close(SeqId seq);
+    [[nodiscard]] std::int64_t tokens(SeqId seq) const;  // tokens seen so far = next position
+    [[nodiscard]] std::int64_t capacity_tokens() const noexcept;
+    // Forgets all tokens from position `tokens` on; Error(kUsage) if the policy cannot roll back.
+    void truncate(SeqId seq, std::int64_t tokens);
+
+    // One step of `count` new tokens of one sequence: begin, then per layer attend, then end.
+    // Error(kUsage) naming --ctx-size when the sequence would not fit.
+    void begin_step(SeqId seq, std::int64_t count);
+    // Rotates q and k, stores k and v, and attends: q [T, heads*dim] (overwritten), k, v [T,
+    // kv_heads*dim], out [T, heads*dim].
+    void attend(const Exec& exec, int layer, View q, View k, View v, View out);
+    void end_step();  // policy edits happen here
+
+    [[nodiscard]] std::uint64_t bytes() const noexcept;  // committed now, equal to the ledger's
+    // Bytes after `tokens` tokens of `sequences` sequences: closed form, equal to bytes() then.
+    [[nodiscard]] static std::uint64_t predict_bytes(const std::vector<AttentionSpec>& layers,
+                                                     const KvOptions& options, std::int64_t tokens,
+                                                     std::int64_t max_step_tokens, Device device);
+    // Workspace bytes that attend() takes for a step of `count` tokens.
+    [[nodiscard]] static std::size_t workspace_bytes(const std::vector<AttentionSpec>& layers,
+                                                     const KvOptions& options, std::int64_t count);
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace thimble

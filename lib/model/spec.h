@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a model is, in one canonical convention (GGUF's tensor names, row order and norm offsets),
+// whatever container it came from.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kv/engine.h"
+
+namespace thimble {
+
+struct ModelSpec {
+    std::string architecture;  // "llama", "gemma3"
+    std::string name;
+    std::int64_t layers = 0, hidden = 0, ffn = 0, vocab = 0;
+    std::int64_t context_tokens = 0;
+    double norm_epsilon = 1e-5;
+    double embedding_scale = 1.0;
+    double final_softcap = 0;
+    ops::Gate gate = ops::Gate::kSilu;
+    bool qk_norm = false;     // RMS norm of each head's q and k before RoPE
+    bool post_norms = false;  // RMS norm after attention and after the FFN, before the residual add
+    bool tied_embedding = false;
+    std::vector<AttentionSpec> attention;  // per layer
+
+    [[nodiscard]] ModelInfo info() const;
+};
+
+}  // namespace thimble

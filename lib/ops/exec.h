@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where and how operations run.
+#pragma once
+
+#include "core/team.h"
+#include "kernels/layout/isa.h"
+#include "tensor/buffer.h"
+#include "tensor/view.h"
+
+namespace thimble {
+
+// How a packed matmul reads its input. kAuto is a fixed table per (layout, ISA) in
+// ops/activations.cpp, filled from measurements; it never depends on timing or batch size.
+enum class Activations : std::uint8_t { kAuto, kF32, kBf16, kI8 };
+
+// Bump allocator for one forward step; its capacity is fixed by the plan before work begins.
+class Workspace {
+  public:
+    explicit Workspace(std::size_t bytes) : buffer_(bytes, Purpose::kActivations) {}
+    // 64-byte aligned; throws Error(kFailure) past the capacity (a fault in the plan, not of the
+    // user).
+    [[nodiscard]] std::byte* take(std::size_t bytes);
+    [[nodiscard]] View take_view(DType dtype, std::int64_t rows, std::int64_t cols);
+    [[nodiscard]] std::size_t used() const noexcept { return used_; }
+    [[nodiscard]] std::size_t capacity() const noexcept { return buffer_.bytes(); }
+    [[nodiscard]] std::size_t peak() const noexcept { return peak_; }
+    void rewind(std::size_t used) noexcept { used_ = used; }
+
+  private:
+    Buffer buffer_;
+    std::size_t used_ = 0, peak_ = 0;
+};
+
+// Gives back what was taken since it was made.
+class WorkspaceScope {
+  public:
+    explicit WorkspaceScope(Workspace& workspace)
+        : workspace_(workspace), mark_(workspace.used()) {}
+    ~WorkspaceScope() { workspace_.rewind(mark_); }
+    WorkspaceScope(const WorkspaceScope&) = delete;
+    WorkspaceScope& operator=(const WorkspaceScope&) = delete;
+
+  private:
+    Workspace& workspace_;
+    std::size_t mark_;
+};
+
+struct Exec {
+    Device device = Device::kCpu;
+    Isa isa = Isa::kPortable;
+    Activations activations = Activations::kAuto;
+    Team* team = nullptr;
+    Workspace* workspace = nullptr;
+
+    [[nodiscard]] DType dtype() const noexcept {
+        return device == Device::kRef ? DType::kF64 : DType::kF32;
+    }
+};
+
+}  // namespace thimble

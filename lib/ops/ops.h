@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device-neutral operations: validate, choose a kernel by (layout, device, ISA, rows), launch over
+// the Team. Every View is in exec.dtype(). On one ISA a row of output has the same bits at any
+// thread count, batch size or prefill chunk. Shapes: T = tokens in this step.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "format/packed.h"
+#include "ops/exec.h"
+
+namespace thimble::ops {
+
+// out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight. x, out: [T, n]; weight: [1, n]. out may be x.
+void rms_norm(const Exec& exec, View x, View weight, double eps, View out);
+
+// out = a + b, elementwise, [T, n]; out may be a or b.
+void add(const Exec& exec, View a, View b, View out);
+void scale(const Exec& exec, View x, double factor);
+
+enum class Gate : std::uint8_t { kSilu, kGeluTanh };
+// out = act(gate) * up, [T, n]; out may be gate or up.
+void glu(const Exec& exec, Gate act, View gate, View up, View out);
+
+// out[t] = factor * table[tokens[t]]; table [vocab, n] in any layout; out [T, n].
+void embed(const Exec& exec, const PackedView& table, std::span<const std::int32_t> tokens,
+           double factor, View out);
+
+// One input shared by several matmuls (q, k, v; gate, up): quantised once per activation kind, on
+// first use. Holds workspace memory until destroyed.
+class MatmulInput {
+  public:
+    MatmulInput(const Exec& exec, View x);  // x: [T, in]
+    ~MatmulInput();
+    MatmulInput(const MatmulInput&) = delete;
+    MatmulInput& operator=(const MatmulInput&) = delete;
+    [[nodiscard]] View view() const noexcept { return x_; }
+
+    struct Quantised;  // defined in matmul.cpp
+    [[nodiscard]] const Quantised& quantised(Activations kind, LayoutId layout);
+
+  private:
+    const Exec& exec_;
+    View x_;
+    WorkspaceScope scope_;
+    Quantised* forms_ = nullptr;
+};
+
+struct Matmul {
+    PackedView weight;         // [out, in]
+    View out;                  // [T, out]
+    std::optional<View> bias;  // [1, out]
+    bool accumulate = false;   // out += instead of out =
+};
+// out = x * weight^T (+ bias).
+void matmul(const Exec& exec, MatmulInput& x, const Matmul& problem);
+
+// Workspace bytes that MatmulInput takes for [tokens, in], upper bound over activation kinds.
+[[nodiscard]] std::size_t matmul_input_bytes(std::int64_t tokens, std::int64_t in);
+
+// Layout that stays resident in memory for fast matmul on this ISA (rows interleaved for SIMD);
+// nullopt: the stored layout is used as it is.
+[[nodiscard]] std::optional<LayoutId> resident_layout(LayoutId stored, Isa isa, Shape2 shape);
+[[nodiscard]] std::size_t packed_bytes(LayoutId layout, Shape2 shape);
+// Writes `stored` into `out` (packed_bytes(layout, shape) bytes) in `layout`; returns the view of
+// it.
+PackedView repack(const Exec& exec, const PackedView& stored, LayoutId layout, std::byte* out);
+// Decodes rows to exec.dtype() from any layout, resident ones included. out: [range.count, cols].
+void decode_rows(const Exec& exec, const PackedView& weight, RowRange range, View out);
+
+enum class RopeStyle : std::uint8_t {
+    kInterleaved,  // pairs (2i, 2i+1)
+    kHalves,       // pairs (i, i + dim/2)
+};
+struct Rope {
+    RopeStyle style = RopeStyle::kInterleaved;
+    int dims = 0;  // rotated leading dims of each head
+    double base = 10000.0;
+    double frequency_scale = 1.0;    // linear scaling: angle = scale * position * base^(-2i/dims)
+    std::span<const float> factors;  // per-frequency divisors (llama 3), [dims/2]; empty: none
+};
+// Rotates in place. x: [T, heads * head_dim]; positions: [T].
+void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std::int64_t> positions,
+          View x);
+
+// Part of the KV memory that a query reads: `slots` rows per KV head, each encoded in `layout`
+// (f64, f32, f16, bf16, q8_0 ... one row = head_dim elements). POD; pointers are the engine's.
+struct AttnSegment {
+    DType plain = DType::kF32;  // element type when encoded is false
+    bool encoded = false;       // rows are blocks of `layout`
+    LayoutId layout = LayoutId::k_f32;
+    const std::byte* k = nullptr;
+    const std::byte* v = nullptr;
+    std::size_t token_bytes = 0;  // from one slot to the next
+    std::size_t head_bytes = 0;   // from one KV head to the next
+    std::int64_t slots = 0;
+    const std::int64_t* positions = nullptr;  // [slots] position for the mask; -1 = empty slot
+};
+
+struct Attention {
+    View q;    // [T, heads * head_dim], rotated
+    View out;  // [T, heads * head_dim]
+    std::span<const AttnSegment> segments;
+    std::span<const std::int64_t> q_positions;  // [T]
+    int heads = 0, kv_heads = 0, head_dim = 0;
+    double scale = 0;
+    std::int64_t window =
+        0;               // sliding window: key visible iff 0 <= pos_q - pos_k < window; 0: no limit
+    double softcap = 0;  // logits = cap * tanh(logits / cap); 0: none
+    // Keys before this position are always visible (attention sinks) even outside the window.
+    std::int64_t sinks = 0;
+};
+// softmax(q k^T * scale + causal mask) v, in flash form: KV tiles of fixed size at absolute slot
+// numbers, merged ascending, segments in order, so results do not depend on thread count or
+// chunking.
+void attention(const Exec& exec, const Attention& problem);
+
+// Mergeable attention state over one part of the KV: o is normalised within the part.
+struct AttnState {
+    View o;         // [T, heads * head_dim]
+    View max, sum;  // [T, heads]
+};
+void attention_state(const Exec& exec, const Attention& problem, AttnState out);
+void merge(const Exec& exec, const AttnState& part, AttnState into, int head_dim);  // exact
+
+// Encodes rows of K or V for the cache: x [T, heads * head_dim] -> T * heads rows of `layout`
+// blocks.
+void encode_kv(const Exec& exec, View x, int head_dim, LayoutId layout, std::byte* out,
+               std::size_t token_bytes, std::size_t head_bytes);
+
+// Per row: log(sum(exp(x))) and the position of the largest (lowest index on ties). x: [T, n].
+struct RowStats {
+    double log_sum_exp;
+    std::int32_t argmax;
+};
+void row_stats(const Exec& exec, View x, std::span<RowStats> out);
+
+}  // namespace thimble::ops

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// Text <-> token ids for byte-level BPE and SentencePiece-style BPE with byte fallback, from GGUF
+// metadata or a Hugging Face tokenizer.json.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "io/model_file.h"
+
+namespace thimble {
+
+using Token = std::int32_t;
+
+enum class TokenKind : std::uint8_t {
+    kNormal = 1,
+    kUnknown = 2,
+    kControl = 3,
+    kUserDefined = 4,
+    kUnused = 5,
+    kByte = 6
+};
+
+struct EncodeText {
+    bool add_special = true;  // BOS/EOS as the model's own rules say
+    bool parse_special =
+        false;  // control-token text in `text` becomes the token (templates), else plain text
+};
+
+class Tokenizer {
+  public:
+    // From the model's GGUF metadata, or tokenizer.json (+ tokenizer_config.json) beside an HF
+    // config.
+    [[nodiscard]] static std::unique_ptr<Tokenizer> open(const ModelFile& file);
+    virtual ~Tokenizer() = default;
+
+    [[nodiscard]] virtual std::vector<Token> encode(std::string_view text,
+                                                    const EncodeText& how) const = 0;
+    // Bytes of one token (control tokens: empty unless `render_special`).
+    [[nodiscard]] virtual std::string piece(Token token, bool render_special = false) const = 0;
+    [[nodiscard]] std::string decode(std::span<const Token> tokens,
+                                     bool render_special = false) const;
+
+    [[nodiscard]] virtual std::int64_t size() const noexcept = 0;
+    [[nodiscard]] virtual Token bos() const noexcept = 0;  // -1: none
+    [[nodiscard]] virtual Token eos() const noexcept = 0;
+    [[nodiscard]] virtual bool is_end(Token token) const noexcept = 0;  // EOS, EOT, end of turn ...
+    [[nodiscard]] virtual Token find(std::string_view piece) const noexcept = 0;  // -1: none
+    // tokenizer.* keys for a GGUF file; equal for GGUF and HF sources of one model.
+    virtual void write_vocabulary(Metadata& metadata) const = 0;
+    // tokenizer.chat_template or ""
+    [[nodiscard]] virtual const std::string& chat_template() const noexcept = 0;
+};
+
+// Bytes in, whole UTF-8 characters out: for streaming.
+class Utf8Stream {
+  public:
+    [[nodiscard]] std::string push(std::string_view bytes);  // the whole characters available now
+    [[nodiscard]] std::string finish();                      // what is left, as it is
+  private:
+    std::string pending_;
+};
+
+struct ChatMessage {
+    std::string role, content;
+};
+// Renders messages for the model. Templates are never executed: the template's text is recognised
+// as one of the known forms (chatml, gemma, llama3, ...); another one is Error(kUsage) naming
+// --chat-template.
+[[nodiscard]] std::string render_chat(const Tokenizer& tokenizer,
+                                      std::string_view form /* "" = detect */,
+                                      std::span<const ChatMessage> messages,
+                                      bool add_generation_prompt);
+[[nodiscard]] std::vector<std::string> chat_forms();
+
+}  // namespace thimble
