@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/layout/all.h"
+
+namespace thimble {
+
+const LayoutInfo& layout_info(LayoutId id) {
+    static constexpr LayoutInfo kTable[] = {
+#define THIMBLE_LAYOUT(id) \
+    {#id, Layout<LayoutId::k_##id>::kElements, sizeof(Layout<LayoutId::k_##id>::Block)},
+#include "kernels/layout/layouts.def"
+#undef THIMBLE_LAYOUT
+    };
+    return kTable[static_cast<std::size_t>(id)];
+}
+
+}  // namespace thimble

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every packed layout against an independent decoder in double, over all codes and scale patterns.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+#include "kernels/layout/all.h"
+
+using namespace thimble;
+
+namespace {
+
+// A half's value by the definition, sharing nothing with half.h.
+double half_value(unsigned h) {
+    const int exponent = static_cast<int>((h >> 10) & 31u);
+    const double fraction = static_cast<double>(h & 1023u) / 1024.0;
+    const double sign = (h & 0x8000u) ? -1 : 1;
+    if (exponent == 0) return sign * std::ldexp(fraction, -14);
+    return sign * std::ldexp(1 + fraction, exponent - 15);
+}
+
+unsigned u16_at(const std::vector<std::uint8_t>& b, std::size_t i) {
+    return b[i] | static_cast<unsigned>(b[i + 1]) << 8;
+}
+
+// `width` bits from bit `at` of the bytes from `base`, little endian.
+int bits(const std::vector<std::uint8_t>& b, std::size_t base, std::size_t at, int width) {
+    int v = 0;
+    for (int i = 0; i < width; ++i) {
+        const std::size_t bit = at + static_cast<std::size_t>(i);
+        v |= ((b[base + bit / 8] >> (bit % 8)) & 1) << i;
+    }
+    return v;
+}
+
+// Weight i of a block, read from the byte diagrams alone.
+double weight(LayoutId id, const std::vector<std::uint8_t>& b, std::size_t i) {
+    const std::size_t nibble32 = (i % 16) * 8 + (i / 16) * 4;  // 32-weight blocks
+    const std::size_t nibble_k = (i / 64) * 256 + (i % 32) * 8 + (i / 32 % 2) * 4;
+    const std::size_t g = i / 32;
+    const auto k_scale = [&](std::size_t base) {
+        return g < 4 ? bits(b, base, g * 8, 6)
+                     : bits(b, base + 8, (g - 4) * 8, 4) | bits(b, base, (g - 4) * 8 + 6, 2) << 4;
+    };
+    const auto k_minimum = [&](std::size_t base) {
+        return g < 4 ? bits(b, base + 4, g * 8, 6)
+                     : bits(b, base + 8, (g - 4) * 8 + 4, 4) | bits(b, base + 4, (g - 4) * 8 + 6, 2)
+                                                                   << 4;
+    };
+    switch (id) {
+        case LayoutId::k_f32: {
+            float f;
+            std::memcpy(&f, b.data(), 4);
+            return f;
+        }
+        case LayoutId::k_f16:
+            return half_value(u16_at(b, 0));
+        case LayoutId::k_bf16: {
+            const unsigned h = u16_at(b, 0);
+            const int exponent = static_cast<int>((h >> 7) & 255u);
+            const double f = static_cast<double>(h & 127u) / 128.0;
+            const double magnitude =
+                exponent ? std::ldexp(1 + f, exponent - 127) : std::ldexp(f, -126);
+            return (h & 0x8000u) ? -magnitude : magnitude;
+        }
+        case LayoutId::k_q4_0:
+            return half_value(u16_at(b, 0)) * (bits(b, 2, nibble32, 4) - 8);
+        case LayoutId::k_q4_1:
+            return half_value(u16_at(b, 0)) * bits(b, 4, nibble32, 4) + half_value(u16_at(b, 2));
+        case LayoutId::k_q5_0:
+            return half_value(u16_at(b, 0)) *
+                   (bits(b, 6, nibble32, 4) + 16 * bits(b, 2, i, 1) - 16);
+        case LayoutId::k_q5_1:
+            return half_value(u16_at(b, 0)) * (bits(b, 8, nibble32, 4) + 16 * bits(b, 4, i, 1)) +
+                   half_value(u16_at(b, 2));
+        case LayoutId::k_q8_0:
+            return half_value(u16_at(b, 0)) * static_cast<std::int8_t>(b[2 + i]);
+        case LayoutId::k_q4_k:
+            return half_value(u16_at(b, 0)) * k_scale(4) * bits(b, 16, nibble_k, 4) -
+                   half_value(u16_at(b, 2)) * k_minimum(4);
+        case LayoutId::k_q5_k:
+            return half_value(u16_at(b, 0)) * k_scale(4) *
+                       (bits(b, 48, nibble_k, 4) + 16 * bits(b, 16, (i % 32) * 8 + g, 1)) -
+                   half_value(u16_at(b, 2)) * k_minimum(4);
+        case LayoutId::k_q6_k: {
+            const std::size_t h = i / 128, q = i / 32 % 4, j = i % 32;
+            const int low = bits(b, 0, (64 * h + 32 * (q % 2) + j) * 8 + (q < 2 ? 0u : 4u), 4);
+            const int high = bits(b, 128, (32 * h + j) * 8 + 2 * q, 2);
+            return half_value(u16_at(b, 208)) * static_cast<std::int8_t>(b[192 + i / 16]) *
+                   (low + 16 * high - 32);
+        }
+    }
+    return NAN;
+}
+
+// Positions of f16 fields, which must stay finite in random blocks.
+std::vector<std::size_t> half_fields(LayoutId id) {
+    switch (id) {
+        case LayoutId::k_q4_0:
+        case LayoutId::k_q5_0:
+        case LayoutId::k_q8_0:
+            return {0};
+        case LayoutId::k_q4_1:
+        case LayoutId::k_q5_1:
+        case LayoutId::k_q4_k:
+        case LayoutId::k_q5_k:
+            return {0, 2};
+        case LayoutId::k_q6_k:
+            return {208};
+        default:
+            return {};
+    }
+}
+
+template <LayoutId id>
+void check_block(const std::vector<std::uint8_t>& bytes) {
+    using L = Layout<id>;
+    typename L::Block block;
+    REQUIRE(bytes.size() == sizeof block);
+    std::memcpy(&block, bytes.data(), sizeof block);
+    double d[L::kElements];
+    float f[L::kElements];
+    L::unpack(block, d);
+    L::unpack(block, f);
+    for (std::size_t i = 0; i < L::kElements; ++i) {
+        const double want = weight(id, bytes, i);
+        if (d[i] != want) FAIL(layout_info(id).name, " weight ", i, ": ", d[i], " not ", want);
+        // One float rounding of a difference of exact terms.
+        if (f[i] != static_cast<float>(want))
+            FAIL(layout_info(id).name, " float weight ", i, ": ", f[i], " not ", want);
+    }
+}
+
+template <LayoutId id>
+void check_layout() {
+    constexpr std::size_t kBytes = sizeof(typename Layout<id>::Block);
+    const std::vector<std::size_t> halves = half_fields(id);
+    std::vector<std::uint8_t> bytes(kBytes);
+    // Each byte value at each position, over random surroundings: every code at every place.
+    for (std::size_t at = 0; at < kBytes; ++at) {
+        for (unsigned value = 0; value < 256; ++value) {
+            for (std::size_t i = 0; i < kBytes; ++i)
+                bytes[i] = static_cast<std::uint8_t>(philox(7, at * 256 + value, i).v[0]);
+            bytes[at] = static_cast<std::uint8_t>(value);
+            for (std::size_t h : halves) bytes[h + 1] &= 0xbf;  // finite, below 2
+            if (halves.empty()) bytes[kBytes - 1] &= 0xbf;
+            check_block<id>(bytes);
+        }
+    }
+}
+
+}  // namespace
+
+TEST_SUITE("format") {
+    TEST_CASE("layout: every byte value at every position decodes as the byte diagram says") {
+#define THIMBLE_LAYOUT(id) check_layout<LayoutId::k_##id>();
+#include "kernels/layout/layouts.def"
+#undef THIMBLE_LAYOUT
+    }
+
+    TEST_CASE("layout: K scales pack and unpack are inverse for all 6-bit values") {
+        for (unsigned trial = 0; trial < 4096; ++trial) {
+            KScales in;
+            for (unsigned i = 0; i < 8; ++i) {
+                in.scale[i] = static_cast<std::uint8_t>((trial + i * 9) & 63u);
+                in.minimum[i] = static_cast<std::uint8_t>((trial / 64 + i * 13) & 63u);
+            }
+            std::uint8_t bytes[12];
+            in.pack(bytes);
+            const KScales out = KScales::unpack(bytes);
+            CHECK(std::memcmp(&in, &out, sizeof in) == 0);
+        }
+    }
+
+    TEST_CASE("layout: info names, elements and bytes") {
+        CHECK(std::string_view(layout_info(LayoutId::k_q6_k).name) == "q6_k");
+        CHECK(layout_info(LayoutId::k_q6_k).block_elements == 256);
+        CHECK(layout_info(LayoutId::k_q6_k).block_bytes == 210);
+        CHECK(layout_info(LayoutId::k_f32).block_bytes == 4);
+        CHECK(with_layout(LayoutId::k_q5_1, [](auto l) { return decltype(l)::kElements; }) == 32);
+    }
+}
