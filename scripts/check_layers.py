@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Fails when a source file includes something its folder may not see. Run as a test."""
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SUFFIXES = (".h", ".cpp", ".cu", ".cuh", ".def")
+
+# Folder of lib/ -> what it may include besides itself, core and tensor.
+LIB = {
+    "core": "kernels/layout",
+    "tensor": "kernels/cuda/memory.h kernels/cuda/stream.h kernels/layout",
+    "codec": "",
+    "dist": "",
+    "io": "codec",
+    "text": "io",
+    "storage": "io",
+    "format": "io codec kernels/layout kernels/ref",
+    "ops": "format kernels/layout kernels/ref kernels/cpu kernels/cuda",
+    "kv": "ops format storage io codec dist",
+    "model": "kv ops format storage io",
+    "cost": "model kv ops format storage io",
+    "calib": "model kv ops format text io storage cost",
+    "decode": "model kv ops storage text io cost",
+    "eval": "decode calib model kv ops format cost text io",
+    "quant": "eval calib decode model ops format storage codec text io cost",
+    "train": "eval calib model kv ops format storage dist text io cost",
+    "recipe": "io cli",
+    "cli": "io",
+}
+LIB["prune"] = LIB["compress"] = LIB["quant"]
+# Any folder may see what the ISA enum, the RNG and the layouts say: plain data.
+EVERYWHERE = ["kernels/layout"]
+# Third-party headers -> the only places that may include them.
+FOREIGN = {
+    r"CLI/": ["lib/cli"],
+    r"yaml-cpp/": ["lib/cli", "lib/recipe"],
+    r"nlohmann/": ["lib/io"],
+    r"doctest/": ["tests"],
+    r"benchmark/": ["tests/bench"],
+    r"(dnnl|oneapi/)": ["kernels/cpu"],
+    r"(cuda|cublas)": ["kernels/cuda", "kernels/emu"],
+    r"immintrin": ["kernels/cpu", "lib/core/team.cpp"],
+}
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
+
+
+def may_include(file: pathlib.PurePosixPath, target: pathlib.PurePosixPath) -> bool:
+    """Both are project files, relative to the root."""
+    top, folder = file.parts[0], file.parts[1]
+    if top == "tests":
+        return True
+    inside = lambda places: any(target == pathlib.PurePosixPath(p) or str(target).startswith(p + "/") for p in places)
+    own = f"{top}/{folder}"
+    if top == "tools":
+        return target.parts[0] in ("lib", "kernels") or inside([own])
+    if top == "kernels":
+        return inside({"ref": [own], "emu": [own, "kernels/layout", "kernels/cuda"]}.get(folder, [own, "kernels/layout"]))
+    leaf_target = len(target.parts) > 3  # lib/kv/policies/x.cpp
+    if inside([own]):
+        return not leaf_target or (len(file.parts) > 3 and target.stem == file.stem) or target.suffix == ".def"
+    places = [p if "/" in p else f"lib/{p}" for p in ("core tensor " + LIB[folder]).split()]
+    if folder == "core":
+        places.remove("lib/tensor")
+    return not (leaf_target and target.parts[0] == "lib") and inside(places + EVERYWHERE)
+
+
+def faults_of(path: pathlib.Path):
+    file = pathlib.PurePosixPath(path.relative_to(ROOT).as_posix())
+    if file.parts[0] == "lib" and file.parts[1] not in LIB:
+        yield f"{file}: lib/{file.parts[1]} is not in the table of scripts/check_layers.py"
+        return
+    for bracket, name in INCLUDE.findall(path.read_text(encoding="utf-8")):
+        target = next((base + name for base in ("", "lib/") if (ROOT / (base + name)).is_file()), None)
+        if target is None and (path.parent / name).is_file():
+            target = (path.parent / name).resolve().relative_to(ROOT).as_posix()
+        if bracket == '"' and target is not None:
+            if not may_include(file, pathlib.PurePosixPath(target)):
+                yield f"{file}: may not include {target}"
+            continue
+        for pattern, places in FOREIGN.items():
+            if re.match(pattern, name) and not any(str(file).startswith(p) for p in places):
+                yield f"{file}: <{name}> belongs to {', '.join(places)} only"
+
+
+def main() -> int:
+    files = [p for top in ("lib", "kernels", "tools", "tests") for p in sorted((ROOT / top).rglob("*")) if p.suffix in SUFFIXES]
+    faults = [fault for path in files for fault in faults_of(path)]
+    print("\n".join(faults) or f"layers hold in {len(files)} files")
+    return 1 if faults or not files else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
