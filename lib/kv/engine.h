@@ -35,9 +35,8 @@ using SeqId = std::int32_t;
 
 class KvEngine {
   public:
-    // `max_step_tokens`: most tokens of one step. On Device::kRef keys and values are F64.
-    KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options,
-             std::int64_t max_step_tokens, Device device);
+    // On Device::kRef keys and values are F64. options.context_tokens must be known (> 0).
+    KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options, Device device);
     ~KvEngine();
 
     [[nodiscard]] SeqId open();  // memory is committed as slots are used, not here
@@ -56,13 +55,14 @@ class KvEngine {
     void end_step();  // policy edits happen here
 
     [[nodiscard]] std::uint64_t bytes() const noexcept;  // committed now, equal to the ledger's
-    // Bytes after `tokens` tokens of `sequences` sequences: closed form, equal to bytes() then.
+    // Bytes of one sequence after `tokens` tokens: closed form, never falls as tokens grow.
     [[nodiscard]] static std::uint64_t predict_bytes(const std::vector<AttentionSpec>& layers,
                                                      const KvOptions& options, std::int64_t tokens,
-                                                     std::int64_t max_step_tokens, Device device);
+                                                     Device device);
     // Workspace bytes that attend() takes for a step of `count` tokens.
     [[nodiscard]] static std::size_t workspace_bytes(const std::vector<AttentionSpec>& layers,
-                                                     const KvOptions& options, std::int64_t count);
+                                                     const KvOptions& options, std::int64_t count,
+                                                     Device device);
 
   private:
     struct State;

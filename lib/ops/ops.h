@@ -85,6 +85,10 @@ struct Rope {
 void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std::int64_t> positions,
           View x);
 
+// Keys are read in tiles of this many slots, counted from the start of their segment; the engine
+// begins every segment at a slot whose position is a multiple of it.
+inline constexpr std::int64_t kAttentionTile = 64;
+
 // Part of the KV memory that a query reads: `slots` rows per KV head, each encoded in `layout`
 // (f64, f32, f16, bf16, q8_0 ... one row = head_dim elements). POD; pointers are the engine's.
 struct AttnSegment {
@@ -96,7 +100,9 @@ struct AttnSegment {
     std::size_t token_bytes = 0;  // from one slot to the next
     std::size_t head_bytes = 0;   // from one KV head to the next
     std::int64_t slots = 0;
-    const std::int64_t* positions = nullptr;  // [slots] position for the mask; -1 = empty slot
+    // Positions for the mask: [slots], -1 = empty slot; null: slot i is at first_position + i.
+    const std::int64_t* positions = nullptr;
+    std::int64_t first_position = 0;
 };
 
 struct Attention {
@@ -113,9 +119,13 @@ struct Attention {
     std::int64_t sinks = 0;
 };
 // softmax(q k^T * scale + causal mask) v, in flash form: KV tiles of fixed size at absolute slot
-// numbers, merged ascending, segments in order, so results do not depend on thread count or
-// chunking.
+// numbers, merged one by one ascending (never in groups), segments in order, so results do not
+// depend on thread count, chunking or on how many wholly masked tiles come before or after: such a
+// tile leaves a row's bits as they were.
 void attention(const Exec& exec, const Attention& problem);
+// Workspace bytes that attention() and attention_state() take for `tokens` rows over `slots` slots.
+[[nodiscard]] std::size_t attention_workspace_bytes(std::int64_t tokens, int heads, int head_dim,
+                                                    std::int64_t slots, Device device);
 
 // Mergeable attention state over one part of the KV: o is normalised within the part.
 struct AttnState {
