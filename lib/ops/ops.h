@@ -89,16 +89,19 @@ void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std:
 // begins every segment at a slot whose position is a multiple of it.
 inline constexpr std::int64_t kAttentionTile = 64;
 
-// Part of the KV memory that a query reads: `slots` rows per KV head, each encoded in `layout`
-// (f64, f32, f16, bf16, q8_0 ... one row = head_dim elements). POD; pointers are the engine's.
-struct AttnSegment {
-    DType plain = DType::kF32;  // element type when encoded is false
-    bool encoded = false;       // rows are blocks of `layout`
+// Keys or values in KV memory: for each KV head and slot one row of head_dim elements, in blocks of
+// `layout` (K and V may differ), or plain doubles on the reference device.
+struct AttnRows {
+    const std::byte* data = nullptr;
+    bool f64 = false;
     LayoutId layout = LayoutId::k_f32;
-    const std::byte* k = nullptr;
-    const std::byte* v = nullptr;
     std::size_t token_bytes = 0;  // from one slot to the next
     std::size_t head_bytes = 0;   // from one KV head to the next
+};
+
+// Part of the KV memory that a query reads. POD; pointers are the engine's.
+struct AttnSegment {
+    AttnRows k, v;
     std::int64_t slots = 0;
     // Positions for the mask: [slots], -1 = empty slot; null: slot i is at first_position + i.
     const std::int64_t* positions = nullptr;
