@@ -21,6 +21,11 @@ using JsonMembers = std::vector<std::pair<std::string, Json>>;
 class Json {
   public:
     Json() = default;  // null
+    Json(const Json& other);
+    Json(Json&& other) noexcept;
+    Json& operator=(const Json& other);
+    Json& operator=(Json&& other) noexcept;
+    ~Json();
     Json(std::nullptr_t) {}
     Json(bool v) : value_(v) {}
     Json(int v) : value_(static_cast<std::int64_t>(v)) {}
@@ -31,6 +36,7 @@ class Json {
     Json(std::string v) : value_(std::move(v)) {}
     Json(std::string_view v) : value_(std::string(v)) {}
     Json(JsonArray v) : value_(std::move(v)) {}
+    explicit Json(JsonMembers v) : value_(std::move(v)) {}
     [[nodiscard]] static Json object() { return Json(JsonMembers{}); }
     [[nodiscard]] static Json array() { return Json(JsonArray{}); }
 
@@ -61,7 +67,6 @@ class Json {
     [[nodiscard]] std::string dump(int indent = -1) const;
 
   private:
-    explicit Json(JsonMembers v) : value_(std::move(v)) {}
     std::variant<std::monostate, bool, std::int64_t, double, std::string, JsonArray, JsonMembers>
         value_;
 };
@@ -69,6 +74,8 @@ class Json {
 struct JsonLimits {
     std::size_t max_bytes = std::size_t{100} << 20;
     int max_depth = 64;
+    std::size_t max_values = std::size_t{8}
+                             << 20;  // bounds memory: a value is larger than its text
 };
 // Throws Error(kBadData) with `where`, byte offset and what was expected.
 [[nodiscard]] Json parse_json(std::string_view text, std::string_view where,

@@ -10,6 +10,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <variant>
 #include <vector>
 
@@ -64,6 +65,11 @@ struct TensorTypeInfo {
 };
 [[nodiscard]] const TensorTypeInfo* find_tensor_type(TensorType type) noexcept;
 [[nodiscard]] const TensorTypeInfo* find_tensor_type(std::string_view name) noexcept;
+// Types from here on exist in safetensors only.
+inline constexpr std::uint32_t kFirstSafetensorsType = 1000;
+// Bytes of a tensor; nullopt when the product overflows or a row is not whole blocks.
+[[nodiscard]] std::optional<std::uint64_t> tensor_bytes(
+    TensorType type, std::span<const std::uint64_t> dims) noexcept;
 
 // A GGUF metadata value. Integers keep their width so that a file can be rewritten byte for byte.
 struct MetaArray;
@@ -104,8 +110,15 @@ class Metadata {
     [[nodiscard]] const std::string& file() const noexcept { return file_; }
 
   private:
+    struct Hash {
+        using is_transparent = void;
+        std::size_t operator()(std::string_view key) const noexcept {
+            return std::hash<std::string_view>{}(key);
+        }
+    };
     std::string file_;
     std::vector<std::pair<std::string, MetaValue>> entries_;
+    std::unordered_map<std::string, std::size_t, Hash, std::equal_to<>> index_;  // into entries_
 };
 
 struct TensorEntry {
@@ -149,7 +162,7 @@ class ModelFile {
     // tensor's bytes.
     [[nodiscard]] virtual std::span<const std::byte> map(const TensorEntry& tensor) = 0;
     // Tells the system that the mapped pages wholly inside the tensor are not needed any more, and
-    // releases their charge.
+    // releases their charge. Mapping the tensor again charges them again.
     virtual void drop_pages(const TensorEntry& tensor) noexcept = 0;
 };
 
