@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// One evaluation as it is written to disk and read back for reports: what was evaluated, how, and
+// the figures. No host paths and no dates; files are named by basename and SHA-256.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "eval/metrics.h"
+#include "io/json.h"
+
+namespace thimble::eval {
+
+inline constexpr std::string_view kRecordSchema = "thimble.evaluation.v1";
+
+struct ModelFacts {
+    std::string name;  // the model's own name
+    std::string file;  // basename
+    std::string sha256;
+    std::string architecture;
+    std::string format;  // the tensor type that holds most matrix bytes
+    std::uint64_t file_bytes = 0;
+    std::uint64_t parameters = 0;
+    double bits_per_weight = 0;  // all tensors' bytes over all their elements
+};
+
+struct TextFacts {
+    std::string file, sha256;
+    std::uint64_t bytes = 0;
+    std::int64_t tokens = 0;
+};
+
+struct Settings {
+    std::int64_t context_tokens = 0, windows = 0, step_tokens = 0;
+    std::string cache_type_k, cache_type_v, kv_policy;
+    std::string activations, device, isa, cpu;
+    std::int64_t threads = 0;
+};
+
+// Medians over `repeats` runs after one warm-up, as llama-bench measures: a prompt fed in one go,
+// then single tokens from an empty cache.
+struct Speed {
+    std::int64_t prompt_tokens = 0, decode_tokens = 0, repeats = 0;
+    double prefill_tokens_per_second = 0, decode_tokens_per_second = 0;
+    std::uint64_t bytes_per_token = 0;  // moved per decoded token at half of decode_tokens
+};
+
+struct Peak {
+    std::uint64_t predicted_bytes = 0, measured_bytes = 0;
+};
+
+struct Record {
+    ModelFacts model;
+    std::optional<ModelFacts> reference;
+    std::optional<TextFacts> text;
+    Settings settings;
+    std::optional<PerplexityFigures> perplexity;
+    std::optional<DivergenceFigures> divergence;
+    std::optional<Speed> speed;
+    double seconds = 0;  // scoring the text
+    Peak peak;
+};
+
+[[nodiscard]] Json to_json(const Record& record);
+// Throws Error(kBadData) naming `where` and the key.
+[[nodiscard]] Record record_from_json(const Json& json, std::string_view where);
+
+}  // namespace thimble::eval
