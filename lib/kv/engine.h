@@ -26,7 +26,9 @@ struct KvOptions {
     std::string policy = "full";  // "streaming:sink=4,budget=1024"
     std::string type_k = "f16";   // f32 | f16 | bf16 | q8_0
     std::string type_v = "f16";
-    std::int64_t context_tokens = 0;  // slots per sequence; 0: the model's trained context
+    // Most tokens of a sequence, unless the policy's positions are compact. 0: the model's trained
+    // context, which whoever makes the engine fills in.
+    std::int64_t context_tokens = 0;
     void visit(
         OptionVisitor& v);  // --kv-policy, -ctk/--cache-type-k, -ctv/--cache-type-v, -c/--ctx-size
 };
@@ -43,7 +45,10 @@ class KvEngine {
     void close(SeqId seq);
     [[nodiscard]] std::int64_t tokens(SeqId seq) const;  // tokens seen so far = next position
     [[nodiscard]] std::int64_t capacity_tokens() const noexcept;
-    // Forgets all tokens from position `tokens` on; Error(kUsage) if the policy cannot roll back.
+    // Least count of tokens that the sequence can be cut back to (besides none): sliding windows
+    // and bounded policies keep at least the last 64 tokens revocable.
+    [[nodiscard]] std::int64_t rollback_floor(SeqId seq) const;
+    // Forgets all tokens from position `tokens` on; Error(kUsage) below rollback_floor().
     void truncate(SeqId seq, std::int64_t tokens);
 
     // One step of `count` new tokens of one sequence: begin, then per layer attend, then end.
@@ -52,7 +57,7 @@ class KvEngine {
     // Rotates q and k, stores k and v, and attends: q [T, heads*dim] (overwritten), k, v [T,
     // kv_heads*dim], out [T, heads*dim].
     void attend(const Exec& exec, int layer, View q, View k, View v, View out);
-    void end_step();  // policy edits happen here
+    void end_step();
 
     [[nodiscard]] std::uint64_t bytes() const noexcept;  // committed now, equal to the ledger's
     // Bytes of one sequence after `tokens` tokens: closed form, never falls as tokens grow.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// KV-cache policies declare what they need, choose what is read, and return edit plans; the engine
+// KV-cache policies say which keys a query may read and which positions it sees them at; the engine
 // owns memory, positions and RoPE. One leaf file in policies/ plus one line in policies.def makes a
-// new one.
+// new one. Policies that score keys add statistics and edit plans to this interface; what they
+// share with the ones here (needs, budgets, per-row rules) is already in its final place.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,7 @@ struct ModelInfo {
 
 enum class PositionMode : std::uint8_t {
     kOriginal,  // a key keeps the position it was written at
-    kCompact,   // positions are slot indices; keys are stored unrotated and rotated when read
+    kCompact,   // a key's position is its place among the keys that are kept
 };
 
 struct KvNeeds {
@@ -34,30 +35,22 @@ struct KvNeeds {
     bool can_rollback = true;
 };
 
-// Slots to drop from one layer's list, ascending; applied by the engine after the step.
-struct KvEdit {
-    int layer = 0;
-    std::vector<std::int64_t> drop;
-};
-using KvEditPlan = std::vector<KvEdit>;
-
-// State of one sequence in one layer, as a policy sees it.
-struct LayerKv {
-    int layer = 0;
-    std::int64_t slots = 0;                   // slots in use
-    const std::int64_t* positions = nullptr;  // [slots], original positions, ascending
+// Which keys a query reads once sinks + window tokens precede or equal it: the first `sinks` and
+// the last `window`, its own included. Before that, and always with window 0, it reads everything.
+// A rule for each query row by itself, so the prefill chunk cannot change a result; the engine
+// reuses the slots that no later query can read.
+struct KvBand {
+    std::int64_t sinks = 0, window = 0;
+    [[nodiscard]] bool bounded() const noexcept { return window > 0; }
 };
 
-class KvPolicy {  // one instance per sequence
+class KvPolicy {
   public:
     virtual ~KvPolicy() = default;
-    [[nodiscard]] virtual KvNeeds needs(const ModelInfo& model) const = 0;
-    // Most slots any layer may hold after a step; 0: unlimited. The engine sizes memory from it:
-    // capacity = budget + tokens of one step.
+    [[nodiscard]] virtual KvNeeds needs() const = 0;
+    // Most keys of this layer that a query reads; 0: unlimited.
     [[nodiscard]] virtual std::int64_t budget_tokens(const ModelInfo& model, int layer) const = 0;
-    // End of a prefill chunk or decode step.
-    [[nodiscard]] virtual KvEditPlan after_step(const std::vector<LayerKv>& layers) = 0;
-    [[nodiscard]] virtual std::unique_ptr<KvPolicy> fork() const = 0;
+    [[nodiscard]] virtual KvBand band(const ModelInfo& model, int layer) const = 0;
 };
 
 // A registered policy: makes instances from its options.
@@ -66,8 +59,8 @@ class KvPolicyType {
     virtual ~KvPolicyType() = default;
     [[nodiscard]] virtual std::string_view name() const = 0;
     [[nodiscard]] virtual std::string_view help() const = 0;
-    virtual void visit_options(
-        OptionVisitor& v) = 0;  // on a default instance, for --help and schemas
+    // Visits an instance with the defaults: for --help and schemas.
+    virtual void visit_options(OptionVisitor& v) const = 0;
     // `text` is "key=value,..." (may be empty).
     [[nodiscard]] virtual std::unique_ptr<KvPolicy> make(std::string_view text,
                                                          std::string_view where) const = 0;
