@@ -8,9 +8,9 @@
 #include <span>
 #include <string_view>
 
-#include "core/options.h"
 #include "core/registry.h"
 #include "format/packed.h"
+#include "io/model_file.h"
 
 namespace thimble {
 
@@ -20,13 +20,15 @@ struct FormatInfo {
     bool lossless = false;               // f32 -> format -> f32 is exact for every input in range
     int block_elements = 1;              // cols must be a multiple
     double nominal_bits_per_weight = 0;  // for display only; sizes come from planes()
-    // Bound on |w - decode(encode(w))| as a factor of the block's largest |w|; 0 if lossless.
+    // Bound on |w - decode(encode(w))| as a factor of the block's largest |w| when that is in
+    // [2^-8, 2^8], where no half-precision field is subnormal or overflows; 0 if lossless.
     double error_bound = 0;
     bool needs_scan = false;  // encoder must see all rows before the first is encoded
 };
 
 struct EncodeOptions {
-    // Importance of each column (mean square activation), [cols]; empty: none.
+    // Importance of each column (mean square activation), [cols], finite and not negative; empty:
+    // none. Formats whose encoder is fixed bit for bit without it use it when given.
     std::span<const float> column_importance;
 };
 
@@ -37,13 +39,19 @@ class PlaneSink {
     virtual void append(int plane, std::span<const std::byte> bytes) = 0;
 };
 
+// Rows are passed as [count, cols] F32, contiguous, starting at row `first_row` of the matrix.
 class Encoder {
   public:
     virtual ~Encoder() = default;
-    // rows: [count, cols] F32, contiguous. Non-finite input throws Error(kBadData) naming row and
-    // column.
-    virtual void scan(std::span<const float> rows) { (void)rows; }
-    virtual void encode(std::span<const float> rows, PlaneSink& sink) = 0;
+    // All rows in order, before the first encode(), where info().needs_scan.
+    virtual void scan(std::int64_t first_row, std::span<const float> rows) {
+        (void)first_row, (void)rows;
+    }
+    // Appends these rows' bytes to each plane. Safe to call from several threads with a sink each:
+    // a row's bytes depend on nothing but the row (and the scan). A non-finite weight, or one too
+    // large for the format's scales, throws Error(kBadData) whose `where` is "row R, column C".
+    virtual void encode(std::int64_t first_row, std::span<const float> rows,
+                        PlaneSink& sink) const = 0;
 };
 
 class WeightFormat {
@@ -65,5 +73,10 @@ class WeightFormat {
 
 [[nodiscard]] const Registry<WeightFormat>& weight_formats();
 [[nodiscard]] const WeightFormat& format_of(LayoutId layout);
+
+// The one mapping between element types of containers and packed layouts; nullopt where the other
+// side has no such type.
+[[nodiscard]] std::optional<LayoutId> layout_of(TensorType type);
+[[nodiscard]] std::optional<TensorType> tensor_type_of(LayoutId layout);
 
 }  // namespace thimble

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every weight format promises, checked over the registry.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "format/weight_format.h"
+#include "kernels/layout/rng.h"
+
+using namespace thimble;
+
+namespace {
+
+struct BytesSink final : PlaneSink {
+    std::vector<std::byte> planes[kMaxPlanes];
+    void append(int plane, std::span<const std::byte> bytes) override {
+        auto& p = planes[plane];
+        p.insert(p.end(), bytes.begin(), bytes.end());
+    }
+};
+
+float normal(std::uint64_t seed, std::uint64_t i) {
+    const Philox4 r = philox(seed, i);
+    const double u = (static_cast<double>(r.v[0]) + 0.5) / 4294967296.0;
+    const double v = (static_cast<double>(r.v[1]) + 0.5) / 4294967296.0;
+    return static_cast<float>(std::sqrt(-2 * std::log(u)) * std::cos(6.283185307179586 * v));
+}
+
+std::vector<float> normals(std::int64_t n, std::uint64_t seed) {
+    std::vector<float> out(static_cast<std::size_t>(n));
+    for (std::size_t i = 0; i < out.size(); ++i) out[i] = normal(seed, i);
+    return out;
+}
+
+struct Packed {
+    BytesSink sink;
+    std::vector<PlaneInfo> info;
+    PackedView view;
+};
+
+Packed pack(const WeightFormat& format, Shape2 shape, const std::vector<float>& weights,
+            const EncodeOptions& options = {}) {
+    Packed p;
+    p.info = format.planes(shape, options);
+    const auto encoder = format.encoder(shape, options);
+    if (format.info().needs_scan) encoder->scan(0, weights);
+    encoder->encode(0, weights, p.sink);
+    p.view.layout = format.info().layout;
+    p.view.shape = shape;
+    p.view.n_planes = static_cast<int>(p.info.size());
+    for (std::size_t i = 0; i < p.info.size(); ++i)
+        p.view.planes[i] = {p.sink.planes[i].data(), p.info[i].row_bytes, p.info[i].bytes};
+    return p;
+}
+
+std::vector<double> unpack(const WeightFormat& format, const PackedView& view, RowRange range) {
+    std::vector<double> out(static_cast<std::size_t>(range.count * view.shape.cols), NAN);
+    format.decode(view, range,
+                  {out.data(), DType::kF64, range.count, view.shape.cols, view.shape.cols});
+    return out;
+}
+
+double relative_error(const std::vector<float>& want, const std::vector<double>& got) {
+    double error = 0, norm = 0;
+    for (std::size_t i = 0; i < want.size(); ++i) {
+        const double w = static_cast<double>(want[i]);
+        error += (got[i] - w) * (got[i] - w);
+        norm += w * w;
+    }
+    return std::sqrt(error / norm);
+}
+
+void check_bound(const WeightFormat& format, const std::vector<float>& weights,
+                 const std::vector<double>& decoded, const std::string& what) {
+    const FormatInfo info = format.info();
+    const auto block = static_cast<std::size_t>(info.block_elements);
+    for (std::size_t at = 0; at < weights.size(); at += block) {
+        double peak = 0, worst = 0;
+        for (std::size_t i = at; i < at + block; ++i) {
+            peak = std::max(peak, std::fabs(static_cast<double>(weights[i])));
+            worst = std::max(worst, std::fabs(decoded[i] - static_cast<double>(weights[i])));
+        }
+        if (peak < 0x1p-8 || peak > 0x1p8) continue;  // outside the bound's range
+        if (worst > info.error_bound * peak)
+            FAIL(info.name, " ", what, ": error ", worst, " of peak ", peak, " at ", at);
+    }
+}
+
+template <class Fn>
+Error error_of(Fn&& fn) {
+    try {
+        fn();
+    } catch (const Error& e) {
+        return e;
+    }
+    return Error(Exit::kDone, "nothing", "was thrown");
+}
+
+}  // namespace
+
+TEST_SUITE("format") {
+    TEST_CASE("format contract: planes announce exactly the bytes appended, in any split of rows") {
+        for (const auto& format : weight_formats().items()) {
+            CAPTURE(std::string(format->name()));
+            const std::int64_t cols = 3 * 256;
+            const Shape2 shape{7, cols};
+            const std::vector<float> weights = normals(shape.rows * cols, 1);
+            const Packed whole = pack(*format, shape, weights);
+            for (std::size_t i = 0; i < whole.info.size(); ++i) {
+                CHECK(whole.sink.planes[i].size() == whole.info[i].bytes);
+                std::uint64_t product = size_of(whole.info[i].dtype);
+                for (std::uint64_t d : whole.info[i].dims) product *= d;
+                CHECK(product == whole.info[i].bytes);
+            }
+            const auto encoder = format->encoder(shape, {});
+            if (format->info().needs_scan) encoder->scan(0, weights);
+            BytesSink split;
+            const std::span<const float> rows(weights);
+            encoder->encode(0, rows.first(static_cast<std::size_t>(2 * cols)), split);
+            encoder->encode(2, rows.subspan(static_cast<std::size_t>(2 * cols)), split);
+            for (std::size_t i = 0; i < whole.info.size(); ++i)
+                CHECK(split.planes[i] == whole.sink.planes[i]);
+        }
+    }
+
+    TEST_CASE("format contract: a row range equals the slice of the full decode, F32 near F64") {
+        for (const auto& format : weight_formats().items()) {
+            CAPTURE(std::string(format->name()));
+            const std::int64_t cols = 512;
+            const Shape2 shape{6, cols};
+            const Packed p = pack(*format, shape, normals(shape.rows * cols, 2));
+            const std::vector<double> full = unpack(*format, p.view, {0, 6});
+            const std::vector<double> part = unpack(*format, p.view, {2, 3});
+            const std::vector<double> sliced = unpack(*format, p.view.slice_rows({2, 3}), {0, 3});
+            for (std::size_t i = 0; i < part.size(); ++i) {
+                CHECK(part[i] == full[i + static_cast<std::size_t>(2 * cols)]);
+                CHECK(part[i] == sliced[i]);
+            }
+            CHECK(p.view.slice_rows({2, 3}).bytes() * 2 == p.view.bytes());
+            std::vector<float> single(static_cast<std::size_t>(cols));
+            format->decode(p.view, {4, 1}, {single.data(), DType::kF32, 1, cols, cols});
+            for (std::size_t i = 0; i < single.size(); ++i) {
+                const double want = full[i + static_cast<std::size_t>(4 * cols)];
+                CHECK(std::fabs(static_cast<double>(single[i]) - want) <= 0x1p-21 * 8);
+            }
+        }
+    }
+
+    TEST_CASE(
+        "format contract: error bound on normal, constant, zero, outlier and scaled weights") {
+        for (const auto& format : weight_formats().items()) {
+            CAPTURE(std::string(format->name()));
+            const FormatInfo info = format->info();
+            const std::int64_t cols = 1024;
+            for (int kind = 0; kind < 8; ++kind) {
+                const Shape2 shape{kind == 5 ? 1 : 8, cols};
+                std::vector<float> w = normals(shape.rows * cols, 3 + static_cast<unsigned>(kind));
+                for (std::size_t i = 0; i < w.size(); ++i) {
+                    if (kind == 1) w[i] = 0;
+                    if (kind == 2) w[i] = 0.37f;
+                    if (kind == 3) w[i] = -0.37f;
+                    if (kind == 4) w[i] *= i % 700 == 13 ? 60.0f : 0.01f;
+                    if (kind == 6) w[i] = std::fabs(w[i]) + 1;
+                    if (kind == 7) w[i] = i % 2 ? 1.0f : -1.0f;
+                }
+                const Packed p = pack(*format, shape, w);
+                const std::vector<double> back = unpack(*format, p.view, {0, shape.rows});
+                if (kind == 1) {
+                    for (double v : back) REQUIRE(v == 0);
+                }
+                check_bound(*format, w, back, "kind " + std::to_string(kind));
+                CHECK_NOTHROW(format->verify(p.view, {0, shape.rows}));
+                for (std::size_t k = 0; info.lossless && k < w.size(); ++k)
+                    REQUIRE(back[k] == static_cast<double>(w[k]));
+            }
+        }
+    }
+
+    TEST_CASE("format contract: relative error on standard normal weights is the known one") {
+        // Percent. Two-sided where the encoder is fixed bit for bit, else an upper limit.
+        struct Known {
+            double percent;
+            bool exact;
+        };
+        const std::map<std::string, Known> known{
+            {"f32", {0, true}},      {"f16", {0.0208, true}}, {"bf16", {0.166, true}},
+            {"q8_0", {0.533, true}}, {"q4_0", {8.57, true}},  {"q4_1", {7.78, true}},
+            {"q5_0", {4.05, false}}, {"q5_1", {3.40, false}}, {"q4_k", {7.10, false}},
+            {"q5_k", {3.52, false}}, {"q6_k", {1.77, false}}};
+        const Shape2 shape{64, 2048};
+        const std::vector<float> w = normals(shape.rows * shape.cols, 11);
+        for (const auto& format : weight_formats().items()) {
+            const std::string name(format->name());
+            CAPTURE(name);
+            REQUIRE(known.count(name) == 1);
+            const Known want = known.at(name);
+            const Packed p = pack(*format, shape, w);
+            const double percent = 100 * relative_error(w, unpack(*format, p.view, {0, 64}));
+            CAPTURE(percent);
+            CHECK(percent <= want.percent * 1.015);
+            if (want.exact) CHECK(percent >= want.percent * 0.985);
+        }
+    }
+
+    TEST_CASE("format contract: importance lowers the weighted error") {
+        const Shape2 shape{16, 1024};
+        const std::vector<float> w = normals(shape.rows * shape.cols, 12);
+        std::vector<float> importance(1024);
+        for (std::size_t c = 0; c < importance.size(); ++c) {
+            const float v = normal(13, c);
+            importance[c] = v * v * v * v;
+        }
+        const auto weighted = [&](const std::vector<double>& back) {
+            double sum = 0;
+            for (std::size_t i = 0; i < w.size(); ++i) {
+                const double d = back[i] - static_cast<double>(w[i]);
+                sum += d * d * static_cast<double>(importance[i % 1024]);
+            }
+            return sum;
+        };
+        for (const auto& format : weight_formats().items()) {
+            CAPTURE(std::string(format->name()));
+            EncodeOptions options;
+            options.column_importance = importance;
+            const Packed with = pack(*format, shape, w, options), without = pack(*format, shape, w);
+            const double a = weighted(unpack(*format, with.view, {0, 16}));
+            const double b = weighted(unpack(*format, without.view, {0, 16}));
+            if (with.sink.planes[0] == without.sink.planes[0]) continue;  // does not use it
+            CHECK(a < 0.9 * b);
+            // Columns that do not matter at all: no error thrown, bound by the plain search.
+            const std::vector<float> zeros(1024, 0.0f);
+            options.column_importance = zeros;
+            CHECK_NOTHROW(pack(*format, shape, w, options));
+            options.column_importance = std::span(zeros).first(100);
+            CHECK(error_of([&] { (void)format->encoder(shape, options); }).exit() ==
+                  Exit::kBadData);
+        }
+    }
+
+    TEST_CASE("format contract: ragged columns, NaN, infinity and overflow are refused by place") {
+        for (const auto& format : weight_formats().items()) {
+            CAPTURE(std::string(format->name()));
+            const FormatInfo info = format->info();
+            if (info.block_elements > 1) {
+                const Shape2 ragged{2, info.block_elements + info.block_elements / 2};
+                CHECK(error_of([&] { (void)format->planes(ragged, {}); }).exit() == Exit::kUsage);
+                CHECK(error_of([&] { (void)format->encoder(ragged, {}); }).exit() == Exit::kUsage);
+            }
+            const Shape2 shape{4, 512};
+            for (const float bad : {NAN, INFINITY, -INFINITY}) {
+                std::vector<float> w = normals(shape.rows * shape.cols, 14);
+                w[2 * 512 + 301] = bad;
+                const Error e = error_of([&] { (void)pack(*format, shape, w); });
+                CHECK(e.exit() == Exit::kBadData);
+                CHECK(e.where() == "row 2, column 301");
+            }
+            std::vector<float> huge = normals(shape.rows * shape.cols, 15);
+            huge[512 + 40] = 3e38f;
+            if (info.name == "f32" || info.name == "bf16") {
+                CHECK_NOTHROW(pack(*format, shape, huge));
+            } else {
+                const Error e = error_of([&] { (void)pack(*format, shape, huge); });
+                CHECK(e.exit() == Exit::kBadData);
+                CHECK(e.where().substr(0, 5) == "row 1");
+            }
+        }
+    }
+
+    TEST_CASE("format contract: tiny and subnormal weights encode to finite values") {
+        for (const auto& format : weight_formats().items()) {
+            CAPTURE(std::string(format->name()));
+            for (const float scale : {1e-6f, 1e-20f, 1e-30f, 1e-38f, 1e-42f}) {
+                const Shape2 shape{2, 512};
+                std::vector<float> w = normals(shape.rows * shape.cols, 16);
+                for (float& v : w) v *= scale;
+                const Packed p = pack(*format, shape, w);
+                CHECK_NOTHROW(format->verify(p.view, {0, 2}));
+                for (double v : unpack(*format, p.view, {0, 2}))
+                    REQUIRE(std::fabs(v) <= 100 * static_cast<double>(scale) + 1e-6);
+            }
+        }
+    }
+
+    TEST_CASE("format contract: verify names row and block of a damaged scale") {
+        for (const auto& format : weight_formats().items()) {
+            CAPTURE(std::string(format->name()));
+            const Shape2 shape{3, 512};
+            Packed p = pack(*format, shape, normals(shape.rows * shape.cols, 17));
+            const LayoutInfo& layout = layout_info(format->info().layout);
+            // Every byte of one block set: all its half fields and values become NaN.
+            const std::size_t at = p.info[0].row_bytes + layout.block_bytes;
+            std::memset(p.sink.planes[0].data() + at, 0xff, layout.block_bytes);
+            const Error e = error_of([&] { format->verify(p.view, {0, 3}); });
+            CHECK(e.exit() == Exit::kBadData);
+            CHECK(e.where() == "row 1, block 1");
+            CHECK_NOTHROW(format->verify(p.view, {2, 1}));
+        }
+    }
+
+    TEST_CASE("format contract: encoding what was decoded gives the same weights") {
+        for (const auto& format : weight_formats().items()) {
+            CAPTURE(std::string(format->name()));
+            const Shape2 shape{4, 1024};
+            const Packed p = pack(*format, shape, normals(shape.rows * shape.cols, 18));
+            std::vector<float> once(static_cast<std::size_t>(shape.rows * shape.cols));
+            format->decode(p.view, {0, 4}, {once.data(), DType::kF32, 4, 1024, 1024});
+            const Packed again = pack(*format, shape, once);
+            const double error = relative_error(once, unpack(*format, again.view, {0, 4}));
+            CHECK(error <= (format->info().block_elements == 256 ? 0.02 : 0.005));
+        }
+    }
+
+    TEST_CASE("format registry: names, layouts and stored types agree") {
+        for (const auto& format : weight_formats().items()) {
+            const FormatInfo info = format->info();
+            CHECK(std::string(info.name) == layout_info(info.layout).name);
+            CHECK(&format_of(info.layout) == format.get());
+            CHECK(info.block_elements == layout_info(info.layout).block_elements);
+            const auto type = tensor_type_of(info.layout);
+            REQUIRE(type);
+            CHECK(layout_of(*type) == info.layout);
+        }
+        CHECK_FALSE(layout_of(TensorType::kI64));
+        CHECK(error_of([] { (void)weight_formats().get("q4_m", "--format"); }).exit() ==
+              Exit::kUsage);
+    }
+}
