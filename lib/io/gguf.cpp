@@ -2,7 +2,6 @@
 #include "io/gguf.h"
 
 #include <algorithm>
-#include <bit>
 #include <unordered_set>
 
 #include "core/checked.h"
@@ -168,8 +167,7 @@ std::uint64_t read_alignment(const Cursor& in, const Metadata& metadata) {
     const MetaValue* value = metadata.find(kGgufAlignmentKey);
     if (value == nullptr) return kGgufDefaultAlignment;
     const auto* alignment = std::get_if<std::uint32_t>(value);
-    if (alignment == nullptr || *alignment < 8 || *alignment > 65'536 ||
-        !std::has_single_bit(*alignment)) {
+    if (alignment == nullptr || !is_gguf_alignment(*alignment)) {
         throw in.error("key 'general.alignment' must be a uint32 power of two from 8 to 65536");
     }
     return *alignment;

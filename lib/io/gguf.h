@@ -2,6 +2,8 @@
 // The header of one GGUF file: key-value pairs and tensor table, fully checked, data untouched.
 #pragma once
 
+#include <bit>
+
 #include "io/cursor.h"
 #include "io/model_file.h"
 
@@ -9,6 +11,9 @@ namespace thimble {
 
 inline constexpr std::uint64_t kGgufDefaultAlignment = 32;
 inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
+[[nodiscard]] constexpr bool is_gguf_alignment(std::uint32_t v) noexcept {
+    return v >= 8 && v <= 65'536 && std::has_single_bit(v);
+}
 inline constexpr std::size_t kGgufMaxDims = 4;
 inline constexpr std::uint64_t kGgufMaxHeaderBytes = std::uint64_t{1} << 30;
 

@@ -134,6 +134,13 @@ struct TensorEntry {
     [[nodiscard]] std::uint64_t rows() const noexcept;  // product of all but the last
 };
 
+// A tensor to be written.
+struct TensorSpec {
+    std::string name;
+    TensorType type = TensorType::kF32;
+    std::vector<std::uint64_t> dims;  // row-major, slowest first
+};
+
 enum class Container : std::uint8_t { kGguf, kHuggingFace };
 
 class ModelFile {

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// A file that appears under its name whole or not at all: bytes go to `<path>.partial`, which is
+// synced and renamed by commit() and removed otherwise.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace thimble {
+
+enum class IfExists : std::uint8_t { kRefuse, kReplace };
+
+class AtomicFile {
+  public:
+    // Owns `<path>.partial` by a lock, so two writers of one output cannot mix and the rest of a
+    // killed run is reused. `bytes` > 0: checks for free space and reserves it. Throws
+    // kCannotCreate, or kIo when the disk has less room than `bytes`.
+    AtomicFile(const std::string& path, std::uint64_t bytes, IfExists if_exists);
+    ~AtomicFile();
+    AtomicFile(AtomicFile&& other) noexcept;
+    AtomicFile& operator=(AtomicFile&& other) = delete;
+
+    [[nodiscard]] const std::string& path() const noexcept { return path_; }
+    void write(std::uint64_t offset, std::span<const std::byte> bytes);  // Error(kIo) if it cannot
+    void commit();  // sync, rename, sync the directory; once
+
+  private:
+    std::string path_, partial_;
+    IfExists if_exists_ = IfExists::kRefuse;
+    int fd_ = -1;
+};
+
+// Whole text in one step. An existing FIFO or device ("/dev/stdout", "/dev/null", a process
+// substitution) is written to directly.
+void write_text_file(const std::string& path, std::string_view text, IfExists if_exists);
+
+// Throws Error(kUsage) when `output` names the same file as one of `inputs` (same path or inode).
+void refuse_overwriting_inputs(const std::string& output, std::span<const std::string> inputs);
+
+}  // namespace thimble
