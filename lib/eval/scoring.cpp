@@ -69,7 +69,7 @@ class Scorer {
         }
     }
 
-    [[nodiscard]] const ScoreSums& sums() const noexcept { return sums_; }
+    [[nodiscard]] ScoreSums& sums() noexcept { return sums_; }
 
   private:
     void keep_reference(SeqId sequence, std::span<const Token> tokens, std::int64_t count) {
