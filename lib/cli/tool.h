@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/options.h"
@@ -15,9 +16,8 @@
 
 namespace thimble::cli {
 
-// Options that every command takes: --max-memory --threads --device --cpu-isa --seed --json
-// --progress
-// --dry-run --config --print-config --print-schema --list --quiet/--verbose.
+// Options that every command takes. Beside them stand the ones that describe the command itself:
+// --config --print-config --print-schema --list --help --version.
 struct CommonOptions {
     std::string max_memory;      // ram=...,vram=...,disk=...
     std::int64_t threads = 0;    // 0: default_threads()
@@ -27,46 +27,58 @@ struct CommonOptions {
     std::string json;               // FILE or "-": the JSON report
     std::string progress = "auto";  // auto | none | jsonl
     bool dry_run = false;
+    bool quiet = false;    // warnings only
+    bool verbose = false;  // debug notes too
     void visit(OptionVisitor& v);
 };
+
+class Console;
 
 struct Context {
     const CommonOptions& common;
     Team& team;
     Isa isa;
     Device device;
-    // Text for stdout; refused (kUsage) when --json - already owns it. Flushes; SIGPIPE ends
-    // quietly.
+    Console& console;
+    // Becomes --json; tool, version, options, plan and measured peaks are added by run_tool. It is
+    // written when run() throws, too.
+    Json report = Json::object();
+
+    // Text for stdout; refused (kUsage) when --json - already owns it. Flushes; a closed pipe ends
+    // the tool quietly, any other failure with exit 74.
     void print(std::string_view text);
     [[nodiscard]] bool stdout_is_json() const;
     // Progress bar on a terminal, JSONL records with --progress jsonl, else nothing.
     void progress(std::string_view what, std::int64_t done, std::int64_t total, double rate = 0,
                   std::string_view unit = {});
-    Json report = Json::object();  // becomes --json; tool, version, plan, measured peaks are added
-                                   // by run_tool
-    [[nodiscard]] bool interrupted() const noexcept;  // SIGTERM/SIGINT/SIGUSR1 seen
+    // SIGTERM, SIGINT or SIGUSR1 seen: stop soon, leaving things whole. Returning then makes the
+    // exit code 128+n. A second signal ends the process at once.
+    [[nodiscard]] bool interrupted() const noexcept;
 };
 
 struct Command {
     std::string name;  // "" for the tool's default command
-    std::string help;
-    Visitable options;
-    // From headers alone; may be empty for commands that hold nothing worth planning.
-    std::function<Plan(const CommonOptions&)> plan;
-    std::function<void(Context&)> run;
-    // For --list: names per kind ("formats": ...), from the registries.
+    std::string help = {};
+    Visitable options = {};
+    // From headers alone; may be empty for commands that hold nothing worth planning. run_tool adds
+    // the baseline.
+    std::function<Plan(const CommonOptions&)> plan = {};
+    std::function<void(Context&)> run = {};
+    // For --list: names per kind ("formats": [...]), from the registries.
     std::function<Json()> list = {};
+    bool runs_dry = false;  // run() is called with --dry-run, too, and does nothing then but tell
 };
 
 struct ToolInfo {
     std::string name;  // "quantize"
-    std::string summary;
-    std::string epilog;  // examples for --help
+    std::string summary = {};
+    std::string epilog = {};  // examples for --help
     std::uint64_t baseline_bytes =
         0;  // resident memory of the process before any work: constant per tool
 };
 
-// Returns the process exit code.
+// A sub-command, if any, is the first argument: `recipe run file.yaml`. Returns the process exit
+// code.
 [[nodiscard]] int run_tool(const ToolInfo& info, std::vector<Command> commands, int argc,
                            char** argv);
 

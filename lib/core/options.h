@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,9 +27,10 @@ struct OptionInfo {
     bool required = false;
     std::vector<std::string> choices = {};  // empty: anything
     double least = -1e300, most = 1e300;    // bounds for numbers
-    bool is_input = false;    // names an input file or directory (hashed in cache keys)
-    bool is_output = false;   // names an output file
-    const char* also = "";    // one more long name (an alias users know)
+    bool is_input = false;   // names an input file or directory (hashed in cache keys)
+    bool is_output = false;  // names an output file
+    // Comma-separated aliases that users know; "ctk" is accepted as --ctk and as -ctk.
+    const char* also = "";
     bool positional = false;  // may be given without its flag
 };
 
@@ -47,8 +49,26 @@ class OptionVisitor {
 // Type-erased reference to an option struct, for interfaces that cannot be templates.
 using Visitable = std::function<void(OptionVisitor&)>;
 
-// Parses "key=value,key=value" (the inline form after `name:`) into what `options` visits.
-// Unknown key, bad value or duplicate: Error(kUsage) naming `where`.
+enum class OptionType : std::uint8_t { kBool, kInt, kDouble, kString, kList };
+
+// One visited option as data: what help, schemas, configuration sources and cache keys work with.
+struct OptionRecord {
+    OptionInfo info;
+    OptionType type = OptionType::kString;
+    std::string group;                // heading it stands under; may be empty
+    std::vector<std::string> values;  // canonical text of the current value: one, or a list's items
+};
+[[nodiscard]] std::vector<OptionRecord> list_options(const Visitable& options);
+
+// Sets the option called `name` from text, with type, bounds and choices checked; a list takes all
+// of `texts`, the others exactly one. Error(kUsage) naming `where`.
+void set_option(const Visitable& options, std::string_view name, std::span<const std::string> texts,
+                std::string_view where);
+
+// Parses "key=value,key=value" (the inline form after `name:`) into what `options` visits. A comma
+// or backslash inside a value is written with a backslash before it, a bool's "=true" may be left
+// out, and a list's key may be repeated. Unknown key, bad value or duplicate: Error(kUsage) naming
+// `where`.
 void parse_inline_options(std::string_view text, const Visitable& options, std::string_view where);
 // The inverse: "key=value,..." of every option that differs from the defaults given.
 [[nodiscard]] std::string format_inline_options(const Visitable& options,
