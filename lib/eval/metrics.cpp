@@ -190,15 +190,14 @@ PerplexityFigures ScoreSums::perplexity() const {
     return {nll_.count(), nll, {perplexity, perplexity * nll.standard_error}};
 }
 
-DivergenceFigures ScoreSums::divergence() const {
+DivergenceFigures ScoreSums::divergence() {
     DivergenceFigures f;
     const double perplexity = std::exp(nll_.mean());
     const double reference = std::exp(reference_nll_.mean());
     f.reference_perplexity = {reference, reference * reference_nll_.estimate().standard_error};
     f.kld = kld_.estimate();
 
-    const double* begin = klds_.as<double>();
-    std::vector<double> sorted(begin, begin + kld_.count());
+    const auto sorted = klds_.span<double>().first(static_cast<std::size_t>(kld_.count()));
     std::sort(sorted.begin(), sorted.end());
     f.kld_median = percentile(sorted, 0.5);
     f.kld_p99 = percentile(sorted, 0.99);

@@ -52,7 +52,7 @@ class ScoreSums {
     ScoreSums(std::int64_t capacity, bool with_reference);
     void add(const RowScore& row);
     [[nodiscard]] PerplexityFigures perplexity() const;
-    [[nodiscard]] DivergenceFigures divergence() const;  // only with a reference
+    [[nodiscard]] DivergenceFigures divergence();  // only with a reference; sorts what is kept
     // What an instance is charged for.
     [[nodiscard]] static std::uint64_t charged_bytes(std::int64_t capacity, bool with_reference);
 

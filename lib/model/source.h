@@ -6,9 +6,11 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "io/model_file.h"
+#include "model/architecture.h"
 #include "model/spec.h"
 
 namespace thimble {
@@ -16,13 +18,22 @@ namespace thimble {
 // One tensor in the canonical (GGUF) convention.
 struct SourceTensor {
     std::string name;  // "blk.0.attn_q.weight"
+    // Null for a tensor that the config implies and the container lacks (an HF llama 3's
+    // rope_freqs.weight): its elements are then `values`.
     const TensorEntry* entry = nullptr;
+    std::vector<float> values;
     std::vector<std::uint64_t> dims;  // row-major, slowest first
     bool is_matrix = false;           // 2-D weight of a Linear or embedding: may be quantised
-    // Canonical row r is stored row source_row(r); empty: identity. (HF llama q/k rows are
-    // permuted.)
+    // Canonical row r (element r of a vector) is stored row source_row(r); empty: identity. (HF
+    // llama q/k rows are permuted.)
     std::function<std::int64_t(std::int64_t)> source_row;
     float add = 0;  // added to each element on reading (HF gemma norms: +1)
+
+    [[nodiscard]] TensorType type() const { return entry ? entry->type : TensorType::kF32; }
+    [[nodiscard]] std::int64_t rows() const {
+        return is_matrix ? static_cast<std::int64_t>(dims[0]) : 1;
+    }
+    [[nodiscard]] std::int64_t cols() const { return static_cast<std::int64_t>(dims.back()); }
 };
 
 class ModelSource {
@@ -32,20 +43,32 @@ class ModelSource {
     [[nodiscard]] ModelFile& file() const noexcept { return *file_; }
     // Cross-checked with tensor shapes; throws kBadData.
     [[nodiscard]] const ModelSpec& spec() const noexcept { return spec_; }
+    // In the order of the forward pass: embedding, layers, head.
     [[nodiscard]] const std::vector<SourceTensor>& tensors() const noexcept { return tensors_; }
     [[nodiscard]] const SourceTensor* find(std::string_view name) const noexcept;
-    // Rows [first, first+count) as F32, transforms applied; scratch is reused between calls.
+    // Rows [first, first+count) as F32, transforms applied; scratch is reused between calls. A
+    // vector is one row.
     void read_rows(const SourceTensor& tensor, std::int64_t first, std::int64_t count, float* out,
                    std::vector<std::byte>& scratch) const;
-    // GGUF metadata of this model: as stored for GGUF; translated from config.json and the
-    // tokenizer's own files for HF (general.*, <arch>.*; tokenizer.* is added by
-    // text::write_vocabulary).
+    // Rows of a matrix as stored bytes in canonical order, one after the other: what read_rows
+    // decodes. Only where add == 0.
+    void read_stored_rows(const SourceTensor& tensor, std::int64_t first, std::int64_t count,
+                          std::span<std::byte> out) const;
+    // GGUF metadata of this model: as stored for GGUF; translated from config.json for HF
+    // (general.*, <arch>.*; tokenizer.* is added by text::write_vocabulary).
     [[nodiscard]] Metadata gguf_metadata() const;
 
   private:
+    void add_tensors(const TensorRule& rule, std::int64_t layer);
+    void refuse_unknown_tensors() const;
+    void build_spec();
+
     std::unique_ptr<ModelFile> file_;
+    const Architecture* architecture_;
+    ModelConfig config_;
     ModelSpec spec_;
     std::vector<SourceTensor> tensors_;
+    std::unordered_map<std::string_view, std::size_t> index_;  // names of tensors_
 };
 
 }  // namespace thimble

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -18,12 +19,13 @@ struct ModelSpec {
     std::int64_t context_tokens = 0;
     double norm_epsilon = 1e-5;
     double embedding_scale = 1.0;
-    double final_softcap = 0;
     ops::Gate gate = ops::Gate::kSilu;
     bool qk_norm = false;     // RMS norm of each head's q and k before RoPE
     bool post_norms = false;  // RMS norm after attention and after the FFN, before the residual add
     bool tied_embedding = false;
+    std::vector<std::string> sublayers;    // of every layer, by name in blocks.def
     std::vector<AttentionSpec> attention;  // per layer
+    std::shared_ptr<const std::vector<float>> rope_factors;  // what attention[i].rope.factors views
 
     [[nodiscard]] ModelInfo info() const;
 };

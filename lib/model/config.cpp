@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/config.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "core/error.h"
+#include "core/strings.h"
+#include "model/config_reader.h"
+
+namespace thimble {
+namespace {
+
+// Bounds keep every product of two sizes, and of three with an element size, inside 64 bits.
+constexpr std::int64_t kMostLayers = 4096, kMostHeads = 4096, kMostHeadDim = 4096;
+constexpr std::int64_t kMostWidth = 1 << 20, kMostVocab = 1 << 26, kMostContext = 1 << 30;
+constexpr double kMostBase = 1e12, kMostFactor = 1e6;
+
+struct SizeKey {
+    std::int64_t ModelConfig::*field;
+    ConfigKey key;
+    std::int64_t most;
+    bool required = true;  // unless the architecture has a default
+};
+constexpr SizeKey kSizes[] = {
+    {&ModelConfig::layers, {"block_count", "num_hidden_layers"}, kMostLayers},
+    {&ModelConfig::context_tokens, {"context_length", "max_position_embeddings"}, kMostContext},
+    {&ModelConfig::hidden, {"embedding_length", "hidden_size"}, kMostWidth},
+    {&ModelConfig::ffn, {"feed_forward_length", "intermediate_size"}, kMostWidth},
+    {&ModelConfig::heads, {"attention.head_count", "num_attention_heads"}, kMostHeads},
+    {&ModelConfig::kv_heads, {"attention.head_count_kv", "num_key_value_heads"}, kMostHeads, false},
+    {&ModelConfig::head_dim, {"attention.key_length", "head_dim"}, kMostHeadDim, false},
+    {&ModelConfig::rope_dims, {"rope.dimension_count", ""}, kMostHeadDim, false},
+    {&ModelConfig::vocab, {"vocab_size", "vocab_size"}, kMostVocab, false},
+};
+constexpr ConfigKey kValueLength = {"attention.value_length", ""};
+constexpr ConfigKey kEpsilon = {"attention.layer_norm_rms_epsilon", "rms_norm_eps"};
+constexpr ConfigKey kScale = {"attention.scale", ""};
+constexpr ConfigKey kWindow = {"attention.sliding_window", "sliding_window"};
+constexpr ConfigKey kPattern = {"attention.sliding_window_pattern", "sliding_window_pattern"};
+constexpr ConfigKey kPatternPrivate = {"", "_sliding_window_pattern"};
+constexpr ConfigKey kLayerTypes = {"", "layer_types"};
+constexpr ConfigKey kBase = {"rope.freq_base", "rope_theta"};
+constexpr ConfigKey kBaseLocal = {"rope.freq_base_swa", "rope_local_base_freq"};
+constexpr ConfigKey kScalingType = {"rope.scaling.type", "rope_scaling"};
+constexpr ConfigKey kScalingFactor = {"rope.scaling.factor", ""};
+constexpr ConfigKey kRopeParameters = {"", "rope_parameters"};
+
+// Keys that would change what the model computes in ways that no block here does; zero, false and
+// null mean "not used".
+constexpr ConfigKey kUnsupported[] = {
+    {"expert_count", "num_local_experts"},
+    {"final_logit_softcapping", "final_logit_softcapping"},
+    {"attn_logit_softcapping", "attn_logit_softcapping"},
+    {"", "use_bidirectional_attention"},
+    {"", "quantization_config"},
+};
+
+void refuse_unsupported(const ConfigReader& reader) {
+    for (const ConfigKey& key : kUnsupported) {
+        if (!reader.has(key)) continue;
+        bool used = true;
+        if (reader.hf()) {
+            const Json& value = *reader.json(key.hf);
+            if (value.is_bool()) used = value.as_bool(key.hf);
+            if (value.is_number()) used = value.as_double(key.hf) != 0;
+        } else {
+            used = reader.find_number(key, -1e300, 1e300) != 0;
+        }
+        if (used) reader.fail(key, "asks for something that is not supported");
+    }
+}
+
+void read_sizes(const ConfigReader& reader, const ModelFile& file, ModelConfig& c) {
+    for (const SizeKey& size : kSizes) {
+        if (const auto value = reader.find_int(size.key, 1, size.most)) {
+            c.*size.field = *value;
+        } else if (size.required && c.*size.field == 0) {
+            reader.fail(size.key, "is missing");
+        }
+    }
+    if (c.kv_heads == 0) c.kv_heads = c.heads;
+    if (c.heads % c.kv_heads != 0) {
+        reader.fail({"attention.head_count_kv", "num_key_value_heads"},
+                    "is " + std::to_string(c.kv_heads) + ", expected a divisor of the " +
+                        std::to_string(c.heads) + " heads");
+    }
+    const ConfigKey head_dim = {"attention.key_length", "head_dim"};
+    if (c.head_dim == 0) {
+        if (c.hidden % c.heads != 0) {
+            reader.fail(head_dim, "is missing, and the width is not a multiple of the heads");
+        }
+        c.head_dim = c.hidden / c.heads;
+    }
+    if (reader.find_int(kValueLength, 1, kMostHeadDim).value_or(c.head_dim) != c.head_dim) {
+        reader.fail(kValueLength, "differs from attention.key_length: not supported");
+    }
+    if (c.rope_dims == 0) c.rope_dims = c.head_dim;
+    if (c.rope_dims % 2 != 0 || c.rope_dims > c.head_dim) {
+        reader.fail({"rope.dimension_count", "head_dim"},
+                    "gives " + std::to_string(c.rope_dims) +
+                        " rotated dims, expected an even number of at most " +
+                        std::to_string(c.head_dim));
+    }
+    if (c.vocab == 0) {
+        const TensorEntry& embedding = file.get("token_embd.weight");
+        if (embedding.dims.size() != 2 || embedding.dims[0] == 0 ||
+            embedding.dims[0] > kMostVocab) {
+            throw Error(Exit::kBadData, escaped(file.path(), 1024),
+                        "tensor 'token_embd.weight' has no usable number of rows");
+        }
+        c.vocab = static_cast<std::int64_t>(embedding.dims[0]);
+    }
+}
+
+// The older keys hold scaling only; the newer ones hold everything, for all layers or per type.
+const Json* hf_rope(const ConfigReader& reader, std::string_view layer_type) {
+    if (const Json* rope = reader.json(kRopeParameters.hf)) {
+        if (const Json* own = rope->find(layer_type)) return own->is_null() ? nullptr : own;
+        return rope->find("sliding_attention") || rope->find("full_attention") ? nullptr : rope;
+    }
+    return layer_type == "full_attention" ? reader.json(kScalingType.hf) : nullptr;
+}
+
+double hf_number(const ConfigReader& reader, const Json& rope, std::string_view key, double least,
+                 double most) {
+    const std::string where = reader.where({"", key});
+    const Json* value = rope.find(key);
+    const double number = value ? value->as_double(where) : std::nan("");
+    if (!(number >= least && number <= most)) {
+        throw Error(Exit::kBadData, where,
+                    "is missing or out of range: expected " + Json(least).dump() + " to " +
+                        Json(most).dump());
+    }
+    return number;
+}
+
+void read_hf_scaling(const ConfigReader& reader, const Json& rope, ModelConfig& c) {
+    const Json* kind = rope.find("rope_type");
+    if (kind == nullptr) kind = rope.find("type");
+    const std::string type = kind ? kind->as_string(reader.where({"", "rope_type"})) : "default";
+    if (rope.find("partial_rotary_factor") &&
+        hf_number(reader, rope, "partial_rotary_factor", 0, 1) != 1) {
+        reader.fail({"", "partial_rotary_factor"}, "asks for something that is not supported");
+    }
+    if (type == "linear") {
+        c.rope_factor = hf_number(reader, rope, "factor", 1 / kMostFactor, kMostFactor);
+    } else if (type == "llama3") {
+        ModelConfig::FrequencyBands bands;
+        bands.factor = hf_number(reader, rope, "factor", 1 / kMostFactor, kMostFactor);
+        bands.low = hf_number(reader, rope, "low_freq_factor", 1 / kMostFactor, kMostFactor);
+        bands.high = hf_number(reader, rope, "high_freq_factor", bands.low, kMostFactor);
+        bands.original_context_tokens =
+            hf_number(reader, rope, "original_max_position_embeddings", 1, kMostContext);
+        if (bands.high == bands.low) {
+            reader.fail({"", "high_freq_factor"}, "equals low_freq_factor: no band between them");
+        }
+        c.rope_bands = bands;
+    } else if (type != "default") {
+        reader.fail({"", "rope_type"}, "is '" + escaped(type) + "', which is not supported");
+    }
+}
+
+void read_rope(const ConfigReader& reader, const Architecture& a, ModelConfig& c) {
+    if (!reader.hf()) {
+        c.rope_base = reader.find_number(kBase, 1, kMostBase).value_or(10000);
+        c.rope_base_local = reader.find_number(kBaseLocal, 1, kMostBase).value_or(10000);
+        const std::string type = reader.find_string(kScalingType).value_or("linear");
+        const double factor = reader.find_number(kScalingFactor, 0, kMostFactor).value_or(0);
+        if (type != "none" && type != "linear") {
+            reader.fail(kScalingType, "is '" + escaped(type) + "', which is not supported");
+        }
+        if (factor != 0 && factor < 1 / kMostFactor) reader.fail(kScalingFactor, "is too small");
+        if (type == "linear" && factor != 0) c.rope_factor = factor;
+        return;
+    }
+    c.rope_base = reader.find_number(kBase, 1, kMostBase).value_or(a.hf_defaults.rope_base);
+    c.rope_base_local =
+        reader.find_number(kBaseLocal, 1, kMostBase).value_or(a.hf_defaults.rope_base_local);
+    if (const Json* rope = hf_rope(reader, "full_attention")) {
+        if (rope->find("rope_theta")) {
+            c.rope_base = hf_number(reader, *rope, "rope_theta", 1, kMostBase);
+        }
+        read_hf_scaling(reader, *rope, c);
+    }
+    if (const Json* rope = a.window_period > 0 ? hf_rope(reader, "sliding_attention") : nullptr) {
+        ModelConfig local;
+        read_hf_scaling(reader, *rope, local);
+        if (local.rope_factor != 1 || local.rope_bands) {
+            reader.fail(kRopeParameters, "scales sliding_attention, which is not supported");
+        }
+        if (rope->find("rope_theta")) {
+            c.rope_base_local = hf_number(reader, *rope, "rope_theta", 1, kMostBase);
+        }
+    }
+}
+
+std::vector<bool> periodic(std::int64_t layers, std::int64_t period) {
+    std::vector<bool> windowed(static_cast<std::size_t>(layers));
+    for (std::size_t i = 0; i < windowed.size(); ++i) {
+        windowed[i] = (i + 1) % static_cast<std::size_t>(period) != 0;
+    }
+    return windowed;
+}
+
+// One value per layer, if the config lists them.
+std::vector<bool> listed_windows(const ConfigReader& reader) {
+    std::vector<bool> windowed;
+    if (const Json* types = reader.json(kLayerTypes.hf)) {
+        const std::string where = reader.where(kLayerTypes);
+        for (const Json& type : types->as_array(where)) {
+            const std::string& text = type.as_string(where);
+            if (text != "sliding_attention" && text != "full_attention") {
+                reader.fail(kLayerTypes, "has '" + escaped(text) + "', which is not supported");
+            }
+            windowed.push_back(text == "sliding_attention");
+        }
+    } else if (const MetaValue* value = reader.meta(kPattern.gguf)) {
+        if (const auto* array = std::get_if<std::shared_ptr<const MetaArray>>(value)) {
+            std::visit(
+                [&](const auto& v) {
+                    if constexpr (std::is_integral_v<std::decay_t<decltype(v[0])>>) {
+                        for (const auto x : v) windowed.push_back(x != 0);
+                    } else {
+                        reader.fail(kPattern, "must be an integer or an array of booleans");
+                    }
+                },
+                (*array)->elements);
+            if (windowed.empty()) reader.fail(kPattern, "is empty");
+        }
+    }
+    return windowed;
+}
+
+void read_windows(const ConfigReader& reader, const Architecture& a, ModelConfig& c) {
+    c.windowed.assign(static_cast<std::size_t>(c.layers), false);
+    if (a.window_period == 0) return;
+    c.window = reader.find_int(kWindow, 0, kMostContext).value_or(c.window);
+    if (c.window == 0) return;
+    c.windowed = listed_windows(reader);
+    if (c.windowed.empty()) {
+        const auto pattern = reader.find_int(kPattern, 1, kMostLayers);
+        const auto other = reader.find_int(kPatternPrivate, 1, kMostLayers);
+        c.windowed = periodic(c.layers, pattern ? *pattern : other.value_or(a.window_period));
+    }
+    if (c.windowed.size() != static_cast<std::size_t>(c.layers)) {
+        reader.fail(reader.hf() ? kLayerTypes : kPattern,
+                    "lists " + std::to_string(c.windowed.size()) + " layers, expected " +
+                        std::to_string(c.layers));
+    }
+}
+
+double usual_scale(const ModelConfig& c, const Architecture& a) {
+    const bool by_width = a.layers_scaled_by_width == c.layers && c.layers > 0;
+    return 1 / std::sqrt(static_cast<double>(by_width ? c.hidden / c.heads : c.head_dim));
+}
+
+void read_scale(const ConfigReader& reader, const Architecture& a, ModelConfig& c) {
+    if (reader.hf()) {
+        const ConfigKey key = {"", a.hf_query_scalar};
+        const auto scalar = reader.find_number(key, 1e-6, 1e12);
+        c.attention_scale = 1 / std::sqrt(scalar.value_or(static_cast<double>(c.head_dim)));
+    } else {
+        const double stated = reader.find_number(kScale, 0, 1e6).value_or(0);
+        c.attention_scale = stated != 0 ? stated : usual_scale(c, a);
+    }
+}
+
+}  // namespace
+
+const Architecture& architecture_of(const ModelFile& file) {
+    const bool hf = file.container() == Container::kHuggingFace;
+    const std::string where = escaped(file.path(), 1024);
+    std::string name;
+    std::vector<std::string> known;
+    if (hf) {
+        const Json* type = file.config().find("model_type");
+        if (type == nullptr) throw Error(Exit::kBadData, where, "config.json has no 'model_type'");
+        name = type->as_string(where + ": key 'model_type'");
+    } else {
+        name = file.metadata().get_string("general.architecture");
+    }
+    for (const auto& a : architectures().items()) {
+        known.emplace_back(hf ? a->hf_model_type : a->id);
+        if (known.back() == name) return *a;
+    }
+    std::string list;
+    for (const std::string& k : known) list += (list.empty() ? "" : ", ") + k;
+    throw Error(Exit::kBadData, where,
+                "architecture '" + escaped(name) + "' is not supported" + did_you_mean(name, known),
+                "supported: " + list);
+}
+
+ModelConfig read_config(const ModelFile& file, const Architecture& architecture) {
+    const ConfigReader reader(file, architecture.id);
+    ModelConfig c;
+    if (reader.hf()) c = architecture.hf_defaults;
+    refuse_unsupported(reader);
+    read_sizes(reader, file, c);
+    const auto epsilon = reader.find_number(kEpsilon, 1e-30, 1);
+    if (epsilon) c.norm_epsilon = *epsilon;
+    if (c.norm_epsilon == 0) reader.fail(kEpsilon, "is missing");
+    read_rope(reader, architecture, c);
+    read_windows(reader, architecture, c);
+    read_scale(reader, architecture, c);
+    if (reader.hf()) {
+        c.tied = reader.find_bool({"", "tie_word_embeddings"}).value_or(c.tied);
+        const ConfigKey key = {"", architecture.hf_activation};
+        const auto activation = reader.find_string(key);
+        if (activation && *activation != architecture.hf_activation_value) {
+            reader.fail(key, "is '" + escaped(*activation) + "', expected '" +
+                                 std::string(architecture.hf_activation_value) + "'");
+        }
+    } else {
+        c.tied = file.find("output.weight") == nullptr;
+    }
+    return c;
+}
+
+void write_config(const ModelConfig& c, const Architecture& a, Metadata& metadata) {
+    const std::string prefix = std::string(a.id) + ".";
+    const auto set = [&](const ConfigKey& key, MetaValue value) {
+        metadata.set(prefix + std::string(key.gguf), std::move(value));
+    };
+    const auto set_number = [&](const ConfigKey& key, double value) {
+        set(key, static_cast<float>(value));
+    };
+    for (const SizeKey& size : kSizes) set(size.key, static_cast<std::uint32_t>(c.*size.field));
+    set(kValueLength, static_cast<std::uint32_t>(c.head_dim));
+    set_number(kEpsilon, c.norm_epsilon);
+    set_number(kBase, c.rope_base);
+    if (c.rope_factor != 1) {
+        set(kScalingType, std::string("linear"));
+        set_number(kScalingFactor, c.rope_factor);
+    }
+    if (std::abs(c.attention_scale / usual_scale(c, a) - 1) > 1e-6) {
+        set_number(kScale, c.attention_scale);
+    }
+    if (c.window == 0 || c.windowed == std::vector<bool>(c.windowed.size(), false)) return;
+    set(kWindow, static_cast<std::uint32_t>(c.window));
+    set_number(kBaseLocal, c.rope_base_local);
+    if (c.windowed == periodic(c.layers, a.window_period)) return;
+    for (std::int64_t period = 1; period <= c.layers; ++period) {
+        if (c.windowed != periodic(c.layers, period)) continue;
+        set(kPattern, static_cast<std::uint32_t>(period));
+        return;
+    }
+    const std::vector<std::uint8_t> list(c.windowed.begin(), c.windowed.end());
+    set(kPattern, std::make_shared<const MetaArray>(MetaArray{list, true}));
+}
+
+std::vector<float> frequency_divisors(const ModelConfig& c) {
+    std::vector<float> divisors;
+    if (!c.rope_bands) return divisors;
+    const auto& bands = *c.rope_bands;
+    for (std::int64_t i = 0; i < c.rope_dims; i += 2) {
+        const double exponent = static_cast<double>(i) / static_cast<double>(c.rope_dims);
+        const double wavelength = 2 * std::numbers::pi * std::pow(c.rope_base, exponent);
+        const double turns = bands.original_context_tokens / wavelength;
+        double divisor = 1;
+        if (turns < bands.low) {
+            divisor = bands.factor;
+        } else if (turns <= bands.high) {
+            const double smooth = (turns - bands.low) / (bands.high - bands.low);
+            divisor = 1 / ((1 - smooth) / bands.factor + smooth);
+        }
+        divisors.push_back(static_cast<float>(divisor));
+    }
+    return divisors;
+}
+
+}  // namespace thimble
