@@ -7,6 +7,9 @@
 
 #ifdef __CUDACC__
 #define THIMBLE_HOST_DEVICE __host__ __device__
+#elif defined(THIMBLE_ISA)
+// In per-ISA files no out-of-line copy may exist: the linker could pick it for every caller.
+#define THIMBLE_HOST_DEVICE __attribute__((always_inline))
 #else
 #define THIMBLE_HOST_DEVICE
 #endif

@@ -57,8 +57,14 @@ struct Matmul {
 // out = x * weight^T (+ bias).
 void matmul(const Exec& exec, MatmulInput& x, const Matmul& problem);
 
-// Workspace bytes that MatmulInput takes for [tokens, in], upper bound over activation kinds.
-[[nodiscard]] std::size_t matmul_input_bytes(std::int64_t tokens, std::int64_t in);
+// The same for several matrices that read one input (q, k, v; gate, up), in one go: each call
+// wakes the team once.
+void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems);
+
+// Workspace bytes that a MatmulInput of [tokens, in] takes at most with this device, level and
+// activation kind.
+[[nodiscard]] std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens,
+                                             std::int64_t in);
 
 // Layout that stays resident in memory for fast matmul on this ISA (rows interleaved for SIMD);
 // nullopt: the stored layout is used as it is.

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// Flash-form attention. One tile of at most 64 slots gives each query row a partial state
+// {o, max, sum} with o = sum of e^(s - max) v, not normalised; partial states are merged one by
+// one. A slot's place in its tile alone decides where it enters the sums, so the bits of a row do
+// not depend on how many rows, slots or wholly masked tiles stand beside it.
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/simd.h"
+
+namespace thimble::cpu::THIMBLE_ISA {
+namespace {
+
+constexpr std::int64_t kStrip = 16;  // slots decoded to floats at a time
+
+struct Scratch {
+    float q[kAttentionOutputs + kAttentionRows * kLanes];  // [rows, padded], times scale
+    float strip[kStrip * kMaxHeadDim];                     // [kStrip, padded]
+    float scores[kAttentionRows * kAttentionSlots];        // [rows, kAttentionSlots]
+};
+
+THIMBLE_INLINE std::int64_t pad(std::int64_t dim) { return (dim + kLanes - 1) / kLanes * kLanes; }
+
+// Rows [first, first + count) of K or V as floats, the rest of each row and empty slots zero.
+THIMBLE_INLINE void decode_strip(const AttentionTile& tile, LayoutId layout, const std::byte* rows,
+                                 std::size_t slot_bytes, std::int64_t first, std::int64_t count,
+                                 float* strip) {
+    const std::int64_t padded = pad(tile.dim);
+    for (std::int64_t i = 0; i < count; ++i) {
+        float* row = strip + i * padded;
+        std::int64_t filled = 0;
+        if (tile.positions[first + i] >= 0) {
+            decode_row(layout, rows + static_cast<std::size_t>(first + i) * slot_bytes, tile.dim,
+                       row);
+            filled = tile.dim;
+        }
+        for (std::int64_t d = filled; d < padded; ++d) row[d] = 0;
+    }
+}
+
+THIMBLE_INLINE bool visible(const AttentionTile& tile, std::int64_t query, std::int64_t key) {
+    return key >= 0 && key <= query &&
+           (tile.window == 0 || query - key < tile.window || key < tile.sinks);
+}
+
+// scores[row] becomes e^(s - max) with 0 for what the row may not see; returns {max, sum}.
+THIMBLE_INLINE void soften(const AttentionTile& tile, std::int64_t token, float* scores,
+                           float* max_out, float* sum_out) {
+    const float lowest = -__builtin_inff();
+    for (std::int64_t s = 0; s < kAttentionSlots; ++s) {
+        const bool seen =
+            s < tile.slots && visible(tile, tile.q_positions[token], tile.positions[s]);
+        if (!seen) scores[s] = lowest;
+    }
+    if (tile.softcap > 0) {
+        const vf cap = broadcast(tile.softcap), inverse = broadcast(1.0f / tile.softcap);
+        for (std::int64_t s = 0; s < kAttentionSlots; s += kLanes) {
+            const vf score = load(scores + s);
+            const vf capped = cap * tanh(score * inverse);
+            store(scores + s, score == broadcast(lowest) ? score : capped);
+        }
+    }
+    vf largest = broadcast(lowest);
+    for (std::int64_t s = 0; s < kAttentionSlots; s += kLanes)
+        largest = max(load(scores + s), largest);
+    const float top = max_lanes(largest);
+    vf total = {};
+    for (std::int64_t s = 0; s < kAttentionSlots; s += kLanes) {
+        const vf p = top == lowest ? vf{} : exp(load(scores + s) - broadcast(top));
+        store(scores + s, p);
+        total += p;
+    }
+    *max_out = top;
+    *sum_out = sum_lanes(total);
+}
+
+}  // namespace
+
+// Partial state of rows token * group + head: o [rows, dim], max [rows], sum [rows].
+void attention_tile(const AttentionTile& tile, float* o, float* max, float* sum) {
+    Scratch scratch;
+    const std::int64_t padded = pad(tile.dim), rows = tile.tokens * tile.group;
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const float* q = tile.q + r / tile.group * tile.q_stride + r % tile.group * tile.dim;
+        float* to = scratch.q + r * padded;
+        for (std::int64_t d = 0; d < tile.dim; ++d) to[d] = q[d] * tile.scale;
+        for (std::int64_t d = tile.dim; d < padded; ++d) to[d] = 0;
+    }
+    for (std::int64_t first = 0; first < tile.slots; first += kStrip) {
+        const std::int64_t count = tile.slots - first < kStrip ? tile.slots - first : kStrip;
+        decode_strip(tile, tile.k_layout, tile.k, tile.k_slot_bytes, first, count, scratch.strip);
+        for (std::int64_t r = 0; r < rows; ++r) {
+            for (std::int64_t s = 0; s < count; ++s) {
+                vf part = {};
+                for (std::int64_t d = 0; d < padded; d += kLanes)
+                    part = fma(load(scratch.q + r * padded + d),
+                               load(scratch.strip + s * padded + d), part);
+                scratch.scores[r * kAttentionSlots + first + s] = sum_lanes(part);
+            }
+        }
+    }
+    for (std::int64_t r = 0; r < rows; ++r) {
+        soften(tile, r / tile.group, scratch.scores + r * kAttentionSlots, max + r, sum + r);
+        for (std::int64_t d = 0; d < tile.dim; ++d) o[r * tile.dim + d] = 0;
+    }
+    for (std::int64_t first = 0; first < tile.slots; first += kStrip) {
+        const std::int64_t count = tile.slots - first < kStrip ? tile.slots - first : kStrip;
+        decode_strip(tile, tile.v_layout, tile.v, tile.v_slot_bytes, first, count, scratch.strip);
+        for (std::int64_t r = 0; r < rows; ++r) {
+            float* to = o + r * tile.dim;
+            const float* p = scratch.scores + r * kAttentionSlots + first;
+            for (std::int64_t s = 0; s < count; ++s) {
+                const float* v = scratch.strip + s * padded;
+                std::int64_t d = 0;
+                for (; d + kLanes <= tile.dim; d += kLanes)
+                    store(to + d, fma(broadcast(p[s]), load(v + d), load(to + d)));
+                for (; d < tile.dim; ++d) to[d] = fma(p[s], v[d], to[d]);
+            }
+        }
+    }
+}
+
+// into := merge(into, part). A part that saw nothing leaves every bit as it was.
+void attention_merge(const float* o, const float* max, const float* sum, std::int64_t rows,
+                     std::int64_t dim, float* into_o, float* into_max, float* into_sum) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+        if (max[r] == -__builtin_inff()) continue;
+        const float top = into_max[r] > max[r] ? into_max[r] : max[r];
+        const float old_factor = exp(broadcast(into_max[r] - top))[0];
+        const float new_factor = exp(broadcast(max[r] - top))[0];
+        into_max[r] = top;
+        into_sum[r] = into_sum[r] * old_factor + sum[r] * new_factor;
+        for (std::int64_t d = r * dim; d < (r + 1) * dim; ++d)
+            into_o[d] = into_o[d] * old_factor + o[d] * new_factor;
+    }
+}
+
+// o /= sum; rows that saw nothing become zero.
+void attention_finish(float* o, const float* sum, std::int64_t rows, std::int64_t dim) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const float inverse = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
+        for (std::int64_t d = r * dim; d < (r + 1) * dim; ++d) o[d] *= inverse;
+    }
+}
+
+}  // namespace thimble::cpu::THIMBLE_ISA

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// Norm, residual add, gated activations and rotation of one row of activations.
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/simd.h"
+
+namespace thimble::cpu::THIMBLE_ISA {
+namespace {
+
+// Applies fn to whole vectors of (a, b) and to a zero-padded copy of the rest, so that every
+// element goes through the same arithmetic wherever it stands.
+template <class Fn>
+THIMBLE_INLINE void map(const float* a, const float* b, std::int64_t n, float* out, Fn fn) {
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(out + i, fn(load(a + i), load(b + i)));
+    if (i == n) return;
+    float rest_a[kLanes] = {}, rest_b[kLanes] = {}, rest[kLanes];
+    for (std::int64_t j = i; j < n; ++j) rest_a[j - i] = a[j], rest_b[j - i] = b[j];
+    store(rest, fn(load(rest_a), load(rest_b)));
+    for (std::int64_t j = i; j < n; ++j) out[j] = rest[j - i];
+}
+
+}  // namespace
+
+// out = x / sqrt(mean(x^2) + epsilon) * weight. out may be x.
+void rms_norm(const float* x, const float* weight, std::int64_t n, float epsilon, float* out) {
+    vf sums[4] = {};
+    std::int64_t i = 0;
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+        for (int j = 0; j < 4; ++j) {
+            const vf v = load(x + i + j * kLanes);
+            sums[j] = fma(v, v, sums[j]);
+        }
+    }
+    for (; i + kLanes <= n; i += kLanes) {
+        const vf v = load(x + i);
+        sums[0] = fma(v, v, sums[0]);
+    }
+    float sum = sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; i < n; ++i) sum = fma(x[i], x[i], sum);
+    const vf inverse = broadcast(1.0f / __builtin_sqrtf(sum / static_cast<float>(n) + epsilon));
+    map(
+        x, weight, n,
+        out, [&](vf v, vf w) __attribute__((always_inline)) { return v * inverse * w; });
+}
+
+void add(const float* a, const float* b, std::int64_t n, float* out) {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
+}
+
+void scale(float* x, float factor, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+
+// out = gate / (1 + e^-gate) * up
+void silu_glu(const float* gate, const float* up, std::int64_t n, float* out) {
+    map(
+        gate, up, n, out, [](vf g, vf u) __attribute__((always_inline)) {
+            return g / (broadcast(1.0f) + exp(-g)) * u;
+        });
+}
+
+// out = 0.5 gate (1 + tanh(sqrt(2 / pi) (gate + 0.044715 gate^3))) * up
+void gelu_glu(const float* gate, const float* up, std::int64_t n, float* out) {
+    map(
+        gate, up, n, out, [](vf g, vf u) __attribute__((always_inline)) {
+            // 0.5 (1 + tanh(y)) = 1 / (1 + e^-2y), which loses nothing where tanh(y) is near -1.
+            const vf y = g * fma(g * g, broadcast(0.0356774081f), broadcast(0.7978845608f));
+            return g / (broadcast(1.0f) + exp(-(y + y))) * u;
+        });
+}
+
+// Rotates the pairs (i, i + half) of one head by the angles whose cosines and sines are given.
+void rope_halves(float* x, const float* cosine, const float* sine, std::int64_t half) {
+    for (std::int64_t i = 0; i < half; ++i) {
+        const float a = x[i], b = x[i + half];
+        x[i] = a * cosine[i] - b * sine[i];
+        x[i + half] = a * sine[i] + b * cosine[i];
+    }
+}
+
+// The same for the pairs (2i, 2i + 1).
+void rope_interleaved(float* x, const float* cosine, const float* sine, std::int64_t half) {
+    for (std::int64_t i = 0; i < half; ++i) {
+        const float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * cosine[i] - b * sine[i];
+        x[2 * i + 1] = a * sine[i] + b * cosine[i];
+    }
+}
+
+// max and the lowest index that holds it; sum of e^(x - max), added up in double every 4096
+// elements. A row that holds a NaN gives a NaN sum.
+void row_stats(const float* x, std::int64_t n, float* max_out, std::int32_t* argmax, double* sum) {
+    vf largest = broadcast(-__builtin_inff());
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) largest = max(load(x + i), largest);
+    float top = max_lanes(largest);
+    for (; i < n; ++i) top = x[i] > top ? x[i] : top;
+    std::int64_t at = 0;
+    while (at < n && x[at] != top) ++at;
+    *max_out = top;
+    *argmax = at < n ? static_cast<std::int32_t>(at) : 0;
+
+    double total = 0;
+    const vf shift = broadcast(top);
+    for (std::int64_t begin = 0; begin < n; begin += 4096) {
+        const std::int64_t end = begin + 4096 < n ? begin + 4096 : n;
+        vf part = {};
+        for (i = begin; i + kLanes <= end; i += kLanes) part += exp(load(x + i) - shift);
+        if (i < end) {
+            float rest[kLanes];
+            for (int j = 0; j < kLanes; ++j) rest[j] = i + j < end ? x[i + j] : -__builtin_inff();
+            part += exp(load(rest) - shift);
+        }
+        total += static_cast<double>(sum_lanes(part));
+    }
+    *sum = total;
+}
+
+}  // namespace thimble::cpu::THIMBLE_ISA

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU kernels as a table of function pointers per instruction-set level. Problem structs are
+// PODs of raw pointers and sizes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/layout/isa.h"
+#include "kernels/layout/layout.h"
+
+namespace thimble::cpu {
+
+// out[t][r] (+)= sum over k of x[t][k] * w[r][k] (+ bias[r]), for `rows` matrix rows.
+struct MatmulRows {
+    LayoutId layout;
+    const std::byte* weights;  // first of `rows` rows in the stored layout
+    std::size_t row_bytes;
+    std::int64_t rows, cols;
+    const float* x;  // [tokens, cols]
+    std::int64_t tokens, x_stride;
+    float* out;  // [tokens, rows]
+    std::int64_t out_stride;
+    const float* bias;  // [rows] or null
+    bool accumulate;
+};
+
+// Most query rows in one AttentionTile, and most floats of their outputs.
+inline constexpr std::int64_t kAttentionRows = 64;
+inline constexpr std::int64_t kAttentionOutputs = 16384;
+inline constexpr std::int64_t kAttentionSlots = 64;  // slots in one tile
+inline constexpr std::int64_t kMaxHeadDim = 1024;
+
+// The queries of one group of heads that share a K/V head, against one tile of slots.
+struct AttentionTile {
+    const float* q;  // token t, head h of the group: q + t * q_stride + h * dim
+    std::int64_t tokens, group, dim, q_stride;
+    const std::int64_t* q_positions;  // [tokens]
+    LayoutId k_layout, v_layout;
+    const std::byte* k;  // first slot of the tile, this K/V head
+    const std::byte* v;
+    std::size_t k_slot_bytes, v_slot_bytes;
+    std::int64_t slots;             // at most kAttentionSlots
+    const std::int64_t* positions;  // [slots]; -1: empty
+    float scale, softcap;           // softcap 0: none
+    std::int64_t window, sinks;     // window 0: none
+};
+
+#define THIMBLE_KERNEL(name, parameters) void(*name) parameters;
+struct KernelTable {
+#include "kernels/cpu/kernels.def"
+};
+#undef THIMBLE_KERNEL
+
+#define THIMBLE_KERNEL(name, parameters) void name parameters;
+#define THIMBLE_LEVEL(isa)                 \
+    namespace isa {                        \
+    extern const KernelTable kKernelTable; \
+    }
+THIMBLE_LEVEL(portable)
+THIMBLE_LEVEL(avx2)
+THIMBLE_LEVEL(avx512)
+#undef THIMBLE_LEVEL
+#ifdef THIMBLE_ISA
+namespace THIMBLE_ISA {
+#include "kernels/cpu/kernels.def"
+}
+#endif
+#undef THIMBLE_KERNEL
+
+}  // namespace thimble::cpu

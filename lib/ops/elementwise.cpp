@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+
+#include "format/weight_format.h"
+#include "kernels/ref/ref.h"
+#include "ops/dispatch.h"
+
+namespace thimble::ops {
+
+void rms_norm(const Exec& exec, View x, View weight, double eps, View out) {
+    require_view(exec, weight, 1, x.cols, "rms_norm");
+    require_view(exec, out, x.rows, x.cols, "rms_norm");
+    const auto& table = kernels(exec.isa);
+    for_rows(exec, x.rows, x.cols, [&](std::int64_t r) {
+        if (is_ref(exec)) {
+            ref::rms_norm(x.row<double>(r), weight.row<double>(0), x.cols, eps, out.row<double>(r));
+        } else {
+            table.rms_norm(x.row<float>(r), weight.row<float>(0), x.cols, static_cast<float>(eps),
+                           out.row<float>(r));
+        }
+    });
+}
+
+void add(const Exec& exec, View a, View b, View out) {
+    require_view(exec, b, a.rows, a.cols, "add");
+    require_view(exec, out, a.rows, a.cols, "add");
+    const auto& table = kernels(exec.isa);
+    for_rows(exec, a.rows, a.cols / 4, [&](std::int64_t r) {
+        if (!is_ref(exec)) {
+            return table.add(a.row<float>(r), b.row<float>(r), a.cols, out.row<float>(r));
+        }
+        for (std::int64_t i = 0; i < a.cols; ++i)
+            out.row<double>(r)[i] = a.row<double>(r)[i] + b.row<double>(r)[i];
+    });
+}
+
+void scale(const Exec& exec, View x, double factor) {
+    require_view(exec, x, x.rows, x.cols, "scale");
+    const auto& table = kernels(exec.isa);
+    for_rows(exec, x.rows, x.cols / 4, [&](std::int64_t r) {
+        if (!is_ref(exec)) return table.scale(x.row<float>(r), static_cast<float>(factor), x.cols);
+        for (std::int64_t i = 0; i < x.cols; ++i) x.row<double>(r)[i] *= factor;
+    });
+}
+
+void glu(const Exec& exec, Gate act, View gate, View up, View out) {
+    require_view(exec, up, gate.rows, gate.cols, "glu");
+    require_view(exec, out, gate.rows, gate.cols, "glu");
+    const auto& table = kernels(exec.isa);
+    const auto kernel = act == Gate::kSilu ? table.silu_glu : table.gelu_glu;
+    for_rows(exec, gate.rows, gate.cols * 2, [&](std::int64_t r) {
+        if (!is_ref(exec)) {
+            return kernel(gate.row<float>(r), up.row<float>(r), gate.cols, out.row<float>(r));
+        }
+        for (std::int64_t i = 0; i < gate.cols; ++i) {
+            const double g = gate.row<double>(r)[i];
+            out.row<double>(r)[i] =
+                (act == Gate::kSilu ? ref::silu(g) : ref::gelu_tanh(g)) * up.row<double>(r)[i];
+        }
+    });
+}
+
+void embed(const Exec& exec, const PackedView& table, std::span<const std::int32_t> tokens,
+           double factor, View out) {
+    require_view(exec, out, static_cast<std::int64_t>(tokens.size()), table.shape.cols, "embed");
+    for (std::size_t t = 0; t < tokens.size(); ++t) {
+        require(tokens[t] >= 0 && tokens[t] < table.shape.rows, "embed", "a token is out of range");
+        decode_rows(exec, table, {tokens[t], 1}, out.slice_rows(static_cast<std::int64_t>(t), 1));
+    }
+    if (factor != 1.0) scale(exec, out, factor);
+}
+
+void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std::int64_t> positions,
+          View x) {
+    require_view(exec, x, static_cast<std::int64_t>(positions.size()), x.cols, "rope");
+    const std::int64_t half = rope.dims / 2, heads = x.cols / head_dim;
+    require(rope.dims % 2 == 0 && rope.dims <= head_dim && x.cols % head_dim == 0 && half <= 512,
+            "rope", "rotated dims must be even and fit the head");
+    require(rope.factors.empty() || std::ssize(rope.factors) == half, "rope",
+            "one factor per frequency is needed");
+    const auto& table = kernels(exec.isa);
+    const auto kernel =
+        rope.style == RopeStyle::kHalves ? table.rope_halves : table.rope_interleaved;
+    const std::int64_t step = rope.style == RopeStyle::kHalves ? 1 : 2;
+    const std::int64_t partner = rope.style == RopeStyle::kHalves ? half : 1;
+    for_rows(exec, x.rows, x.cols + 32 * rope.dims, [&](std::int64_t t) {
+        double cosine[512], sine[512];
+        float cosine_f32[512], sine_f32[512];
+        for (std::int64_t i = 0; i < half; ++i) {
+            const auto u = static_cast<std::size_t>(i);
+            const double factor = rope.factors.empty() ? 1.0 : static_cast<double>(rope.factors[u]);
+            const double angle = ref::rope_angle(i, rope.dims, rope.base, rope.frequency_scale,
+                                                 factor, positions[static_cast<std::size_t>(t)]);
+            cosine[i] = std::cos(angle), sine[i] = std::sin(angle);
+            cosine_f32[i] = static_cast<float>(cosine[i]);
+            sine_f32[i] = static_cast<float>(sine[i]);
+        }
+        for (std::int64_t h = 0; h < heads; ++h) {
+            if (!is_ref(exec)) {
+                kernel(x.row<float>(t) + h * head_dim, cosine_f32, sine_f32, half);
+                continue;
+            }
+            double* head = x.row<double>(t) + h * head_dim;
+            for (std::int64_t i = 0; i < half; ++i)
+                ref::rotate(head[i * step], head[i * step + partner], cosine[i], sine[i]);
+        }
+    });
+}
+
+void row_stats(const Exec& exec, View x, std::span<RowStats> out) {
+    require_view(exec, x, std::ssize(out), x.cols, "row_stats");
+    const auto& table = kernels(exec.isa);
+    for_rows(exec, x.rows, x.cols * 2, [&](std::int64_t r) {
+        RowStats& stats = out[static_cast<std::size_t>(r)];
+        if (is_ref(exec)) {
+            std::int64_t argmax = 0;
+            ref::row_stats(x.row<double>(r), x.cols, &stats.log_sum_exp, &argmax);
+            stats.argmax = static_cast<std::int32_t>(argmax);
+            return;
+        }
+        float max = 0;
+        double sum = 0;
+        table.row_stats(x.row<float>(r), x.cols, &max, &stats.argmax, &sum);
+        stats.log_sum_exp = static_cast<double>(max) + std::log(sum);
+    });
+}
+
+}  // namespace thimble::ops

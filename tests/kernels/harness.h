@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// Support of the kernel tests: the levels this machine has, seeded data, matrices encoded in any
+// layout, activations with NaN around and between their rows, and bounds computed from norms.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "core/cpu.h"
+#include "format/weight_format.h"
+#include "kernels/layout/rng.h"
+#include "ops/ops.h"
+
+namespace thimble::test {
+
+inline std::vector<Isa> levels() {
+    std::vector<Isa> out;
+    for (int i = 0; i <= static_cast<int>(best_isa()); ++i) out.push_back(static_cast<Isa>(i));
+    return out;
+}
+
+// Deterministic values, roughly normal with the given deviation.
+class Random {
+  public:
+    explicit Random(std::uint64_t seed) : seed_(seed) {}
+    float unit() { return unit_float(philox(seed_, counter_++).v[0]); }
+    float normal(float deviation = 1) {
+        const Philox4 r = philox(seed_, counter_++);
+        float sum = -2;
+        for (const std::uint32_t v : r.v) sum += unit_float(v);
+        return sum * 1.7320508f * deviation;
+    }
+    std::vector<float> normals(std::int64_t n, float deviation = 1) {
+        std::vector<float> out(static_cast<std::size_t>(n));
+        for (float& x : out) x = normal(deviation);
+        return out;
+    }
+
+  private:
+    std::uint64_t seed_, counter_ = 0;
+};
+
+// A view whose rows lie apart, with guard elements around and between them that must not change
+// (and that poison whoever reads them).
+class Guarded {
+  public:
+    Guarded(DType dtype, std::int64_t rows, std::int64_t cols)
+        : dtype_(dtype), rows_(rows), cols_(cols), stride_(cols + 7) {
+        bytes_.assign(static_cast<std::size_t>(rows * stride_ + 16) * size_of(dtype), 0xff);
+    }
+    Guarded(const Exec& exec, const std::vector<float>& values, std::int64_t rows)
+        : Guarded(exec.dtype(), rows, std::ssize(values) / std::max<std::int64_t>(rows, 1)) {
+        for (std::int64_t r = 0; r < rows; ++r) {
+            for (std::int64_t c = 0; c < cols_; ++c)
+                set(r, c, static_cast<double>(values[static_cast<std::size_t>(r * cols_ + c)]));
+        }
+    }
+    [[nodiscard]] View view() {
+        return {bytes_.data() + 8 * size_of(dtype_), dtype_, rows_, cols_, stride_};
+    }
+    [[nodiscard]] double at(std::int64_t r, std::int64_t c) {
+        return dtype_ == DType::kF64 ? view().row<double>(r)[c]
+                                     : static_cast<double>(view().row<float>(r)[c]);
+    }
+    void set(std::int64_t r, std::int64_t c, double x) {
+        if (dtype_ == DType::kF64) {
+            view().row<double>(r)[c] = x;
+        } else {
+            view().row<float>(r)[c] = static_cast<float>(x);
+        }
+    }
+    // All-ones bytes (a NaN) still stand before, between and after the rows.
+    [[nodiscard]] bool guards_hold() {
+        const std::size_t unit = size_of(dtype_);
+        for (std::size_t i = 0; i < bytes_.size(); ++i) {
+            const auto element = static_cast<std::int64_t>(i / unit) - 8;
+            const bool inside =
+                element >= 0 && element < rows_ * stride_ && element % stride_ < cols_;
+            if (!inside && bytes_[i] != 0xff) return false;
+        }
+        return true;
+    }
+    [[nodiscard]] bool same_bits(Guarded& other) { return bytes_ == other.bytes_; }
+    [[nodiscard]] std::int64_t rows() const { return rows_; }
+    [[nodiscard]] std::int64_t cols() const { return cols_; }
+
+  private:
+    DType dtype_;
+    std::int64_t rows_, cols_, stride_;
+    std::vector<std::uint8_t> bytes_;
+};
+
+// An encoded matrix and its exact decoded values.
+struct Matrix {
+    std::vector<std::byte> bytes;
+    std::vector<double> values;
+    PackedView view;
+};
+
+inline Matrix make_matrix(LayoutId layout, Shape2 shape, std::uint64_t seed,
+                          float deviation = 0.05f) {
+    struct Sink : PlaneSink {
+        std::vector<std::byte>* to;
+        void append(int, std::span<const std::byte> part) override {
+            to->insert(to->end(), part.begin(), part.end());
+        }
+    };
+    Matrix m;
+    Sink sink;
+    sink.to = &m.bytes;
+    Random random(seed);
+    const WeightFormat& format = format_of(layout);
+    const std::vector<float> rows = random.normals(shape.rows * shape.cols, deviation);
+    format.encoder(shape, {})->encode(0, rows, sink);
+    m.view.layout = layout, m.view.shape = shape, m.view.n_planes = 1;
+    m.view.planes[0] = {m.bytes.data(), m.bytes.size() / static_cast<std::size_t>(shape.rows),
+                        m.bytes.size()};
+    m.values.resize(rows.size());
+    format.decode(m.view, {0, shape.rows},
+                  {m.values.data(), DType::kF64, shape.rows, shape.cols, shape.cols});
+    return m;
+}
+
+// An Exec with its own team and a workspace full of NaN.
+struct Machine {
+    explicit Machine(Isa isa, int threads = 2, std::size_t workspace_bytes = std::size_t{8} << 20,
+                     Device device = Device::kCpu)
+        : team(threads), workspace(workspace_bytes) {
+        exec.device = device, exec.isa = isa, exec.team = &team, exec.workspace = &workspace;
+        poison();
+    }
+    void poison() {
+        std::byte* p = workspace.take(workspace.capacity() & ~std::size_t{63});
+        std::memset(p, 0xff, workspace.capacity() & ~std::size_t{63});
+        workspace.rewind(0);
+    }
+    Team team;
+    Workspace workspace;
+    Exec exec;
+};
+
+inline constexpr double kEpsilon = std::numeric_limits<float>::epsilon();
+
+}  // namespace thimble::test
