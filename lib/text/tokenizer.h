@@ -36,6 +36,9 @@ class Tokenizer {
     // From the model's GGUF metadata, or tokenizer.json (+ tokenizer_config.json) beside an HF
     // config.
     [[nodiscard]] static std::unique_ptr<Tokenizer> open(const ModelFile& file);
+    // Bytes of Purpose::kVocabulary that open() will hold, for plans: exact for GGUF; for a
+    // tokenizer.json an upper bound that covers its parsing.
+    [[nodiscard]] static std::uint64_t predict_bytes(const ModelFile& file);
     virtual ~Tokenizer() = default;
 
     [[nodiscard]] virtual std::vector<Token> encode(std::string_view text,
@@ -54,6 +57,10 @@ class Tokenizer {
     virtual void write_vocabulary(Metadata& metadata) const = 0;
     // tokenizer.chat_template or ""
     [[nodiscard]] virtual const std::string& chat_template() const noexcept = 0;
+
+  private:
+    // encode() puts a space before the text, so decode() takes one away.
+    [[nodiscard]] virtual bool drops_first_space() const noexcept { return false; }
 };
 
 // Bytes in, whole UTF-8 characters out: for streaming.
