@@ -47,8 +47,9 @@ double ops_per_second(Team& team, Isa isa, const char* format_name, Activations 
 
     PackedView view{format.info().layout, kShape, {}, 1};
     view.planes[0] = {stored.buffer.data(), plane.row_bytes, plane.bytes};
-    Workspace workspace(2 * ops::matmul_input_bytes(kTokens, kShape.cols));
-    const Exec exec{Device::kCpu, isa, activations, &team, &workspace};
+    Exec exec{Device::kCpu, isa, activations, &team, nullptr};
+    Workspace workspace(ops::matmul_input_bytes(exec, kTokens, kShape.cols));
+    exec.workspace = &workspace;
     Buffer resident;
     if (const auto layout = ops::resident_layout(view.layout, isa, kShape)) {
         resident = Buffer(ops::packed_bytes(*layout, kShape), Purpose::kOther);
