@@ -32,10 +32,9 @@ std::vector<LayerPlan> make_plans(const std::vector<AttentionSpec>& layers,
         const AttentionLayer& shape = layers[i].shape;
         const KvBand band = shape.window > 0 ? KvBand{.window = shape.window}
                                              : policy.band(model, static_cast<int>(i));
-        plans.push_back(LayerPlan::make(
-            shape, band, KvEncoding::parse(options.type_k, "-ctk", shape.head_dim, device),
-            KvEncoding::parse(options.type_v, "-ctv", shape.head_dim, device),
-            options.context_tokens));
+        const auto k = KvEncoding::parse(options.type_k, "-ctk", shape.head_dim, device);
+        const auto v = KvEncoding::parse(options.type_v, "-ctv", shape.head_dim, device);
+        plans.push_back(LayerPlan::make(shape, band, k, v, options.context_tokens));
     }
     return plans;
 }

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "decode/session.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/error.h"
+#include "decode/stop.h"
+
+namespace thimble {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+double rate(double amount, double seconds) { return seconds > 0 ? amount / seconds : 0; }
+
+}  // namespace
+
+void GenerateOptions::visit(OptionVisitor& v) {
+    v.group("Generation");
+    v.option({.name = "n-predict",
+              .letter = 'n',
+              .help = "most tokens to generate; -1: until the end or a full context",
+              .value = "N",
+              .least = -1,
+              .also = "predict"},
+             max_tokens);
+    v.option(
+        {.name = "stop", .help = "ends the text before this string; repeatable", .value = "TEXT"},
+        stop);
+    v.option({.name = "ignore-eos", .help = "go on after an end-of-text token"}, ignore_end);
+    sampling.visit(v);
+}
+
+std::string_view name(StopReason reason) noexcept {
+    switch (reason) {
+        case StopReason::kEnd:
+            return "end";
+        case StopReason::kLength:
+            return "length";
+        case StopReason::kStopString:
+            return "stop string";
+        case StopReason::kContext:
+            return "context full";
+        case StopReason::kInterrupted:
+            return "interrupted";
+    }
+    return "";
+}
+
+double GenerateStats::prompt_tokens_per_second() const noexcept {
+    return rate(static_cast<double>(prompt_tokens - cached_tokens), prompt_seconds);
+}
+double GenerateStats::decode_tokens_per_second() const noexcept {
+    return rate(static_cast<double>(decode_steps), decode_seconds);
+}
+double GenerateStats::decode_bytes_per_second() const noexcept {
+    return rate(static_cast<double>(decode_bytes), decode_seconds);
+}
+
+Session::Session(Runner& runner, const Tokenizer& tokenizer, const GenerateOptions& options,
+                 std::uint64_t seed)
+    : runner_(runner),
+      tokenizer_(tokenizer),
+      options_(options),
+      sampler_(options.sampling, runner.spec().vocab, seed),
+      seq_(runner.kv().open()) {}
+
+Session::~Session() { runner_.kv().close(seq_); }
+
+// Cuts the sequence back to what it shares with the prompt; returns how much that is. The prompt's
+// last token is always computed, as its logits are needed.
+std::int64_t Session::reuse(std::span<const Token> prompt) {
+    const auto limit = std::min(tokens_.size(), prompt.size() - 1);
+    std::size_t shared = 0;
+    while (shared < limit && tokens_[shared] == prompt[shared]) ++shared;
+    KvEngine& kv = runner_.kv();
+    if (static_cast<std::int64_t>(shared) < kv.rollback_floor(seq_)) shared = 0;
+    kv.truncate(seq_, static_cast<std::int64_t>(shared));
+    tokens_.resize(shared);
+    return static_cast<std::int64_t>(shared);
+}
+
+// Feeds tokens and chooses the one that follows.
+Token Session::step(std::span<const Token> tokens) {
+    tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+    Token next = -1;
+    runner_.forward(seq_, tokens, 1, [&](std::int64_t, View logits) {
+        next = sampler_.sample(logits, tokens_, tokens_.size());
+    });
+    return next;
+}
+
+GenerateStats Session::generate(std::span<const Token> prompt, const GenerateHooks& hooks) {
+    const std::int64_t capacity = runner_.kv().capacity_tokens();
+    if (prompt.empty()) {
+        throw Error(Exit::kUsage, "--prompt", "the prompt has no tokens",
+                    "this model needs at least one token to start from");
+    }
+    if (static_cast<std::int64_t>(prompt.size()) > capacity) {
+        throw Error(Exit::kUsage, "--ctx-size",
+                    "the prompt of " + std::to_string(prompt.size()) +
+                        " tokens does not fit a context of " + std::to_string(capacity),
+                    "raise --ctx-size or shorten the prompt");
+    }
+    GenerateStats stats;
+    stats.prompt_tokens = static_cast<std::int64_t>(prompt.size());
+    stats.cached_tokens = reuse(prompt);
+    if (options_.max_tokens == 0) return stats;
+
+    Utf8Stream characters;
+    StopMatcher stop(options_.stop);
+    const auto show = [&](std::string_view text) {
+        const std::string out = stop.push(text);
+        if (!out.empty() && hooks.text) hooks.text(out);
+    };
+    const auto start = std::chrono::steady_clock::now();
+    Token next = step(prompt.subspan(static_cast<std::size_t>(stats.cached_tokens)));
+    stats.prompt_seconds = stats.first_token_seconds = seconds_since(start);
+
+    const auto decode_start = std::chrono::steady_clock::now();
+    for (;;) {
+        ++stats.generated_tokens;
+        if (hooks.generated) hooks.generated(stats.generated_tokens);
+        const auto held = static_cast<std::int64_t>(tokens_.size());
+        stats.reason = StopReason::kLength;
+        if (tokenizer_.is_end(next) && !options_.ignore_end) {
+            stats.reason = StopReason::kEnd;
+            break;
+        }
+        show(characters.push(tokenizer_.piece(next)));
+        if (stop.matched()) stats.reason = StopReason::kStopString;
+        if (stop.matched() || stats.generated_tokens == options_.max_tokens) break;
+        if (hooks.interrupted && hooks.interrupted()) stats.reason = StopReason::kInterrupted;
+        if (held == capacity) stats.reason = StopReason::kContext;
+        if (stats.reason != StopReason::kLength) break;
+        stats.decode_bytes += runner_.bytes_per_token(held);
+        ++stats.decode_steps;
+        next = step({&next, 1});
+    }
+    stats.decode_seconds = seconds_since(decode_start);
+    show(characters.finish());
+    const std::string rest = stop.finish();
+    if (!rest.empty() && hooks.text) hooks.text(rest);
+    return stats;
+}
+
+}  // namespace thimble

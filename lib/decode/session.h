@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// One conversation with a model: the tokens in its KV sequence, and the loop that feeds a prompt
+// and generates the answer.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "decode/sampler.h"
+#include "model/runner.h"
+#include "text/tokenizer.h"
+
+namespace thimble {
+
+struct GenerateOptions {
+    std::int64_t max_tokens = 256;
+    bool ignore_end = false;  // go on after an end-of-text token
+    std::vector<std::string> stop;
+    SamplerOptions sampling;
+    void visit(OptionVisitor& v);
+};
+
+enum class StopReason : std::uint8_t { kEnd, kLength, kStopString, kContext, kInterrupted };
+[[nodiscard]] std::string_view name(StopReason reason) noexcept;  // "end", "length", ...
+
+struct GenerateStats {
+    std::int64_t prompt_tokens = 0;     // of the prompt, those found in the cache included
+    std::int64_t cached_tokens = 0;     // found in the cache
+    std::int64_t generated_tokens = 0;  // the end token included
+    std::int64_t decode_steps = 0;      // steps of one token after the prompt
+    double prompt_seconds = 0;          // until the logits of the last prompt token
+    double first_token_seconds = 0;     // until the first token is chosen
+    double decode_seconds = 0;          // of the decode steps, sampling included
+    std::uint64_t decode_bytes = 0;     // state bytes that the decode steps moved
+    StopReason reason = StopReason::kLength;
+
+    [[nodiscard]] double prompt_tokens_per_second() const noexcept;
+    [[nodiscard]] double decode_tokens_per_second() const noexcept;
+    [[nodiscard]] double decode_bytes_per_second() const noexcept;
+};
+
+struct GenerateHooks {
+    std::function<void(std::string_view)> text;        // whole UTF-8 characters, no stop strings
+    std::function<bool()> interrupted;                 // asked once per token
+    std::function<void(std::int64_t done)> generated;  // tokens so far
+};
+
+class Session {
+  public:
+    Session(Runner& runner, const Tokenizer& tokenizer, const GenerateOptions& options,
+            std::uint64_t seed);
+    ~Session();
+    Session(const Session&) = delete;
+    Session& operator=(const Session&) = delete;
+
+    // Answers `prompt`, which is the whole conversation so far: what the cache already holds of it
+    // is not computed again. Error(kUsage) when it is empty or does not fit the context.
+    GenerateStats generate(std::span<const Token> prompt, const GenerateHooks& hooks);
+
+    // Tokens in the cache, generated ones included.
+    [[nodiscard]] const std::vector<Token>& tokens() const noexcept { return tokens_; }
+
+  private:
+    std::int64_t reuse(std::span<const Token> prompt);
+    Token step(std::span<const Token> tokens);
+
+    Runner& runner_;
+    const Tokenizer& tokenizer_;
+    GenerateOptions options_;
+    Sampler sampler_;
+    SeqId seq_;
+    std::vector<Token> tokens_;
+};
+
+}  // namespace thimble

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// Drives a KvEngine with seeded random q, k, v and keeps what comes out. The inputs depend on
+// (seed, layer, position) alone, so runs with other chunks, threads or rollbacks can be compared
+// bit for bit, and an oracle can compute every row by itself in double.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kv/engine.h"
+
+namespace thimble::test {
+
+// A global layer, a sliding-window layer (halves, partly rotated) and a global one with soft cap.
+std::vector<AttentionSpec> kv_layers(std::int64_t window);
+KvOptions kv_options(const std::string& policy, std::int64_t context,
+                     const std::string& type = "f32");
+// "name" for policies without a budget, else "name:budget=N,...".
+std::string with_budget(const KvPolicyType& type, std::int64_t budget);
+
+class KvHarness {
+  public:
+    KvHarness(std::vector<AttentionSpec> layers, KvOptions options, Device device = Device::kCpu,
+              int threads = 1, Isa isa = best_isa_for_tests());
+    static Isa best_isa_for_tests();
+
+    [[nodiscard]] KvEngine& engine() noexcept { return engine_; }
+    SeqId open(std::uint64_t seed);
+    // Appends `count` tokens in steps of at most `chunk`.
+    void feed(SeqId seq, std::int64_t count, std::int64_t chunk);
+    void truncate(SeqId seq, std::int64_t tokens);
+    // Output of a layer for positions 0 ... as fed last: [position][heads * head_dim].
+    using Rows = std::vector<std::vector<double>>;
+    [[nodiscard]] const Rows& rows(SeqId seq, std::size_t layer) const {
+        return sequences_.at(seq).rows[layer];
+    }
+    [[nodiscard]] const std::vector<Rows>& rows(SeqId seq) const { return sequences_.at(seq).rows; }
+
+  private:
+    struct Sequence {
+        std::uint64_t seed = 0;
+        std::vector<Rows> rows;  // [layer]
+    };
+    void step(SeqId seq, std::int64_t count);
+
+    std::vector<AttentionSpec> layers_;
+    KvOptions options_;
+    KvEngine engine_;
+    Device device_;
+    Team team_;
+    Isa isa_;
+    std::map<SeqId, Sequence> sequences_;
+};
+
+enum class KvInput : std::uint32_t { kQuery, kKey, kValue };
+// One row as the harness feeds it, before rotation: [heads * head_dim].
+std::vector<double> kv_input(std::uint64_t seed, std::size_t layer, std::int64_t position,
+                             KvInput what, int heads, int head_dim);
+
+// Which keys a query at `position` reads and where they and it stand.
+struct Visible {
+    std::vector<std::int64_t> keys, positions;
+    std::int64_t query_position = 0;
+};
+// Dense attention in double for one row of one layer.
+std::vector<double> attend_in_double(const AttentionSpec& spec, std::uint64_t seed,
+                                     std::size_t layer, std::int64_t position,
+                                     const Visible& visible);
+
+}  // namespace thimble::test
