@@ -59,11 +59,21 @@ std::vector<Token> BpeTokenizer::encode(std::string_view text, const EncodeText&
     Work work(text.size());
     work.out = &tokens;
     if (how.add_special && add_bos_) tokens.push_back(bos_);
+    const auto piece_bytes = [&](Token t) { return t < 0 ? 0 : vocabulary_->piece(t).size(); };
     std::size_t start = 0;
+    auto literal = how.literal.begin();
     for (std::size_t at = 0; at < text.size();) {
-        Token added = -1;
-        if (vocabulary_->starts_added(text[at])) {
-            added = vocabulary_->match_added(text.substr(at), how.parse_special);
+        if (!vocabulary_->starts_added(text[at])) {
+            ++at;
+            continue;
+        }
+        while (literal != how.literal.end() && literal->end <= at) ++literal;
+        // Control tokens are matched only in front of the next literal range.
+        const std::size_t border = literal == how.literal.end() ? text.size() : literal->begin;
+        Token added = vocabulary_->match_added(text.substr(at), false);
+        if (how.parse_special && at < border) {
+            const Token control = vocabulary_->match_added(text.substr(at, border - at), true);
+            if (piece_bytes(control) > piece_bytes(added)) added = control;
         }
         if (added < 0) {
             ++at;
@@ -71,7 +81,7 @@ std::vector<Token> BpeTokenizer::encode(std::string_view text, const EncodeText&
         }
         if (start < at) encode_plain(text.substr(start, at - start), work);
         tokens.push_back(added);
-        at += vocabulary_->piece(added).size();
+        at += piece_bytes(added);
         start = at;
     }
     if (start < text.size()) encode_plain(text.substr(start), work);

@@ -25,10 +25,15 @@ enum class TokenKind : std::uint8_t {
     kByte = 6
 };
 
+struct TextRange {
+    std::size_t begin = 0, end = 0;  // bytes
+};
 struct EncodeText {
     bool add_special = true;  // BOS/EOS as the model's own rules say
     bool parse_special =
         false;  // control-token text in `text` becomes the token (templates), else plain text
+    std::span<const TextRange>
+        literal{};  // ascending ranges where it stays plain text all the same
 };
 
 class Tokenizer {
@@ -75,13 +80,18 @@ class Utf8Stream {
 struct ChatMessage {
     std::string role, content;
 };
-// Renders messages for the model. Templates are never executed: the template's text is recognised
-// as one of the known forms (chatml, gemma, llama3, ...); another one is Error(kUsage) naming
-// --chat-template.
+// Renders messages as the model's template does, with its BOS text where it has one. Templates are
+// never executed: the template's text is recognised as one of the known forms (chatml, gemma,
+// llama3, ...); another one is Error(kUsage) naming --chat-template.
 [[nodiscard]] std::string render_chat(const Tokenizer& tokenizer,
                                       std::string_view form /* "" = detect */,
                                       std::span<const ChatMessage> messages,
                                       bool add_generation_prompt);
+// The tokens of the rendered text, ready for the model (no BOS to add). Special-token text inside a
+// message stays plain text, so that a message cannot end its own turn.
+[[nodiscard]] std::vector<Token> encode_chat(const Tokenizer& tokenizer, std::string_view form,
+                                             std::span<const ChatMessage> messages,
+                                             bool add_generation_prompt);
 [[nodiscard]] std::vector<std::string> chat_forms();
 
 }  // namespace thimble
