@@ -16,5 +16,7 @@ struct ContainerParts {
 };
 
 [[nodiscard]] ContainerParts load_gguf(const std::string& path);
+[[nodiscard]] ContainerParts load_safetensors(const std::string& path);
+[[nodiscard]] ContainerParts load_hugging_face(const std::string& directory);
 
 }  // namespace thimble

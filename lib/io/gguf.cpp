@@ -14,6 +14,7 @@ constexpr std::uint64_t kMaxKeys = 65'536;
 constexpr std::uint64_t kMaxTensors = 1'000'000;
 constexpr std::uint64_t kMaxKeyBytes = 65'536;
 constexpr std::uint64_t kMaxStringBytes = std::uint64_t{64} << 20;
+constexpr std::uint64_t kMaxStrings = std::uint64_t{16} << 20;  // of one array: 32 bytes each
 constexpr std::uint64_t kMaxNameBytes = 64;
 constexpr std::uint64_t kMinKeyBytes = 8 + 1 + 4 + 1;         // length, key, type, value
 constexpr std::uint64_t kMinTensorBytes = 8 + 1 + 4 + 4 + 8;  // length, name, n_dims, type, offset
@@ -34,7 +35,12 @@ std::uint8_t read_bool(Cursor& in, const std::string& what) {
 
 std::vector<std::string> read_strings(Cursor& in, std::uint64_t count, const std::string& what) {
     in.require(count, sizeof(std::uint64_t), what);
+    if (count > kMaxStrings) {
+        throw in.error(what + ": " + std::to_string(count) + " strings; at most " +
+                       std::to_string(kMaxStrings) + " are accepted");
+    }
     std::vector<std::string> elements;
+    elements.reserve(count);
     for (std::uint64_t i = 0; i < count; ++i)
         elements.push_back(in.read_string(kMaxStringBytes, what));
     return elements;

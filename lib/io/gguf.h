@@ -15,7 +15,7 @@ inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
     return v >= 8 && v <= 65'536 && std::has_single_bit(v);
 }
 inline constexpr std::size_t kGgufMaxDims = 4;
-inline constexpr std::uint64_t kGgufMaxHeaderBytes = std::uint64_t{1} << 30;
+inline constexpr std::uint64_t kGgufMaxHeaderBytes = std::uint64_t{256} << 20;
 
 // Value types as stored.
 enum class GgufType : std::uint32_t {

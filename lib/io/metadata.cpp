@@ -11,6 +11,23 @@ Error bad_key(const std::string& file, std::string_view key, const std::string& 
     return {Exit::kBadData, escaped(file, 1024), "key '" + escaped(key) + "' " + what};
 }
 
+std::uint64_t heap_bytes(const std::string& text) noexcept {
+    static const std::size_t kInline = std::string().capacity();
+    return text.capacity() > kInline ? text.capacity() + 1 : 0;
+}
+
+std::uint64_t heap_bytes(const MetaArray& array) noexcept {
+    return std::visit(
+        [](const auto& elements) {
+            using V = typename std::decay_t<decltype(elements)>::value_type;
+            std::uint64_t sum = elements.capacity() * sizeof(V);
+            if constexpr (std::is_same_v<V, std::string>)
+                for (const std::string& text : elements) sum += heap_bytes(text);
+            return sum;
+        },
+        array.elements);
+}
+
 }  // namespace
 
 const MetaValue* Metadata::find(std::string_view key) const noexcept {
@@ -98,6 +115,17 @@ void Metadata::set(std::string key, MetaValue value) {
     } else {
         entries_[at->second].second = std::move(value);
     }
+}
+
+std::uint64_t Metadata::memory_bytes() const noexcept {
+    std::uint64_t sum = entries_.capacity() * sizeof(entries_[0]);
+    for (const auto& [key, value] : entries_) {
+        sum += heap_bytes(key);
+        if (const auto* text = std::get_if<std::string>(&value)) sum += heap_bytes(*text);
+        if (const auto* array = std::get_if<std::shared_ptr<const MetaArray>>(&value))
+            sum += sizeof(MetaArray) + heap_bytes(**array);
+    }
+    return sum;
 }
 
 void Metadata::erase(std::string_view key) {

@@ -52,6 +52,7 @@ class ShardedFile final : public ModelFile {
         : path_(std::move(path)), parts_(std::move(parts)), dropped_(parts_.tensors.size()) {
         for (std::size_t i = 0; i < parts_.tensors.size(); ++i)
             index_.emplace(parts_.tensors[i].name, i);
+        header_charge_ = Charge(Tier::kRam, Purpose::kVocabulary, parts_.metadata.memory_bytes());
     }
 
     Container container() const noexcept override { return parts_.container; }
@@ -126,7 +127,8 @@ class ShardedFile final : public ModelFile {
     std::unordered_map<std::string_view, std::size_t> index_;  // views into parts_.tensors
     std::vector<Mapping> mappings_;
     std::vector<std::uint64_t> dropped_;  // bytes of each tensor's pages given back
-    Charge charge_;
+    Charge charge_;                       // of the mappings
+    Charge header_charge_;
 };
 
 }  // namespace
@@ -140,7 +142,12 @@ const TensorEntry& ModelFile::get(std::string_view name) const {
 }
 
 std::unique_ptr<ModelFile> ModelFile::open(const std::string& path) {
-    return std::make_unique<ShardedFile>(path, load_gguf(path));
+    struct stat info {};
+    const bool is_directory = ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
+    ContainerParts parts = is_directory                     ? load_hugging_face(path)
+                           : path.ends_with(".safetensors") ? load_safetensors(path)
+                                                            : load_gguf(path);
+    return std::make_unique<ShardedFile>(path, std::move(parts));
 }
 
 }  // namespace thimble

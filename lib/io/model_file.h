@@ -108,6 +108,8 @@ class Metadata {
         return entries_;
     }
     [[nodiscard]] const std::string& file() const noexcept { return file_; }
+    // Memory that the values hold; an open ModelFile charges it as vocabulary, its largest part.
+    [[nodiscard]] std::uint64_t memory_bytes() const noexcept;
 
   private:
     struct Hash {

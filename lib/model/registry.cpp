@@ -4,7 +4,7 @@
 namespace thimble {
 
 #define THIMBLE_ARCHITECTURE(name) Architecture name##_architecture();
-#include "model/architectures/architectures.def"
+#include "model/architectures.def"
 #undef THIMBLE_ARCHITECTURE
 
 const Registry<Architecture>& architectures() {
@@ -12,7 +12,7 @@ const Registry<Architecture>& architectures() {
         std::vector<std::unique_ptr<Architecture>> items;
 #define THIMBLE_ARCHITECTURE(name) \
     items.push_back(std::make_unique<Architecture>(name##_architecture()));
-#include "model/architectures/architectures.def"
+#include "model/architectures.def"
 #undef THIMBLE_ARCHITECTURE
         return Registry<Architecture>("architecture", std::move(items));
     }();

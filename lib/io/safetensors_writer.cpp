@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "io/safetensors_writer.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <numeric>
+#include <optional>
+#include <unordered_set>
+
+#include "core/checked.h"
+#include "core/error.h"
+#include "core/strings.h"
+#include "io/safetensors.h"
+
+namespace thimble {
+namespace {
+
+struct Place {
+    std::size_t shard = 0;
+    std::uint64_t offset = 0;  // in the shard's data, then in its file
+    std::uint64_t bytes = 0;
+    std::uint64_t written = 0;
+};
+
+std::uint64_t checked_size(const TensorSpec& tensor, const std::string& where) {
+    const std::string what = "tensor '" + escaped(tensor.name) + "'";
+    if (tensor.name.empty() || tensor.name.size() > kSafetensorsMaxNameBytes ||
+        tensor.name == kSafetensorsMetadataKey || !is_utf8(tensor.name)) {
+        throw Error(Exit::kBadData, where,
+                    what + ": a safetensors name is UTF-8 of 1 to 4096 bytes");
+    }
+    const auto bytes = tensor_bytes(tensor.type, tensor.dims);
+    if (safetensors_dtype(tensor.type).empty() || !bytes ||
+        tensor.dims.size() > kSafetensorsMaxDims) {
+        throw Error(Exit::kBadData, where, what + ": safetensors cannot hold its type or shape");
+    }
+    return *bytes;
+}
+
+// Widest types first, so that every tensor is aligned to its own type.
+std::vector<std::size_t> storage_order(const std::vector<TensorSpec>& tensors) {
+    std::vector<std::size_t> order(tensors.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    const auto width = [&](std::size_t i) {
+        return find_tensor_type(tensors[i].type)->block_bytes;
+    };
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::size_t a, std::size_t b) { return width(a) > width(b); });
+    return order;
+}
+
+// Fills shards in the order given; returns their number.
+std::size_t assign_shards(std::vector<Place>& places, std::uint64_t max_shard_bytes) {
+    std::size_t shard = 0;
+    std::uint64_t filled = 0;
+    for (Place& place : places) {
+        if (filled > 0 && (filled >= max_shard_bytes || place.bytes > max_shard_bytes - filled)) {
+            ++shard;
+            filled = 0;
+        }
+        place.shard = shard;
+        filled += place.bytes;
+    }
+    return shard + 1;
+}
+
+std::string shard_name(std::size_t shard, std::size_t count) {
+    if (count == 1) return "model.safetensors";
+    std::array<char, 64> text{};
+    std::snprintf(text.data(), text.size(), "model-%05zu-of-%05zu.safetensors", shard + 1, count);
+    return text.data();
+}
+
+std::string header_text(const std::vector<TensorSpec>& tensors, const std::vector<Place>& places,
+                        const std::vector<std::size_t>& order, std::size_t shard,
+                        const JsonMembers& metadata) {
+    JsonMembers root;
+    if (!metadata.empty()) root.emplace_back(kSafetensorsMetadataKey, Json(metadata));
+    for (const std::size_t i : order) {
+        if (places[i].shard != shard) continue;
+        Json shape = Json::array();
+        for (const std::uint64_t dim : tensors[i].dims) shape.push(Json(dim));
+        Json entry = Json::object();
+        entry.set("dtype", Json(safetensors_dtype(tensors[i].type)));
+        entry.set("shape", std::move(shape));
+        entry.set("data_offsets", Json(JsonArray{Json(places[i].offset),
+                                                 Json(places[i].offset + places[i].bytes)}));
+        root.emplace_back(tensors[i].name, std::move(entry));
+    }
+    std::string text = Json(std::move(root)).dump();
+    text.resize((text.size() + 7) / 8 * 8, ' ');
+    return text;
+}
+
+// A directory made here and not filled is removed again.
+class MadeDirectory {
+  public:
+    explicit MadeDirectory(const std::string& path) : path_(path) {
+        if (::mkdir(path.c_str(), 0777) == 0) {
+            made_ = true;
+        } else if (errno != EEXIST) {
+            throw Error(Exit::kCannotCreate, escaped(path, 1024),
+                        std::string("cannot create: ") + std::strerror(errno));
+        }
+    }
+    ~MadeDirectory() {
+        if (made_) ::rmdir(path_.c_str());
+    }
+    MadeDirectory(const MadeDirectory&) = delete;
+    MadeDirectory& operator=(const MadeDirectory&) = delete;
+    void keep() noexcept { made_ = false; }
+
+  private:
+    std::string path_;
+    bool made_ = false;
+};
+
+}  // namespace
+
+struct SafetensorsWriter::State {
+    std::vector<TensorSpec> tensors;
+    std::vector<Place> places;
+    std::optional<MadeDirectory> directory;  // destroyed after the files in it
+    std::vector<AtomicFile> files;
+    std::optional<AtomicFile> index;
+
+    void open_shard(const std::string& path, std::size_t shard,
+                    const std::vector<std::size_t>& order, const SafetensorsOptions& options) {
+        const std::string header = header_text(tensors, places, order, shard, options.metadata);
+        std::uint64_t bytes = sizeof(std::uint64_t) + header.size();
+        for (Place& place : places) {
+            if (place.shard != shard) continue;
+            place.offset += sizeof(std::uint64_t) + header.size();
+            bytes += place.bytes;
+        }
+        AtomicFile& file = files.emplace_back(path, bytes, options.if_exists);
+        const std::uint64_t length = header.size();
+        file.write(0, std::as_bytes(std::span(&length, 1)));
+        file.write(sizeof(length), std::as_bytes(std::span(header)));
+    }
+
+    void open_index(const std::string& path, std::size_t shards, IfExists if_exists) {
+        JsonMembers members;
+        std::int64_t total = 0;
+        for (std::size_t i = 0; i < tensors.size(); ++i) {
+            members.emplace_back(tensors[i].name, Json(shard_name(places[i].shard, shards)));
+            total += static_cast<std::int64_t>(places[i].bytes);
+        }
+        Json metadata = Json::object();
+        metadata.set("total_size", Json(total));
+        Json root = Json::object();
+        root.set("metadata", std::move(metadata));
+        root.set("weight_map", Json(std::move(members)));
+        const std::string text = root.dump(2) + "\n";
+        index.emplace(path, text.size(), if_exists);
+        index->write(0, std::as_bytes(std::span(text)));
+    }
+};
+
+SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
+                                     const SafetensorsOptions& options)
+    : state_(std::make_unique<State>()) {
+    const bool one_file = path.ends_with(".safetensors");
+    const std::vector<std::size_t> order = storage_order(tensors);
+    state_->tensors = std::move(tensors);
+    auto& places = state_->places;
+    std::unordered_set<std::string_view> names;
+    for (const TensorSpec& tensor : state_->tensors) {
+        places.push_back({0, 0, checked_size(tensor, escaped(path, 1024)), 0});
+        if (!names.insert(tensor.name).second) {
+            throw Error(Exit::kBadData, escaped(path, 1024),
+                        "tensor '" + escaped(tensor.name) + "' would occur twice");
+        }
+    }
+    const std::size_t shards = one_file ? 1 : assign_shards(places, options.max_shard_bytes);
+    std::vector<std::uint64_t> filled(shards);
+    for (const std::size_t i : order) {
+        places[i].offset = filled[places[i].shard];
+        const auto end = checked_add(places[i].offset, places[i].bytes);
+        if (!end || *end > INT64_MAX / 2) {
+            throw Error(Exit::kBadData, escaped(path, 1024), "the tensors' sizes pass 2^62 bytes");
+        }
+        filled[places[i].shard] = *end;
+    }
+    if (one_file) {
+        state_->open_shard(path, 0, order, options);
+        return;
+    }
+    state_->directory.emplace(path);
+    const std::string single = path + "/" + shard_name(0, 1);
+    if (shards > 1 && ::access(single.c_str(), F_OK) == 0) {
+        throw Error(Exit::kCannotCreate, escaped(path, 1024),
+                    "model.safetensors there would hide the shards", "remove it first");
+    }
+    for (std::size_t s = 0; s < shards; ++s)
+        state_->open_shard(path + "/" + shard_name(s, shards), s, order, options);
+    if (shards > 1) state_->open_index(single + ".index.json", shards, options.if_exists);
+}
+
+SafetensorsWriter::~SafetensorsWriter() = default;
+
+void SafetensorsWriter::write(std::size_t tensor, std::uint64_t offset,
+                              std::span<const std::byte> bytes) {
+    Place& place = state_->places.at(tensor);
+    if (offset > place.bytes || bytes.size() > place.bytes - offset) {
+        throw Error(Exit::kFailure, escaped(state_->tensors[tensor].name),
+                    "bytes to write lie outside the tensor");
+    }
+    state_->files[place.shard].write(place.offset + offset, bytes);
+    place.written += bytes.size();
+}
+
+void SafetensorsWriter::finish() {
+    for (std::size_t i = 0; i < state_->places.size(); ++i) {
+        const Place& place = state_->places[i];
+        if (place.written != place.bytes) {
+            throw Error(Exit::kFailure, escaped(state_->tensors[i].name),
+                        std::to_string(place.written) + " of " + std::to_string(place.bytes) +
+                            " bytes were written");
+        }
+    }
+    for (AtomicFile& file : state_->files) file.commit();
+    if (state_->index) state_->index->commit();
+    if (state_->directory) state_->directory->keep();
+}
+
+}  // namespace thimble

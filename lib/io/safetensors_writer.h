@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes tensors as safetensors: one file, or shards of bounded size with their index. Bounded
+// memory; every file appears whole, the index last.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "io/atomic_file.h"
+#include "io/model_file.h"
+
+namespace thimble {
+
+struct SafetensorsOptions {
+    JsonMembers metadata = {{"format", Json("pt")}};  // strings only
+    std::uint64_t max_shard_bytes = 5'000'000'000;    // of data; a larger tensor has its own shard
+    IfExists if_exists = IfExists::kRefuse;
+};
+
+class SafetensorsWriter {
+  public:
+    // A path ending in .safetensors is one file. Any other is a directory, made if absent, for
+    // model.safetensors or, past max_shard_bytes, model-00001-of-0000N.safetensors and the index.
+    // Throws kBadData (a name or type the container cannot hold), kCannotCreate or kIo.
+    SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
+                      const SafetensorsOptions& options);
+    ~SafetensorsWriter();  // removes partial files unless finish() succeeded
+    SafetensorsWriter(const SafetensorsWriter&) = delete;
+    SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+    // Bytes at `offset` within the tensor's data; any order, each byte once.
+    void write(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> bytes);
+    void finish();  // all bytes must have been written
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace thimble
