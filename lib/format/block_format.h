@@ -108,12 +108,12 @@ class BlockFormat final : public WeightFormat {
         }
     }
 
-    void verify(const PackedView& packed, RowRange range) const override {
+    void verify(const PackedView& packed, RowRange range, std::int64_t row_zero) const override {
         const std::int64_t blocks = packed.shape.cols / L::kElements;
         for (std::int64_t r = range.first; r < range.first + range.count; ++r) {
             const auto* row = reinterpret_cast<const Block*>(packed.row(r));
             for (std::int64_t b = 0; b < blocks; ++b) {
-                if (!Codec::finite(row[b])) throw_bad_block(Codec::info(), r, b);
+                if (!Codec::finite(row[b])) throw_bad_block(Codec::info(), row_zero + r, b);
             }
         }
     }

@@ -67,8 +67,9 @@ class WeightFormat {
     // The oracle: rows `range` of `packed` into out (F32 or F64), [range.count, cols].
     virtual void decode(const PackedView& packed, RowRange range, View out) const = 0;
     // Finite scales (and values, for float formats) in these rows; throws Error(kBadData) with row
-    // and block.
-    virtual void verify(const PackedView& packed, RowRange range) const = 0;
+    // and block. `packed` may be a piece of a matrix: its row 0 is reported as `row_zero`.
+    virtual void verify(const PackedView& packed, RowRange range,
+                        std::int64_t row_zero = 0) const = 0;
 };
 
 [[nodiscard]] const Registry<WeightFormat>& weight_formats();

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "quant/job.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <map>
+
+#include "core/checked.h"
+#include "core/error.h"
+#include "core/strings.h"
+#include "quant/provenance.h"
+#include "quant/row_stream.h"
+#include "text/tokenizer.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::size_t kSliceBytes = std::size_t{768} << 10;  // per worker: about a level-2 cache
+constexpr std::size_t kHashBuffer = std::size_t{1} << 20;
+constexpr std::uint32_t kQuantizationVersion = 2;  // of ggml's block layouts
+
+// llama.cpp's number for "mostly this type", or -1.
+int file_type(LayoutId layout) {
+    switch (layout) {
+        case LayoutId::k_f32:
+            return 0;
+        case LayoutId::k_f16:
+            return 1;
+        case LayoutId::k_bf16:
+            return 32;
+        case LayoutId::k_q4_0:
+            return 2;
+        case LayoutId::k_q4_1:
+            return 3;
+        case LayoutId::k_q5_0:
+            return 8;
+        case LayoutId::k_q5_1:
+            return 9;
+        case LayoutId::k_q8_0:
+            return 7;
+        case LayoutId::k_q4_k:
+            return 14;
+        case LayoutId::k_q5_k:
+            return 16;
+        case LayoutId::k_q6_k:
+            return 18;
+    }
+    return -1;
+}
+
+// "blk.17.attn_q.weight" -> "blk.*.attn_q.weight"
+std::string without_layer(const std::string& name) {
+    std::string out;
+    for (const std::string& part : split(name, '.')) {
+        const bool number = !part.empty() && std::all_of(part.begin(), part.end(), [](char c) {
+            return std::isdigit(static_cast<unsigned char>(c)) != 0;
+        });
+        out += (out.empty() ? "" : ".") + (number ? "*" : part);
+    }
+    return out;
+}
+
+std::uint64_t bytes_of(const TensorSpec& tensor) {
+    const TensorTypeInfo& info = *find_tensor_type(tensor.type);
+    std::uint64_t elements = 1;
+    for (const std::uint64_t d : tensor.dims) elements *= d;
+    return elements / info.block_elements * info.block_bytes;
+}
+
+}  // namespace
+
+struct QuantizeJob::State {
+    QuantizeOptions options;
+    std::string version, output;
+    ModelSource source;
+    std::vector<TensorChoice> choices;
+    std::vector<TensorSpec> specs;
+    std::vector<TensorReport> reports;
+    std::uint64_t input_bytes = 0, output_bytes = 0, header_bytes = 0;
+    std::size_t slice = kSliceBytes;
+
+    State(const QuantizeOptions& o, std::string_view v)
+        : options(o),
+          version(v),
+          output(o.output_path()),
+          source(ModelFile::open(o.model)),
+          choices(choose_formats(source, options)) {}
+
+    [[nodiscard]] Metadata metadata(bool hash_inputs) const;
+    void add_notes(Plan& plan) const;
+    [[nodiscard]] std::size_t least_slice() const;
+    [[nodiscard]] std::size_t most_slice() const;
+};
+
+Metadata QuantizeJob::State::metadata(bool hash_inputs) const {
+    Metadata out = source.gguf_metadata();
+    if (source.file().container() == Container::kHuggingFace)
+        Tokenizer::open(source.file())->write_vocabulary(out);
+    for (const char* key : {"split.no", "split.count", "split.tensors.count"}) out.erase(key);
+
+    std::map<LayoutId, std::uint64_t> weights;  // by format, of matrices
+    bool quantised = false;
+    for (const TensorChoice& choice : choices) {
+        if (!choice.tensor->is_matrix) continue;
+        weights[choice.layout] +=
+            static_cast<std::uint64_t>(choice.tensor->rows() * choice.tensor->cols());
+        quantised = quantised || layout_info(choice.layout).block_elements > 1;
+    }
+    if (!weights.empty()) {
+        const auto most =
+            std::max_element(weights.begin(), weights.end(),
+                             [](const auto& a, const auto& b) { return a.second < b.second; });
+        out.set("general.file_type", static_cast<std::uint32_t>(file_type(most->first)));
+    }
+    out.erase("general.quantization_version");
+    if (quantised) out.set("general.quantization_version", kQuantizationVersion);
+
+    QuantizeOptions recorded = options;
+    const std::vector<std::string> files = source.file().files();
+    append_step(out, {"quantize", version, [&](OptionVisitor& v) { recorded.visit(v); }, files},
+                hash_inputs);
+    return out;
+}
+
+std::size_t QuantizeJob::State::least_slice() const {
+    std::size_t least = 0;
+    for (const TensorChoice& c : choices)
+        least = std::max(least, slice_bytes(row_bytes(c, options.report_error), 1));
+    return least;
+}
+
+std::size_t QuantizeJob::State::most_slice() const {
+    std::size_t most = least_slice();  // no more than the largest tensor can fill
+    for (const TensorChoice& c : choices) {
+        const RowBytes row = row_bytes(c, options.report_error);
+        most = std::max(most, std::min(slice_bytes(row, c.tensor->rows()), kSliceBytes));
+    }
+    return most;
+}
+
+QuantizeJob::QuantizeJob(const QuantizeOptions& options, std::string_view version)
+    : state_(std::make_unique<State>(options, version)) {
+    State& s = *state_;
+    refuse_overwriting_inputs(s.output, s.source.file().files());
+    for (const TensorChoice& choice : s.choices) {
+        s.specs.push_back(
+            {choice.tensor->name, *tensor_type_of(choice.layout), choice.tensor->dims});
+        TensorReport report{&choice, choice.tensor->entry ? choice.tensor->entry->bytes : 0,
+                            bytes_of(s.specs.back()), -1};
+        s.input_bytes += report.bytes_in;
+        s.reports.push_back(report);
+    }
+    const Metadata metadata = s.metadata(false);
+    s.output_bytes = GgufWriter::predict_bytes(metadata, s.specs);
+    std::uint64_t data = 0;
+    const auto alignment =
+        static_cast<std::uint64_t>(metadata.find_int("general.alignment").value_or(32));
+    for (const TensorReport& r : s.reports) data += *checked_round_up(r.bytes_out, alignment);
+    s.header_bytes = s.output_bytes - data;
+}
+
+QuantizeJob::~QuantizeJob() = default;
+
+void QuantizeJob::State::add_notes(Plan& plan) const {
+    struct Group {
+        std::uint64_t tensors = 0, bytes = 0;
+    };
+    std::map<std::pair<std::string, std::string>, Group> exceptions;
+    std::map<std::string, Group> formats;
+    for (const TensorReport& r : reports) {
+        const TensorChoice& c = *r.choice;
+        const std::string format = layout_info(c.layout).name;
+        Group& sum = formats[format];
+        ++sum.tensors;
+        sum.bytes += r.bytes_out;
+        if (c.reason.empty()) continue;
+        Group& group = exceptions[{without_layer(c.tensor->name) + " -> " + format, c.reason}];
+        ++group.tensors;
+        group.bytes += r.bytes_out;
+    }
+    for (const auto& [format, sum] : formats) {
+        plan.notes.push_back(format + ": " + std::to_string(sum.tensors) + " tensors, " +
+                             format_bytes(sum.bytes));
+    }
+    for (const auto& [what, sum] : exceptions) {
+        plan.notes.push_back(what.first + " (" + std::to_string(sum.tensors) +
+                             (sum.tensors == 1 ? " tensor): " : " tensors): ") + what.second);
+    }
+}
+
+Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
+                       std::optional<std::uint64_t> ram_limit_bytes) {
+    State& s = *state_;
+    const auto workers = static_cast<std::uint64_t>(threads);
+    Plan plan;
+    std::uint64_t& vocabulary = plan.at(Tier::kRam, Purpose::kVocabulary);
+    vocabulary = s.source.file().metadata().memory_bytes();
+
+    s.slice = s.most_slice();
+    if (ram_limit_bytes) {
+        const std::uint64_t used = baseline_bytes + vocabulary;
+        const std::uint64_t left = *ram_limit_bytes > used ? *ram_limit_bytes - used : 0;
+        const std::uint64_t share = left / workers / 64 * 64;
+        s.slice = std::clamp<std::size_t>(share, s.least_slice(), s.slice);
+    }
+    const std::uint64_t rows = Buffer::charged_bytes(s.slice * workers);
+    plan.at(Tier::kRam, Purpose::kIo) =
+        std::max({rows, std::uint64_t{kHashBuffer}, s.header_bytes});
+    plan.at(Tier::kDisk, Purpose::kWeights) = s.output_bytes;
+    plan.output_bytes = s.output_bytes;
+    s.add_notes(plan);
+    if (threads > 1 && s.slice == s.least_slice()) {
+        plan.cheapest_change =
+            "--threads 1 saves " + format_bytes(s.slice * (workers - 1)) + " of row buffers";
+    }
+    return plan;
+}
+
+bool QuantizeJob::run(Team& team, const QuantProgress& progress) {
+    State& s = *state_;
+    GgufWriter writer(s.output, s.metadata(true), s.specs,
+                      s.options.overwrite ? IfExists::kReplace : IfExists::kRefuse);
+    const Charge disk(Tier::kDisk, Purpose::kWeights, writer.file_bytes());
+    RowStream stream({&s.source, &writer, &team, s.slice, s.options.report_error});
+    std::uint64_t before = 0;
+    for (std::size_t i = 0; i < s.choices.size(); ++i) {
+        const TensorChoice& choice = s.choices[i];
+        TensorReport& report = s.reports[i];
+        RowStream::Error2 error;
+        const auto rows = static_cast<std::uint64_t>(choice.tensor->rows());
+        const bool whole = stream.convert(choice, i, error, [&](std::int64_t done) {
+            const std::uint64_t bytes = report.bytes_in / rows * static_cast<std::uint64_t>(done);
+            return progress(choice.tensor->name, before + bytes, s.input_bytes);
+        });
+        if (!whole) return false;
+        before += report.bytes_in;
+        if (s.options.report_error)
+            report.relative_error = error.norm > 0 ? std::sqrt(error.error / error.norm) : 0;
+    }
+    writer.finish();
+    return true;
+}
+
+const std::vector<TensorReport>& QuantizeJob::reports() const noexcept { return state_->reports; }
+const std::string& QuantizeJob::output_path() const noexcept { return state_->output; }
+std::uint64_t QuantizeJob::input_bytes() const noexcept { return state_->input_bytes; }
+std::uint64_t QuantizeJob::output_bytes() const noexcept { return state_->output_bytes; }
+
+}  // namespace thimble

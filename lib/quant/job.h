@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// One quantisation from open model to finished file: chosen formats, exact output size and memory
+// before work begins, then rows streamed through fixed buffers, whatever the model's size.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "core/plan.h"
+#include "core/team.h"
+#include "io/gguf_writer.h"
+#include "quant/rules.h"
+
+namespace thimble {
+
+// How far the work is; called between tensors and between pieces of large ones, on the caller's
+// thread. Returning false stops the work and leaves no output.
+using QuantProgress = std::function<bool(std::string_view tensor, std::uint64_t bytes_done,
+                                         std::uint64_t bytes_total)>;
+
+// What became of one tensor.
+struct TensorReport {
+    const TensorChoice* choice = nullptr;
+    std::uint64_t bytes_in = 0, bytes_out = 0;
+    double relative_error = -1;  // sqrt(sum (w - w')^2 / sum w^2); < 0: not measured
+};
+
+class QuantizeJob {
+  public:
+    // Reads headers only. `version` goes into the output's provenance.
+    QuantizeJob(const QuantizeOptions& options, std::string_view version);
+    ~QuantizeJob();
+
+    // Memory with `threads` workers. Row buffers shrink to fit what `ram_limit_bytes` leaves after
+    // `baseline_bytes` (which is not part of the plan), down to one row per worker; what still does
+    // not fit is for check_budget to refuse.
+    [[nodiscard]] Plan plan(int threads, std::uint64_t baseline_bytes,
+                            std::optional<std::uint64_t> ram_limit_bytes);
+
+    // Writes the output; false when progress stopped it. Buffers are as the last plan() said.
+    [[nodiscard]] bool run(Team& team, const QuantProgress& progress);
+
+    [[nodiscard]] const std::vector<TensorReport>& reports() const noexcept;
+    [[nodiscard]] const std::string& output_path() const noexcept;
+    [[nodiscard]] std::uint64_t input_bytes() const noexcept;   // of all tensors
+    [[nodiscard]] std::uint64_t output_bytes() const noexcept;  // of the file
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace thimble

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "quant/options.h"
+
+#include <filesystem>
+
+#include "format/weight_format.h"
+
+namespace thimble {
+
+void QuantizeOptions::visit(OptionVisitor& v) {
+    v.option({.name = "model",
+              .letter = 'm',
+              .help = "GGUF file, or Hugging Face directory",
+              .value = "PATH",
+              .required = true,
+              .is_input = true,
+              .positional = true},
+             model);
+    v.option({.name = "output",
+              .letter = 'o',
+              .help = "GGUF file to write; without it <model>-<format>.gguf beside the model",
+              .value = "FILE",
+              .changes_output = false,
+              .is_output = true},
+             output);
+    v.option({.name = "format",
+              .help = "format of the weight matrices; vectors stay f32",
+              .choices = weight_formats().names()},
+             format);
+    v.option({.name = "tensor-type",
+              .help = "format of the matrices whose name the regular expression finds (repeatable, "
+                      "first match wins)",
+              .value = "REGEX=FORMAT"},
+             tensor_type);
+    v.option({.name = "pure",
+              .help = "the output head in --format, too (else a head of fewer than 6 bits is "
+                      "raised to q6_k)"},
+             pure);
+    v.option({.name = "strict",
+              .help = "refuse instead of choosing another format for rows that are not whole "
+                      "blocks",
+              .changes_output = false},
+             strict);
+    v.option({.name = "allow-requantize",
+              .help = "also quantise tensors that are quantised already; errors add up",
+              .changes_output = false},
+             allow_requantize);
+    v.option({.name = "overwrite", .help = "replace an existing output", .changes_output = false},
+             overwrite);
+    v.option({.name = "report-error",
+              .help = "add each tensor's relative error to the JSON report",
+              .changes_output = false},
+             report_error);
+}
+
+std::string QuantizeOptions::output_path() const {
+    if (!output.empty()) return output;
+    std::filesystem::path path = std::filesystem::path(model).lexically_normal();
+    if (!path.has_filename()) path = path.parent_path();  // "directory/"
+    if (path.extension() == ".gguf") path.replace_extension();
+    return path.string() + "-" + format + ".gguf";
+}
+
+}  // namespace thimble

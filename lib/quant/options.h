@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the user asks `quantize` for.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/options.h"
+
+namespace thimble {
+
+struct QuantizeOptions {
+    std::string model, output;
+    std::string format = "q8_0";
+    std::vector<std::string> tensor_type;  // "regex=format"; the first that matches a name wins
+    bool pure = false;
+    bool strict = false;
+    bool allow_requantize = false;
+    bool overwrite = false;
+    bool report_error = false;
+    void visit(OptionVisitor& v);
+
+    // The output's path: as given, or beside the input with the format in its name.
+    [[nodiscard]] std::string output_path() const;
+};
+
+}  // namespace thimble

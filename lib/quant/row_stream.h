@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// Moves one tensor from a source to a writer by chunks of rows: read, decode, encode, write, each
+// chunk in one worker's own slice of a fixed buffer. A chunk's bytes depend on its rows alone, so
+// threads and chunk sizes never show in the output.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/team.h"
+#include "io/gguf_writer.h"
+#include "quant/rules.h"
+#include "tensor/buffer.h"
+
+namespace thimble {
+
+// Bytes that one row needs in a worker's slice.
+struct RowBytes {
+    std::size_t stored = 0, plain = 0, packed = 0, decoded = 0;
+    [[nodiscard]] std::size_t sum() const noexcept { return stored + plain + packed + decoded; }
+};
+[[nodiscard]] RowBytes row_bytes(const TensorChoice& choice, bool measure_error);
+
+// A worker's slice that holds `rows` rows, and the rows that a slice holds (0: not one).
+[[nodiscard]] std::size_t slice_bytes(const RowBytes& row, std::int64_t rows);
+[[nodiscard]] std::int64_t rows_that_fit(const RowBytes& row, std::size_t slice);
+
+class RowStream {
+  public:
+    struct Setup {
+        const ModelSource* source = nullptr;
+        GgufWriter* writer = nullptr;
+        Team* team = nullptr;
+        std::size_t slice = 0;  // bytes per worker
+        bool measure_error = false;
+    };
+    explicit RowStream(const Setup& setup);
+
+    // Squared error and squared norm of what was written (0 unless measured).
+    struct Error2 {
+        double error = 0, norm = 0;
+    };
+    // Converts the whole tensor into the writer's tensor `index`. Calls between(rows done) between
+    // groups of chunks on the calling thread; stops when it returns false.
+    template <class Between>
+    bool convert(const TensorChoice& choice, std::size_t index, Error2& error, Between&& between) {
+        const std::int64_t rows = choice.tensor->rows();
+        std::int64_t done = 0;
+        while (done < rows) {
+            done = convert_some(choice, index, done, error);
+            if (!between(done)) return false;
+        }
+        return true;
+    }
+
+  private:
+    struct Chunk;
+    // Returns the row after the last one converted.
+    std::int64_t convert_some(const TensorChoice& choice, std::size_t index, std::int64_t first,
+                              Error2& error);
+    Error2 convert_chunk(const Chunk& chunk, std::byte* slice) const;
+    void copy(const Chunk& chunk, std::span<std::byte> stored) const;
+    void load(const Chunk& chunk, std::span<std::byte> stored, std::span<float> weights) const;
+    void encode(const Chunk& chunk, std::span<const float> weights,
+                std::span<std::byte> packed) const;
+    [[nodiscard]] Error2 measure(const Chunk& chunk, std::span<const float> weights,
+                                 std::span<const std::byte> packed, std::span<float> decoded) const;
+    void write(const Chunk& chunk, std::span<const std::byte> bytes) const;
+
+    Setup setup_;
+    Buffer buffer_;
+};
+
+}  // namespace thimble
