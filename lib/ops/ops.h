@@ -71,7 +71,9 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems);
 [[nodiscard]] std::optional<LayoutId> resident_layout(LayoutId stored, Isa isa, Shape2 shape);
 [[nodiscard]] std::size_t packed_bytes(LayoutId layout, Shape2 shape);
 // Writes `stored` into `out` (packed_bytes(layout, shape) bytes) in `layout`; returns the view of
-// it.
+// it. A matrix may be repacked piece by piece: rows [a, b) with a a multiple of kRepackRows land at
+// packed_bytes(layout, {a, cols}), as they would when all are repacked at once.
+inline constexpr std::int64_t kRepackRows = 64;
 PackedView repack(const Exec& exec, const PackedView& stored, LayoutId layout, std::byte* out);
 // Decodes rows to exec.dtype() from any layout, resident ones included. out: [range.count, cols].
 void decode_rows(const Exec& exec, const PackedView& weight, RowRange range, View out);

@@ -165,6 +165,22 @@ TEST_CASE("KV engine: a ring equals keeping every slot, bit for bit") {
     }
 }
 
+TEST_CASE("KV engine: the last 64 tokens can always be taken back, and no lost key is promised") {
+    const KvEncoding f16{.f64 = false, .layout = LayoutId::k_f16};
+    for (const std::int64_t keys : {1, 2, 63, 64, 65, 66, 127, 128, 129, 130, 500, 512}) {
+        const AttentionLayer shape{.kv_heads = 1, .heads = 1, .head_dim = 32, .window = keys};
+        const LayerPlan plan = LayerPlan::make(shape, {.window = keys}, f16, f16, 1000);
+        const LayerStore store(plan);
+        for (std::int64_t written = 0; written < 2000; ++written) {
+            const std::int64_t floor = store.rollback_floor(written);
+            CHECK(floor <= std::max<std::int64_t>(0, written - 64));
+            // Slots are overwritten by whole tiles from the oldest on.
+            const std::int64_t oldest = (written + 63) / 64 * 64 - plan.slots;
+            if (floor > 0) CHECK(floor - (keys - 1) >= oldest);
+        }
+    }
+}
+
 TEST_CASE("KV engine: a sequence that does not fit is refused with the flag to raise") {
     KvHarness harness(kv_layers(20), kv_options("full", 100));
     const SeqId seq = harness.open(1);

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "core/error.h"
+#include "model/store.h"
+
+namespace thimble {
+namespace {
+
+// "blk.3.attn_q.weight" -> "attn_q"
+std::string role_of(std::string_view name) {
+    name = name.substr(0, name.rfind('.'));
+    return std::string(name.substr(name.rfind('.') + 1));
+}
+
+template <class Items>
+std::size_t index_of(const Items& items, std::string_view role) {
+    const auto at = std::find_if(items.begin(), items.end(),
+                                 [&](const auto& item) { return item.role == role; });
+    if (at == items.end()) {
+        throw Error(Exit::kBadData, "model",
+                    "no tensor plays the part of '" + std::string(role) + "' that a block needs");
+    }
+    return static_cast<std::size_t>(at - items.begin());
+}
+
+void add(const ModelSource& source, const SourceTensor& tensor, UnitSpec& unit) {
+    if (tensor.name.ends_with(".bias")) return;  // belongs to its matrix
+    const std::string role = role_of(tensor.name);
+    if (!tensor.is_matrix) {
+        unit.vectors.push_back({role, &tensor});
+        return;
+    }
+    const std::string base = tensor.name.substr(0, tensor.name.rfind('.'));
+    unit.matrices.push_back({role, &tensor, source.find(base + ".bias")});
+}
+
+}  // namespace
+
+std::size_t UnitSpec::matrix(std::string_view role) const { return index_of(matrices, role); }
+std::size_t UnitSpec::vector(std::string_view role) const { return index_of(vectors, role); }
+
+std::vector<UnitSpec> units_of(const ModelSource& source) {
+    const auto layers = static_cast<std::size_t>(source.spec().layers);
+    std::vector<UnitSpec> units(layers + 2);
+    for (const SourceTensor& tensor : source.tensors()) {
+        if (tensor.name == "rope_freqs.weight") continue;  // part of the spec
+        std::size_t unit = layers + 1;
+        if (tensor.name == "token_embd.weight") unit = 0;
+        if (tensor.name.starts_with("blk.")) unit = 1 + std::stoul(tensor.name.substr(4));
+        add(source, tensor, units[unit]);
+    }
+    if (source.spec().tied_embedding) {
+        units.back().matrices.push_back({"output", source.find("token_embd.weight"), nullptr});
+    }
+    return units;
+}
+
+}  // namespace thimble
