@@ -30,7 +30,8 @@ std::string basename_of(const std::string& path) {
 std::string format_name(const ModelSource& source) {
     std::map<std::string_view, std::uint64_t> bytes_of_type;
     for (const SourceTensor& tensor : source.tensors()) {
-        if (!tensor.is_matrix || !tensor.name.starts_with("blk.")) continue;
+        if (!tensor.is_matrix || tensor.entry == nullptr || !tensor.name.starts_with("blk."))
+            continue;
         if (const TensorTypeInfo* type = find_tensor_type(tensor.entry->type))
             bytes_of_type[type->name] += tensor.entry->bytes;
     }

@@ -132,8 +132,8 @@ std::int64_t rows_per_piece(const ModelSpec& spec, const RunnerOptions& options,
     return std::clamp<std::int64_t>(kReferenceBytes / row_bytes(spec, options.device), 1, all);
 }
 
-Scores score_text(Runner& model, Runner* reference, const Windows& windows, std::int64_t piece_rows,
-                  const WindowDone& done) {
+std::optional<Scores> score_text(Runner& model, Runner* reference, const Windows& windows,
+                                 std::int64_t piece_rows, const WindowDone& done) {
     using Clock = std::chrono::steady_clock;
     const auto start = Clock::now();
     const auto elapsed = [&] {
@@ -143,7 +143,7 @@ Scores score_text(Runner& model, Runner* reference, const Windows& windows, std:
     for (std::int64_t w = 0; w < windows.count(); ++w) {
         scorer.window(w);
         const auto tokens = static_cast<double>((w + 1) * windows.context());
-        if (done) done(w + 1, tokens / elapsed());
+        if (done && !done(w + 1, tokens / elapsed())) return std::nullopt;
     }
     Scores out;
     out.perplexity = scorer.sums().perplexity();

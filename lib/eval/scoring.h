@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include "core/plan.h"
 #include "eval/metrics.h"
@@ -26,13 +27,14 @@ struct Scores {
     std::optional<DivergenceFigures> divergence;
     double seconds = 0;
 };
-// After each window: windows done and tokens read per second so far.
-using WindowDone = std::function<void(std::int64_t done, double tokens_per_second)>;
+// After each window: windows done and tokens read per second so far. Returns whether to go on.
+using WindowDone = std::function<bool(std::int64_t done, double tokens_per_second)>;
 
 // `reference` may be null; it must have the same vocabulary. Error(kBadData) naming the model's
-// file where a logit is not finite.
-[[nodiscard]] Scores score_text(Runner& model, Runner* reference, const Windows& windows,
-                                std::int64_t piece_rows, const WindowDone& done);
+// file where a logit is not finite; nullopt if `done` said to stop.
+[[nodiscard]] std::optional<Scores> score_text(Runner& model, Runner* reference,
+                                               const Windows& windows, std::int64_t piece_rows,
+                                               const WindowDone& done);
 
 // What score_text holds beside the runners.
 void add_scoring_to_plan(Plan& plan, const ModelSpec& spec, Device device,

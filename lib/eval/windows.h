@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/ledger.h"
 #include "text/tokenizer.h"
 
 namespace thimble::eval {
@@ -40,6 +41,7 @@ class Windows {
 
   private:
     std::vector<Token> tokens_;
+    Charge charge_;
     std::int64_t context_, count_;
 };
 

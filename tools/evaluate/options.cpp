@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "options.h"
+
+namespace thimble::evaluate {
+
+void EvaluateOptions::visit(OptionVisitor& v) {
+    v.group("Evaluation");
+    v.option({.name = "model",
+              .letter = 'm',
+              .help = "model to evaluate: GGUF file or Hugging Face directory",
+              .value = "FILE",
+              .required = true,
+              .is_input = true},
+             model);
+    v.option({.name = "file",
+              .letter = 'f',
+              .help = "text for perplexity; - for stdin; may be left out with --bench",
+              .value = "FILE",
+              .is_input = true},
+             text);
+    v.option(
+        {.name = "reference",
+         .help = "model whose distribution the KL divergence is against, of the same vocabulary",
+         .value = "FILE",
+         .is_input = true},
+        reference);
+    v.option({.name = "chunks",
+              .help = "windows of the text to use; 0: all",
+              .value = "N",
+              .least = 0,
+              .most = 1e9},
+             chunks);
+    v.option({.name = "output",
+              .letter = 'o',
+              .help = "write the result as JSON, for evaluate report",
+              .value = "FILE",
+              .changes_output = false,
+              .is_output = true},
+             output);
+    v.option({.name = "bench", .help = "measure prefill and decode speed, as llama-bench does"},
+             bench);
+    v.option({.name = "bench-prompt",
+              .letter = 'p',
+              .help = "tokens of the prompt that is timed",
+              .value = "N",
+              .least = 0,
+              .most = 1 << 20},
+             speed.prompt_tokens);
+    v.option({.name = "bench-decode",
+              .letter = 'n',
+              .help = "single tokens that are timed",
+              .value = "N",
+              .least = 0,
+              .most = 1 << 20},
+             speed.decode_tokens);
+    v.option({.name = "bench-repeats",
+              .letter = 'r',
+              .help = "repetitions; the median counts",
+              .value = "N",
+              .least = 1,
+              .most = 10000},
+             speed.repeats);
+    v.group("Computation");
+    v.option({.name = "activations",
+              .help = "how matmuls read their input",
+              .choices = {"auto", "f32", "bf16", "i8"}},
+             activations);
+    v.option({.name = "batch-size",
+              .letter = 'b',
+              .help = "most tokens per forward step",
+              .value = "N",
+              .least = 1,
+              .most = 1 << 20},
+             batch);
+    v.option({.name = "profile",
+              .help = "machine profile for predicted times, from run --probe",
+              .value = "FILE",
+              .changes_output = false},
+             profile);
+    kv.visit(v);
+}
+
+void ReportOptions::visit(OptionVisitor& v) {
+    v.group("Report");
+    v.option({.name = "results",
+              .help = "files that evaluate -o wrote",
+              .value = "FILE...",
+              .required = true,
+              .is_input = true,
+              .positional = true},
+             results);
+    v.option({.name = "output",
+              .letter = 'o',
+              .help = "write the table to a file; JSON if its name ends in .json",
+              .value = "FILE",
+              .changes_output = false,
+              .is_output = true},
+             output);
+}
+
+}  // namespace thimble::evaluate

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/options.h"
+#include "eval/speed.h"
+#include "kv/engine.h"
+
+namespace thimble::evaluate {
+
+struct EvaluateOptions {
+    std::string model, text, reference, output, profile;
+    std::int64_t chunks = 0;
+    std::int64_t batch = 512;
+    std::string activations = "auto";
+    bool bench = false;
+    eval::SpeedOptions speed;
+    KvOptions kv = {.context_tokens = 512};
+    void visit(OptionVisitor& v);
+};
+
+struct ReportOptions {
+    std::vector<std::string> results;
+    std::string output;
+    void visit(OptionVisitor& v);
+};
+
+}  // namespace thimble::evaluate
