@@ -95,6 +95,10 @@ void Pipeline::add_models(Plan& plan, Device device, Isa isa) const {
             ? 1
             : eval::rows_per_piece(model_->spec(), runner, context, reference_ != nullptr);
     const std::int64_t tokens = options.text.empty() ? bench : std::max(context - 1, bench);
+    for (const ModelSource* source : {model_.get(), reference_.get()}) {
+        if (source != nullptr)
+            plan.at(Tier::kRam, Purpose::kVocabulary) += source->file().metadata().memory_bytes();
+    }
     Runner::add_to_plan(plan, *model_, runner, tokens, 1, rows);
     if (reference_) Runner::add_to_plan(plan, *reference_, runner, context - 1, 1, rows);
 }
@@ -133,20 +137,48 @@ void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const 
     plan.time_basis = "machine profile " + profile.name;
 }
 
+Plan Pipeline::memory(Device device, Isa isa) const {
+    Plan plan;
+    add_models(plan, device, isa);
+    if (!options.text.empty()) add_text(plan, device, isa);
+    return plan;
+}
+
+// The first of these that fits: what changes no figure, then what does, then what gives some up.
+std::string Pipeline::remedy(std::uint64_t limit_bytes, Device device, Isa isa) {
+    const EvaluateOptions wanted = options;
+    std::string change, found;
+    std::uint64_t bytes = 0;
+    const auto fits = [&](const std::string& next) {
+        change += (change.empty() ? "" : " ") + next;
+        bytes = memory(device, isa).total_bytes(Tier::kRam) + baseline_bytes_;
+        if (found.empty() && bytes <= limit_bytes) found = change + " needs " + format_bytes(bytes);
+    };
+    options.batch = std::min<std::int64_t>(options.batch, 64);
+    fits("--batch-size 64");
+    options.kv.type_k = options.kv.type_v = "q8_0";
+    fits("--cache-type-k q8_0 --cache-type-v q8_0");
+    if (reference_) {
+        std::unique_ptr<ModelSource> kept = std::move(reference_);
+        fits("without --reference");
+        reference_ = std::move(kept);
+    }
+    options = wanted;
+    return !found.empty() ? found
+                          : "no change of options fits: even " + change + " needs " +
+                                format_bytes(bytes) + "; use a model of fewer bits";
+}
+
 Plan Pipeline::plan(const cli::CommonOptions& common) {
     open();
     const Device device = common.device == "ref" ? Device::kRef : Device::kCpu;
     const Isa isa = parse_isa(common.cpu_isa, "--cpu-isa");
-    Plan plan;
-    add_models(plan, device, isa);
-    if (!options.text.empty()) add_text(plan, device, isa);
+    Plan plan = memory(device, isa);
     predict_time(plan, common);
-    if (reference_) {
-        plan.cheapest_change = "without --reference the second model is not loaded";
-    } else if (options.kv.context_tokens > 128) {
-        plan.cheapest_change = "a smaller --ctx-size or --batch-size saves activations and cache";
-    }
     predicted_bytes_ = plan.total_bytes(Tier::kRam) + baseline_bytes_;
+    const auto limit = Budget::parse(common.max_memory, "--max-memory")
+                           .limit_bytes[static_cast<std::size_t>(Tier::kRam)];
+    if (limit && predicted_bytes_ > *limit) plan.cheapest_change = remedy(*limit, device, isa);
     return plan;
 }
 

@@ -28,9 +28,11 @@ class Pipeline {
     [[nodiscard]] RunnerOptions runner_options(Device device, Isa isa) const;
     [[nodiscard]] std::uint64_t text_bytes() const;
     [[nodiscard]] std::int64_t most_windows() const;
+    [[nodiscard]] Plan memory(Device device, Isa isa) const;
     void add_models(Plan& plan, Device device, Isa isa) const;
     void add_text(Plan& plan, Device device, Isa isa) const;
     void predict_time(Plan& plan, const cli::CommonOptions& common) const;
+    [[nodiscard]] std::string remedy(std::uint64_t limit_bytes, Device device, Isa isa);
 
     [[nodiscard]] eval::Windows read_text(eval::TextFacts& facts) const;
     void check_reference_tokenizer(const Tokenizer& tokenizer, std::string_view text) const;
