@@ -81,6 +81,7 @@ std::vector<Token> BpeTokenizer::encode(std::string_view text, const EncodeText&
         }
         if (start < at) encode_plain(text.substr(start, at - start), work);
         tokens.push_back(added);
+        work.at_start = false;
         at += piece_bytes(added);
         start = at;
     }

@@ -22,6 +22,8 @@ struct TokenizerRules {
     std::string pre;                                 // tokenizer.ggml.pre
     std::vector<std::pair<std::string, Token>> ids;  // "bos" -> tokenizer.ggml.bos_token_id
     std::optional<bool> add_bos, add_eos, add_sep, add_space_prefix;
+    bool prefix_first_only =
+        false;  // the space prefix only before the text, not after added tokens
     std::string chat_template;
     [[nodiscard]] Token id(std::string_view name) const noexcept;  // -1: none
 };
@@ -52,6 +54,7 @@ class BpeTokenizer : public Tokenizer {
         WordCache cache;
         std::string word;
         std::vector<Token>* out = nullptr;
+        bool at_start = true;  // nothing stands before this stretch
     };
     // Appends the tokens of a stretch of text between added tokens.
     virtual void encode_plain(std::string_view text, Work& work) const = 0;
@@ -96,7 +99,7 @@ class ScoreBpe final : public BpeTokenizer {
     [[nodiscard]] std::size_t word_end(std::string_view text, std::size_t at) const noexcept;
     void encode_word(Work& work) const;
     void push_unknown(std::string_view bytes, bool after_unknown, std::vector<Token>& out) const;
-    bool space_prefix_;
+    bool space_prefix_, prefix_first_only_;
     Token unknown_;
     std::array<Token, 256> byte_tokens_{};
     std::array<Token, 128> ascii_{};  // piece of one ASCII character

@@ -38,6 +38,7 @@ ScoreBpe::ScoreBpe(std::unique_ptr<Vocabulary> vocabulary, TokenizerRules rules)
     : BpeTokenizer(std::move(vocabulary), rules, rules.add_bos.value_or(true),
                    rules.add_eos.value_or(false)),
       space_prefix_(rules.add_space_prefix.value_or(true)),
+      prefix_first_only_(rules.prefix_first_only),
       unknown_(rules.id("unknown")) {
     byte_tokens_.fill(-1);
     ascii_.fill(-1);
@@ -77,7 +78,7 @@ std::size_t ScoreBpe::word_end(std::string_view text, std::size_t at) const noex
 }
 
 void ScoreBpe::encode_plain(std::string_view text, Work& work) const {
-    bool prefix = space_prefix_;
+    bool prefix = space_prefix_ && (work.at_start || !prefix_first_only_);
     for (std::size_t at = 0; at < text.size();) {
         const std::size_t end = word_end(text, at);
         const std::string_view word = text.substr(at, end - at);

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "text/tokenizer.h"
 
-#include "core/strings.h"
-#include "text/bpe.h"
+#include "text/hf.h"
 
 namespace thimble {
 
 std::unique_ptr<Tokenizer> Tokenizer::open(const ModelFile& file) {
-    return tokenizer_from_metadata(file.metadata());
+    if (file.container() == Container::kGguf) return tokenizer_from_metadata(file.metadata());
+    return tokenizer_from_hf(read_hf_files(file));
 }
 
 std::uint64_t Tokenizer::predict_bytes(const ModelFile& file) {
-    return predict_vocabulary_bytes(file.metadata());
+    if (file.container() == Container::kGguf) return predict_vocabulary_bytes(file.metadata());
+    return predict_hf_bytes(read_hf_files(file));
 }
 
 std::string Tokenizer::decode(std::span<const Token> tokens, bool render_special) const {

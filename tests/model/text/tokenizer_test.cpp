@@ -3,13 +3,17 @@
 // scripts/make_golden_text.py).
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <numeric>
+#include <tuple>
 
 #include "core/ledger.h"
 #include "tests/support/models.h"
-#include "text/tokenizer.h"
+#include "text/bpe.h"
 
 using namespace thimble;
 
@@ -78,6 +82,56 @@ void check_golden(const Tokenizer& tokenizer, const std::string& golden) {
     CHECK(wrong == 0);
 }
 
+bool equal(const MetaValue& a, const MetaValue& b) {
+    using Array = std::shared_ptr<const MetaArray>;
+    if (!std::holds_alternative<Array>(a) || !std::holds_alternative<Array>(b)) return a == b;
+    return std::get<Array>(a)->elements == std::get<Array>(b)->elements;
+}
+
+// Scores matter by their order alone.
+bool same_order(const MetaValue& a, const MetaValue& b) {
+    using Array = std::shared_ptr<const MetaArray>;
+    const auto& x = std::get<std::vector<float>>(std::get<Array>(a)->elements);
+    const auto& y = std::get<std::vector<float>>(std::get<Array>(b)->elements);
+    if (x.size() != y.size()) return false;
+    std::vector<std::size_t> order(x.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    const auto by = [&](const std::vector<float>& scores) {
+        std::vector<std::size_t> sorted = order;
+        std::stable_sort(sorted.begin(), sorted.end(),
+                         [&](std::size_t i, std::size_t j) { return scores[i] > scores[j]; });
+        return sorted;
+    };
+    return by(x) == by(y);
+}
+
+// A directory with tokenizer files and nothing else.
+class ExportedModel final : public ModelFile {
+  public:
+    explicit ExportedModel(std::string path) : path_(std::move(path)) {}
+    [[nodiscard]] Container container() const noexcept override { return Container::kHuggingFace; }
+    [[nodiscard]] const std::string& path() const noexcept override { return path_; }
+    [[nodiscard]] const Metadata& metadata() const noexcept override { return metadata_; }
+    [[nodiscard]] const Json& config() const noexcept override { return config_; }
+    [[nodiscard]] const std::vector<TensorEntry>& tensors() const noexcept override {
+        return tensors_;
+    }
+    [[nodiscard]] const TensorEntry* find(std::string_view) const noexcept override {
+        return nullptr;
+    }
+    [[nodiscard]] std::vector<std::string> files() const override { return {}; }
+    [[nodiscard]] std::uint64_t file_bytes() const noexcept override { return 0; }
+    void read(const TensorEntry&, std::uint64_t, std::span<std::byte>) const override {}
+    [[nodiscard]] std::span<const std::byte> map(const TensorEntry&) override { return {}; }
+    void drop_pages(const TensorEntry&) noexcept override {}
+
+  private:
+    std::string path_;
+    Metadata metadata_;
+    Json config_;
+    std::vector<TensorEntry> tensors_;
+};
+
 }  // namespace
 
 TEST_CASE("tokenizer golden: SmolLM2 from GGUF equals the reference on 5,000 lines") {
@@ -96,6 +150,65 @@ TEST_CASE("tokenizer golden: Gemma 3 from GGUF equals the reference on 5,000 lin
     const auto tokenizer = Tokenizer::open(*file);
     CHECK(tokenizer->size() == 262144);
     check_golden(*tokenizer, "gemma3.fnv");
+}
+
+TEST_CASE("tokenizer golden: a tokenizer written to metadata cuts as before") {
+    for (const auto& [name, golden] :
+         {std::pair{test::kSmolLm2, "smollm2.fnv"}, std::pair{test::kGemma3, "gemma3.fnv"}}) {
+        const auto path = test::real_model(name);
+        if (!path) return;
+        const auto file = ModelFile::open(*path);
+        Metadata written("written.gguf");
+        Tokenizer::open(*file)->write_vocabulary(written);
+        for (const auto& [key, value] : file->metadata().entries()) {
+            if (!key.starts_with("tokenizer.")) continue;
+            const MetaValue* other = written.find(key);
+            REQUIRE_MESSAGE(other != nullptr, key);
+            CHECK_MESSAGE(equal(value, *other), key);
+        }
+        check_golden(*tokenizer_from_metadata(written), golden);
+    }
+}
+
+// THIMBLE_HF_TOKENIZERS: a directory that make_golden_text.py --export has written.
+TEST_CASE("tokenizer golden: tokenizer.json equals the reference and converts to the GGUF's keys") {
+    const char* exported = std::getenv("THIMBLE_HF_TOKENIZERS");
+    if (exported == nullptr) {
+        MESSAGE("SKIPPED: THIMBLE_HF_TOKENIZERS is not set");
+        return;
+    }
+    for (const auto& [directory, name, golden] :
+         {std::tuple{"smollm2", test::kSmolLm2, "smollm2.fnv"},
+          std::tuple{"gemma3", test::kGemma3, "gemma3.fnv"}}) {
+        const auto path = test::real_model(name);
+        if (!path) return;
+        Ledger& ledger = Ledger::process();
+        ledger.reset_peaks();
+        const std::uint64_t before = ledger.current_bytes(Tier::kRam, Purpose::kVocabulary);
+        const ExportedModel model(std::string(exported) + "/" + directory);
+        const auto tokenizer = Tokenizer::open(model);
+        const std::uint64_t peak = ledger.peak_bytes(Tier::kRam, Purpose::kVocabulary) - before;
+        CHECK(peak == Tokenizer::predict_bytes(model));
+        check_golden(*tokenizer, golden);
+        Metadata written("written.gguf");
+        tokenizer->write_vocabulary(written);
+        check_golden(*tokenizer_from_metadata(written), golden);
+        const auto original = ModelFile::open(*path);
+        for (const auto& [key, value] : original->metadata().entries()) {
+            if (!key.starts_with("tokenizer.")) continue;
+            const MetaValue* other = written.find(key);
+            // Keys that say what their absence says, or that tokenizer.json has no word for.
+            if (other == nullptr &&
+                (key.ends_with("add_sep_token") || key.ends_with("add_space_prefix"))) {
+                CHECK_FALSE(original->metadata().find_bool(key).value());
+                continue;
+            }
+            REQUIRE_MESSAGE(other != nullptr, key);
+            const bool same =
+                key.ends_with("scores") ? same_order(value, *other) : equal(value, *other);
+            CHECK_MESSAGE(same, key);
+        }
+    }
 }
 
 TEST_CASE("tokenizer: the ledger holds exactly the predicted vocabulary bytes") {
