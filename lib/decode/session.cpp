@@ -93,18 +93,22 @@ Token Session::step(std::span<const Token> tokens) {
     return next;
 }
 
-GenerateStats Session::generate(std::span<const Token> prompt, const GenerateHooks& hooks) {
-    const std::int64_t capacity = runner_.kv().capacity_tokens();
-    if (prompt.empty()) {
+void Session::check_prompt(std::int64_t prompt_tokens, std::int64_t capacity_tokens) {
+    if (prompt_tokens == 0) {
         throw Error(Exit::kUsage, "--prompt", "the prompt has no tokens",
                     "this model needs at least one token to start from");
     }
-    if (static_cast<std::int64_t>(prompt.size()) > capacity) {
+    if (prompt_tokens > capacity_tokens) {
         throw Error(Exit::kUsage, "--ctx-size",
-                    "the prompt of " + std::to_string(prompt.size()) +
-                        " tokens does not fit a context of " + std::to_string(capacity),
+                    "the prompt of " + std::to_string(prompt_tokens) +
+                        " tokens does not fit a context of " + std::to_string(capacity_tokens),
                     "raise --ctx-size or shorten the prompt");
     }
+}
+
+GenerateStats Session::generate(std::span<const Token> prompt, const GenerateHooks& hooks) {
+    const std::int64_t capacity = runner_.kv().capacity_tokens();
+    check_prompt(std::ssize(prompt), capacity);
     GenerateStats stats;
     stats.prompt_tokens = static_cast<std::int64_t>(prompt.size());
     stats.cached_tokens = reuse(prompt);
@@ -123,7 +127,6 @@ GenerateStats Session::generate(std::span<const Token> prompt, const GenerateHoo
     const auto decode_start = std::chrono::steady_clock::now();
     for (;;) {
         ++stats.generated_tokens;
-        if (hooks.generated) hooks.generated(stats.generated_tokens);
         const auto held = static_cast<std::int64_t>(tokens_.size());
         stats.reason = StopReason::kLength;
         if (tokenizer_.is_end(next) && !options_.ignore_end) {

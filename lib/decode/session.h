@@ -44,9 +44,8 @@ struct GenerateStats {
 };
 
 struct GenerateHooks {
-    std::function<void(std::string_view)> text;        // whole UTF-8 characters, no stop strings
-    std::function<bool()> interrupted;                 // asked once per token
-    std::function<void(std::int64_t done)> generated;  // tokens so far
+    std::function<void(std::string_view)> text;  // whole UTF-8 characters, no stop strings
+    std::function<bool()> interrupted;           // asked once per token
 };
 
 class Session {
@@ -57,8 +56,11 @@ class Session {
     Session(const Session&) = delete;
     Session& operator=(const Session&) = delete;
 
+    // Error(kUsage) when the prompt is empty or does not fit the context.
+    static void check_prompt(std::int64_t prompt_tokens, std::int64_t capacity_tokens);
+
     // Answers `prompt`, which is the whole conversation so far: what the cache already holds of it
-    // is not computed again. Error(kUsage) when it is empty or does not fit the context.
+    // is not computed again.
     GenerateStats generate(std::span<const Token> prompt, const GenerateHooks& hooks);
 
     // Tokens in the cache, generated ones included.

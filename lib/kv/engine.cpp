@@ -39,6 +39,16 @@ std::vector<LayerPlan> make_plans(const std::vector<AttentionSpec>& layers,
     return plans;
 }
 
+// Compact positions stay below the budget however long the text grows; linear stores and true
+// positions do not.
+std::int64_t capacity_of(const std::vector<LayerPlan>& plans, const KvNeeds& needs,
+                         const KvOptions& options) {
+    const bool endless =
+        needs.positions == PositionMode::kCompact &&
+        std::all_of(plans.begin(), plans.end(), [](const LayerPlan& plan) { return plan.ring(); });
+    return endless ? std::numeric_limits<std::int64_t>::max() / 4 : options.context_tokens;
+}
+
 std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; }
 
 }  // namespace
@@ -114,12 +124,7 @@ KvEngine::KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options, 
     s.needs = s.policy->needs();
     s.plans = make_plans(layers, options, *s.policy, device);
     s.specs = std::move(layers);
-    // Compact positions stay below the budget however long the text grows; linear stores and true
-    // positions do not.
-    const bool endless = s.needs.positions == PositionMode::kCompact &&
-                         std::all_of(s.plans.begin(), s.plans.end(),
-                                     [](const LayerPlan& plan) { return plan.ring(); });
-    s.capacity = endless ? std::numeric_limits<std::int64_t>::max() / 4 : options.context_tokens;
+    s.capacity = capacity_of(s.plans, s.needs, options);
 }
 
 KvEngine::~KvEngine() = default;
@@ -147,6 +152,13 @@ void KvEngine::close(SeqId seq) {
 std::int64_t KvEngine::tokens(SeqId seq) const { return state_->at(seq).tokens; }
 
 std::int64_t KvEngine::capacity_tokens() const noexcept { return state_->capacity; }
+
+std::int64_t KvEngine::capacity_tokens(const std::vector<AttentionSpec>& layers,
+                                       const KvOptions& options) {
+    const auto policy = make_kv_policy(options.policy, "--kv-policy");
+    return capacity_of(make_plans(layers, options, *policy, Device::kCpu), policy->needs(),
+                       options);
+}
 
 std::int64_t KvEngine::rollback_floor(SeqId seq) const {
     const State::Sequence& sequence = state_->at(seq);

@@ -45,6 +45,10 @@ class KvEngine {
     void close(SeqId seq);
     [[nodiscard]] std::int64_t tokens(SeqId seq) const;  // tokens seen so far = next position
     [[nodiscard]] std::int64_t capacity_tokens() const noexcept;
+    // The same before there is an engine: context_tokens, or without end where a policy's compact
+    // positions bound every layer.
+    [[nodiscard]] static std::int64_t capacity_tokens(const std::vector<AttentionSpec>& layers,
+                                                      const KvOptions& options);
     // Least count of tokens that the sequence can be cut back to (besides none): sliding windows
     // and bounded policies keep at least the last 64 tokens revocable.
     [[nodiscard]] std::int64_t rollback_floor(SeqId seq) const;

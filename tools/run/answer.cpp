@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+
+#include "cli/console.h"
+#include "core/log.h"
+#include "pipeline.h"
+
+namespace thimble::run {
+namespace {
+
+std::string summary(const GenerateStats& s) {
+    char text[256];
+    std::snprintf(
+        text, sizeof(text),
+        "prompt: %lld tokens (%lld in the cache), %.1f tokens/s; first token after %.3f s",
+        static_cast<long long>(s.prompt_tokens), static_cast<long long>(s.cached_tokens),
+        s.prompt_tokens_per_second(), s.first_token_seconds);
+    return text;
+}
+
+std::string decode_summary(const GenerateStats& s) {
+    char text[256];
+    const double megabytes = s.decode_steps > 0 ? static_cast<double>(s.decode_bytes) / 1e6 /
+                                                      static_cast<double>(s.decode_steps)
+                                                : 0;
+    std::snprintf(text, sizeof(text),
+                  "generated: %lld tokens, %.1f tokens/s; %.1f MB per token, %.2f GB/s; ended by: ",
+                  static_cast<long long>(s.generated_tokens), s.decode_tokens_per_second(),
+                  megabytes, s.decode_bytes_per_second() / 1e9);
+    return text + std::string(name(s.reason));
+}
+
+}  // namespace
+
+Json stats_json(const GenerateStats& s) {
+    Json json = Json::object();
+    json.set("prompt_tokens", s.prompt_tokens);
+    json.set("cached_tokens", s.cached_tokens);
+    json.set("generated_tokens", s.generated_tokens);
+    json.set("prompt_seconds", s.prompt_seconds);
+    json.set("prompt_tokens_per_second", s.prompt_tokens_per_second());
+    json.set("first_token_seconds", s.first_token_seconds);
+    json.set("decode_steps", s.decode_steps);
+    json.set("decode_seconds", s.decode_seconds);
+    json.set("decode_tokens_per_second", s.decode_tokens_per_second());
+    json.set("decode_bytes", s.decode_bytes);
+    json.set("decode_bytes_per_second", s.decode_bytes_per_second());
+    json.set("ended_by", name(s.reason));
+    return json;
+}
+
+std::string answer(cli::Context& context, Session& session, std::span<const Token> prompt,
+                   bool end_line, GenerateStats& stats) {
+    std::string text;
+    const bool show = !context.stdout_is_json();
+    GenerateHooks hooks;
+    hooks.text = [&](std::string_view piece) {
+        text += piece;
+        if (show) context.print(piece);
+    };
+    hooks.interrupted = [&] { return context.interrupted(); };
+    stats = session.generate(prompt, hooks);
+    if (show && end_line && !text.ends_with('\n')) context.print("\n");
+    log_info(summary(stats));
+    log_info(decode_summary(stats));
+    return text;
+}
+
+void converse(cli::Context& context, Session& session, const Tokenizer& tokenizer,
+              const RunOptions& options) {
+    std::vector<ChatMessage> messages;
+    const auto clear = [&] {
+        messages.clear();
+        if (!options.system.empty()) messages.push_back({"system", options.system});
+    };
+    clear();
+    const bool terminal = isatty(0) == 1;
+    Json turns = Json::array();
+    for (std::string line; !context.interrupted();) {
+        if (terminal) context.console.err("> ");
+        if (!std::getline(std::cin, line) || line == "/exit") break;
+        if (line == "/clear") {
+            clear();
+            continue;
+        }
+        if (line.empty()) continue;
+        messages.push_back({"user", line});
+        const std::vector<Token> prompt =
+            encode_chat(tokenizer, options.chat_template, messages, true);
+        GenerateStats stats;
+        messages.push_back({"assistant", answer(context, session, prompt, true, stats)});
+        Json turn = stats_json(stats);
+        turn.set("user", line);
+        turn.set("text", messages.back().content);
+        turns.push(turn);
+    }
+    context.report.set("turns", turns);
+}
+
+}  // namespace thimble::run

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "options.h"
+
+namespace thimble::run {
+
+void RunOptions::visit(OptionVisitor& v) {
+    v.group("Prompt");
+    v.option({.name = "model",
+              .letter = 'm',
+              .help = "model to run: GGUF file or Hugging Face directory",
+              .value = "FILE",
+              .is_input = true},
+             model);
+    v.option({.name = "prompt",
+              .letter = 'p',
+              .help = "text to go on from; - for stdin, also the default in a pipeline",
+              .value = "TEXT"},
+             prompt);
+    v.option({.name = "file",
+              .letter = 'f',
+              .help = "read the prompt from a file; one newline at its end is dropped",
+              .value = "FILE",
+              .is_input = true},
+             file);
+    v.option(
+        {.name = "parse-special", .help = "control-token text in the prompt stands for the token"},
+        parse_special);
+    v.option({.name = "chat",
+              .help = "put the prompt into the model's chat template; without one, converse"},
+             chat);
+    v.option({.name = "interactive",
+              .letter = 'i',
+              .help = "converse though stdin is no terminal: one message per line"},
+             interactive);
+    v.option({.name = "system", .help = "system message of a chat", .value = "TEXT", .also = "sys"},
+             system);
+    v.option({.name = "chat-template",
+              .help = "form of the chat template; default: recognised from the model",
+              .value = "NAME",
+              .choices = chat_forms()},
+             chat_template);
+    generate.visit(v);
+    kv.visit(v);
+    v.group("Computation");
+    v.option({.name = "batch-size",
+              .letter = 'b',
+              .help = "most tokens per forward step",
+              .value = "N",
+              .changes_output = false,
+              .least = 1,
+              .most = 1 << 20},
+             batch);
+    v.option({.name = "activations",
+              .help = "how matmuls read their input",
+              .choices = {"auto", "f32", "bf16", "i8"}},
+             activations);
+    v.option({.name = "repack", .help = "keep weights in the layout that is fastest here"}, repack);
+    v.option({.name = "profile",
+              .help = "machine profile for predicted times, from --probe",
+              .value = "FILE",
+              .changes_output = false},
+             profile);
+    v.group("Machine profile");
+    v.option({.name = "probe",
+              .help = "measure this machine instead and write its profile",
+              .value = "FILE",
+              .changes_output = false,
+              .is_output = true},
+             probe);
+    probing.visit(v);
+}
+
+}  // namespace thimble::run

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "cost/probe.h"
+#include "decode/session.h"
+
+namespace thimble::run {
+
+struct RunOptions {
+    std::string model, prompt, file;
+    bool parse_special = false;
+    bool chat = false, interactive = false;
+    std::string system, chat_template;
+    GenerateOptions generate;
+    KvOptions kv;
+    std::int64_t batch = 512;
+    std::string activations = "auto";
+    bool repack = true;
+    std::string profile, probe;
+    cost::ProbeOptions probing;
+    void visit(OptionVisitor& v);
+};
+
+}  // namespace thimble::run

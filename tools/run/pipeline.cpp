@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "core/cpu.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/strings.h"
+#include "cost/time_model.h"
+#include "io/file.h"
+
+namespace thimble::run {
+namespace {
+
+constexpr std::uint64_t kMostPromptBytes = std::uint64_t{1} << 28;
+
+Device device_of(const cli::CommonOptions& common) {
+    return common.device == "ref" ? Device::kRef : Device::kCpu;
+}
+
+Activations activations_of(const std::string& name) {
+    if (name == "f32") return Activations::kF32;
+    if (name == "bf16") return Activations::kBf16;
+    if (name == "i8") return Activations::kI8;
+    return Activations::kAuto;
+}
+
+}  // namespace
+
+std::string Pipeline::read_prompt() const {
+    if (!options.prompt.empty() && options.prompt != "-") return options.prompt;
+    const bool from_file = !options.file.empty() && options.file != "-";
+    std::string text =
+        from_file ? read_text_file(options.file, kMostPromptBytes) : read_stdin(kMostPromptBytes);
+    if (text.ends_with('\n')) text.pop_back();
+    if (!is_utf8(text))
+        throw Error(Exit::kBadData, from_file ? escaped(options.file) : "stdin", "is not UTF-8");
+    return text;
+}
+
+void Pipeline::open() {
+    const bool given = !options.prompt.empty() || !options.file.empty();
+    if (options.model.empty()) throw Error(Exit::kUsage, "--model", "no model given", "-m FILE");
+    if (!options.prompt.empty() && !options.file.empty())
+        throw Error(Exit::kUsage, "--file", "the prompt is given twice", "drop -p or -f");
+    conversation_ = options.interactive || (options.chat && !given && isatty(0) == 1);
+    if (conversation_ && given)
+        throw Error(Exit::kUsage, "--interactive", "takes its messages from stdin",
+                    "drop -p or -f");
+    if (!options.chat && !conversation_ && !options.system.empty())
+        throw Error(Exit::kUsage, "--system", "is part of a chat", "add --chat");
+    if (!conversation_ && !given && isatty(0) == 1)
+        throw Error(Exit::kUsage, "--prompt", "no prompt", "-p TEXT, -f FILE or a pipe");
+
+    source_ = ModelSource::open(options.model);
+    tokenizer_ = Tokenizer::open(source_->file());
+    if (options.kv.context_tokens == 0) options.kv.context_tokens = source_->spec().context_tokens;
+    capacity_ = KvEngine::capacity_tokens(source_->spec().attention, options.kv);
+    if (options.kv.context_tokens > source_->spec().context_tokens) {
+        log_warning("--ctx-size " + std::to_string(options.kv.context_tokens) +
+                    " is more than the model was trained with, " +
+                    std::to_string(source_->spec().context_tokens));
+    }
+    if (conversation_) return;
+    const std::string text = read_prompt();
+    if (options.chat) {
+        std::vector<ChatMessage> messages;
+        if (!options.system.empty()) messages.push_back({"system", options.system});
+        messages.push_back({"user", text});
+        prompt_ = encode_chat(*tokenizer_, options.chat_template, messages, true);
+    } else {
+        EncodeText how;
+        how.parse_special = options.parse_special;
+        prompt_ = tokenizer_->encode(text, how);
+    }
+    Session::check_prompt(std::ssize(prompt_), capacity_);
+}
+
+RunnerOptions Pipeline::runner_options(Device device, Isa isa) const {
+    RunnerOptions out;
+    out.device = device;
+    out.isa = isa;
+    out.activations = activations_of(options.activations);
+    out.repack = options.repack;
+    out.kv = options.kv;
+    // Memory for a step is not taken for more tokens than there are.
+    out.step_tokens = conversation_ ? options.batch : std::min(options.batch, std::ssize(prompt_));
+    return out;
+}
+
+std::int64_t Pipeline::most_tokens() const {
+    const std::int64_t wanted = options.generate.max_tokens;
+    if (conversation_ || wanted < 0) return capacity_;
+    // The last token chosen is not fed back.
+    return std::min(capacity_, std::ssize(prompt_) + std::max<std::int64_t>(wanted - 1, 0));
+}
+
+Plan Pipeline::memory(const RunnerOptions& runner, std::int64_t tokens) const {
+    Plan plan;
+    Runner::add_to_plan(plan, *source_, runner, tokens, 1, 1);
+    plan.at(Tier::kRam, Purpose::kVocabulary) += Tokenizer::predict_bytes(source_->file());
+    plan.at(Tier::kRam, Purpose::kLogits) +=
+        Sampler::bytes(options.generate.sampling, source_->spec().vocab);
+    return plan;
+}
+
+void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const {
+    const std::int64_t new_tokens = most_tokens() - std::ssize(prompt_);
+    if (conversation_ || options.generate.max_tokens < 0) return;
+    const cost::MachineProfile profile = cost::find_profile(options.profile);
+    const cost::Machine machine{profile, common.threads > 0 ? common.threads : default_threads(),
+                                false};
+    const std::uint64_t moved =
+        plan.at(Tier::kRam, Purpose::kWeights) + plan.at(Tier::kRam, Purpose::kKv);
+    plan.seconds = cost::load_seconds(machine, source_->file().file_bytes()) +
+                   cost::prefill_seconds(machine, source_->spec(), std::ssize(prompt_), 1) +
+                   cost::decode_seconds(machine, moved, new_tokens);
+    plan.time_basis = "machine profile " + profile.name;
+}
+
+// What would make the plan fit: first what changes no result, then what does.
+std::string Pipeline::remedy(std::uint64_t limit_bytes, RunnerOptions runner) const {
+    const auto needed = [&](std::int64_t tokens) {
+        return memory(runner, tokens).total_bytes(Tier::kRam) + kBaselineBytes;
+    };
+    const std::int64_t tokens = most_tokens();
+    const auto offer = [&](const std::string& change) {
+        return change + " needs " + format_bytes(needed(tokens));
+    };
+    runner.step_tokens = std::min<std::int64_t>(runner.step_tokens, 64);
+    if (needed(tokens) <= limit_bytes) return offer("--batch-size 64");
+    const KvOptions kv = runner.kv;
+    runner.kv.type_k = runner.kv.type_v = "q8_0";
+    if (needed(tokens) <= limit_bytes) return offer("--batch-size 64 -ctk q8_0 -ctv q8_0");
+    runner.kv = kv;
+
+    const std::int64_t least = std::max<std::int64_t>(std::ssize(prompt_), 1);
+    if (needed(least) > limit_bytes)
+        return "the model alone needs " + format_bytes(needed(least)) + ": use one of fewer bits";
+    std::int64_t fits = least, too_many = std::min<std::int64_t>(tokens, 1 << 30);
+    while (too_many - fits > 1) {
+        const std::int64_t middle = fits + (too_many - fits) / 2;
+        (needed(middle) <= limit_bytes ? fits : too_many) = middle;
+    }
+    if (conversation_ || options.generate.max_tokens < 0)
+        return "--batch-size 64 --ctx-size " + std::to_string(fits) + " fits";
+    return "--batch-size 64 -n " + std::to_string(fits - least + 1) + " fits";
+}
+
+Plan Pipeline::plan(const cli::CommonOptions& common) {
+    if (!options.probe.empty()) return plan_probe(options);
+    open();
+    const RunnerOptions runner =
+        runner_options(device_of(common), parse_isa(common.cpu_isa, "--cpu-isa"));
+    Plan plan = memory(runner, most_tokens());
+    predict_time(plan, common);
+    const auto limit = Budget::parse(common.max_memory, "--max-memory")
+                           .limit_bytes[static_cast<std::size_t>(Tier::kRam)];
+    if (limit && plan.total_bytes(Tier::kRam) + kBaselineBytes > *limit)
+        plan.cheapest_change = remedy(*limit, runner);
+    return plan;
+}
+
+void Pipeline::run(cli::Context& context) {
+    if (!options.probe.empty()) return run_probe(options, context);
+    const RunnerOptions runner_options = this->runner_options(context.device, context.isa);
+    const ModelSpec& spec = source_->spec();
+    Json model = Json::object();
+    model.set("architecture", spec.architecture);
+    model.set("name", spec.name);
+    model.set("file_bytes", source_->file().file_bytes());
+    context.report.set("model", model);
+
+    Runner runner(std::move(source_), runner_options, context.team);
+    Session session(runner, *tokenizer_, options.generate,
+                    static_cast<std::uint64_t>(context.common.seed));
+    if (conversation_) {
+        converse(context, session, *tokenizer_, options);
+        return;
+    }
+    GenerateStats stats;
+    // A file gets the text alone.
+    const std::string text = answer(context, session, prompt_, isatty(1) == 1, stats);
+    context.report.set("text", text);
+    context.report.set("stats", stats_json(stats));
+    context.report.set("kv_bytes", runner.kv().bytes());
+}
+
+}  // namespace thimble::run
