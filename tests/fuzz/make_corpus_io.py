@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the seed inputs of the gguf, safetensors and json fuzz targets (corpus/<target>/)."""
+import json
+import pathlib
+import struct
+
+CORPUS = pathlib.Path(__file__).resolve().parent / "corpus"
+U8, I8, U16, I16, U32, I32, F32, BOOL, STR, ARRAY, U64, I64, F64 = range(13)
+PACK = {U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "?", U64: "Q",
+        I64: "q", F64: "d"}
+
+
+def text(s):
+    raw = s if isinstance(s, bytes) else s.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def scalar(kind, value):
+    return text(value) if kind == STR else struct.pack("<" + PACK[kind], value)
+
+
+def key(name, kind, value):
+    return text(name) + struct.pack("<I", kind) + scalar(kind, value)
+
+
+def array(name, kind, values):
+    return (text(name) + struct.pack("<IIQ", ARRAY, kind, len(values))
+            + b"".join(scalar(kind, v) for v in values))
+
+
+def tensor(name, dims, kind, offset):
+    return (text(name) + struct.pack("<I", len(dims)) + struct.pack(f"<{len(dims)}Q", *dims)
+            + struct.pack("<IQ", kind, offset))
+
+
+def gguf(keys=(), tensors=(), data=b"", version=3, alignment=32, magic=b"GGUF"):
+    head = magic + struct.pack("<IQQ", version, len(tensors), len(keys)) + b"".join(keys) + b"".join(tensors)
+    return head + b"\0" * (-len(head) % alignment) + data
+
+
+def gguf_seeds():
+    yield "empty", gguf()
+    yield "version2", gguf(version=2)
+    yield "version1", gguf(version=1)
+    yield "big_endian", gguf(version=0x03000000)
+    yield "scalars", gguf([key(f"k{k}", k, "text" if k == STR else 1) for k in range(13) if k != ARRAY])
+    yield "arrays", gguf([array(f"a{k}", k, ["x", "yz"] if k == STR else [0, 1])
+                          for k in range(13) if k != ARRAY])
+    yield "nested", gguf([text("n") + struct.pack("<IIQIQ", ARRAY, ARRAY, 1, U8, 0)])
+    yield "tensors", gguf([], [tensor("a", [8], 0, 0), tensor("b", [32, 2], 2, 32),
+                               tensor("c", [3, 0], 1, 96), tensor("d", [], 24, 96)], b"d" * 97)
+    yield "overlap", gguf([], [tensor("a", [16], 0, 0), tensor("b", [8], 0, 32)], b"d" * 64)
+    yield "aligned", gguf([key("general.alignment", U32, 64)], [tensor("a", [4], 0, 64)], b"d" * 80, alignment=64)
+    yield "wrong_alignment", gguf([key("general.alignment", U64, 64)])
+    yield "duplicate", gguf([key("k", U8, 1), key("k", U8, 2)])
+    yield "overflow", gguf([], [tensor("a", [2**32, 2**32], 0, 0)], b"d" * 32)
+    yield "huge_count", b"GGUF" + struct.pack("<IQQ", 3, 2**63, 2**63)
+    yield "huge_string", gguf([text("s") + struct.pack("<IQ", STR, 2**64 - 1)])
+    yield "kquants", gguf([], [tensor("a", [256], 12, 0), tensor("b", [256], 14, 160)], b"d" * 370)
+
+
+def safetensors(header, data=b"", pad=0):
+    raw = (header if isinstance(header, str) else json.dumps(header)).encode() + b" " * pad
+    return struct.pack("<Q", len(raw)) + raw + data
+
+
+def entry(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def safetensors_seeds():
+    yield "empty", safetensors("{}")
+    yield "padded", safetensors("{}", pad=6)
+    yield "one", safetensors({"a": entry("F32", [2], 0, 8)}, b"d" * 8)
+    yield "types", safetensors({t: entry(t, [1], i * 8, i * 8 + 8 // d) for i, (t, d) in
+                                enumerate([("F64", 1), ("I64", 1)])}, b"d" * 16)
+    yield "metadata", safetensors({"__metadata__": {"format": "pt"}, "b": entry("U8", [3], 4, 7),
+                                   "a": entry("BF16", [1, 2], 0, 4)}, b"d" * 7)
+    yield "zero", safetensors({"a": entry("F16", [0, 3], 0, 0)})
+    yield "gap", safetensors({"a": entry("I8", [2], 0, 2), "b": entry("I8", [2], 3, 5)}, b"d" * 5)
+    yield "overlap", safetensors({"a": entry("I8", [2], 0, 2), "b": entry("I8", [2], 1, 3)}, b"d" * 3)
+    yield "duplicate", safetensors('{"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]},'
+                                   '"a":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}', b"d")
+    yield "float", safetensors('{"a":{"dtype":"I8","shape":[1.0],"data_offsets":[0,1e0]}}', b"d")
+    yield "deep", safetensors('{"a":[[[[1]]]]}')
+    yield "long", struct.pack("<Q", 2**40) + b"{}"
+
+
+def json_seeds():
+    yield "config", b'{"model_type": "llama", "rope_theta": 1e4, "n": -1, "tie": true, "x": null}'
+    yield "escapes", rb'"\u00e9\ud83d\ude00\n\t\"\\\/\b\f\r\u0000\u007f"'
+    yield "utf8", '["é", "漢", "😀"]'.encode()
+    yield "numbers", b"[0, -0, 1, -1, 9223372036854775807, -9223372036854775808, 18446744073709551615, " \
+                     b"1e308, 4.9e-324, 0.1, 123456789012345678901234567890]"
+    yield "nested", b"[" * 60 + b"]" * 60
+    yield "too_deep", b"[" * 70 + b"]" * 70
+    yield "duplicate", b'{"a": 1, "b": {"c": 1, "c": 2}}'
+    yield "index", b'{"metadata": {"total_size": 8}, "weight_map": {"a": "m-00001-of-00002.safetensors"}}'
+    yield "tokenizer", b'{"model": {"type": "BPE", "vocab": {"a": 0, "ab": 1}, "merges": ["a b"]}}'
+    yield "cut", b'{"a": ['
+    yield "bad_utf8", b'"\xff"'
+    yield "bom", b'\xef\xbb\xbf{}'
+
+
+if __name__ == "__main__":
+    for target, seeds in (("gguf", gguf_seeds()), ("safetensors", safetensors_seeds()), ("json", json_seeds())):
+        (CORPUS / target).mkdir(parents=True, exist_ok=True)
+        for name, data in seeds:
+            (CORPUS / target / name).write_bytes(data)
