@@ -46,7 +46,7 @@ class Builder final : public YAML::EventHandler {
     void OnDocumentStart(const YAML::Mark&) override {}
     void OnDocumentEnd() override {}
     void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
-        add({.line = line_of(mark)}, anchor);
+        add({.line = line_of(mark), .members = {}}, anchor);
     }
     void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
         const auto found = anchors_.find(anchor);
@@ -62,7 +62,8 @@ class Builder final : public YAML::EventHandler {
         add({.kind = YamlNode::Kind::kScalar,
              .quoted = tag == "!",
              .line = line_of(mark),
-             .text = value},
+             .text = value,
+             .members = {}},
             anchor);
     }
     void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
@@ -98,7 +99,7 @@ class Builder final : public YAML::EventHandler {
     void open(YamlNode::Kind kind, const YAML::Mark& mark, YAML::anchor_t anchor) {
         if (open_.size() + 1 > limits_.max_depth) throw too_deep(line_of(mark));
         if (awaits_key()) throw bad(line_of(mark), "a key must be a plain text");
-        open_.push_back({{.kind = kind, .line = line_of(mark)}, anchor, false});
+        open_.push_back({{.kind = kind, .line = line_of(mark), .members = {}}, anchor, false});
     }
     void close() {
         Open done = std::move(open_.back());

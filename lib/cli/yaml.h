@@ -20,7 +20,7 @@ struct YamlNode {
     int line = 0;           // 1-based
     std::string text = {};  // scalars
     std::vector<YamlNode> items = {};
-    std::vector<YamlMember> members = {};  // in the file's order
+    std::vector<YamlMember> members;  // in the file's order; no initialiser: still incomplete
 
     [[nodiscard]] bool is_scalar() const noexcept { return kind == Kind::kScalar; }
     [[nodiscard]] bool is_list() const noexcept { return kind == Kind::kList; }
