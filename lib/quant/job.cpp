@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <filesystem>
 #include <map>
 
 #include "core/checked.h"
@@ -77,6 +78,8 @@ struct QuantizeJob::State {
     std::vector<TensorChoice> choices;
     std::vector<TensorSpec> specs;
     std::vector<TensorReport> reports;
+    Metadata base;      // the output's, but for the step recorded last
+    Charge vocabulary;  // what `base` holds beyond the source's own metadata
     std::uint64_t input_bytes = 0, output_bytes = 0, header_bytes = 0;
     std::size_t slice = kSliceBytes;
 
@@ -87,17 +90,20 @@ struct QuantizeJob::State {
           source(ModelFile::open(o.model)),
           choices(choose_formats(source, options)) {}
 
+    void make_base();
     [[nodiscard]] Metadata metadata(bool hash_inputs) const;
     void add_notes(Plan& plan) const;
     [[nodiscard]] std::size_t least_slice() const;
     [[nodiscard]] std::size_t most_slice() const;
 };
 
-Metadata QuantizeJob::State::metadata(bool hash_inputs) const {
-    Metadata out = source.gguf_metadata();
-    if (source.file().container() == Container::kHuggingFace)
-        Tokenizer::open(source.file())->write_vocabulary(out);
-    for (const char* key : {"split.no", "split.count", "split.tensors.count"}) out.erase(key);
+void QuantizeJob::State::make_base() {
+    base = source.gguf_metadata();
+    if (source.file().container() == Container::kHuggingFace) {
+        Tokenizer::open(source.file())->write_vocabulary(base);
+        vocabulary = Charge(Tier::kRam, Purpose::kVocabulary, base.memory_bytes());
+    }
+    for (const char* key : {"split.no", "split.count", "split.tensors.count"}) base.erase(key);
 
     std::map<LayoutId, std::uint64_t> weights;  // by format, of matrices
     bool quantised = false;
@@ -111,11 +117,14 @@ Metadata QuantizeJob::State::metadata(bool hash_inputs) const {
         const auto most =
             std::max_element(weights.begin(), weights.end(),
                              [](const auto& a, const auto& b) { return a.second < b.second; });
-        out.set("general.file_type", static_cast<std::uint32_t>(file_type(most->first)));
+        base.set("general.file_type", static_cast<std::uint32_t>(file_type(most->first)));
     }
-    out.erase("general.quantization_version");
-    if (quantised) out.set("general.quantization_version", kQuantizationVersion);
+    base.erase("general.quantization_version");
+    if (quantised) base.set("general.quantization_version", kQuantizationVersion);
+}
 
+Metadata QuantizeJob::State::metadata(bool hash_inputs) const {
+    Metadata out = base;
     QuantizeOptions recorded = options;
     const std::vector<std::string> files = source.file().files();
     append_step(out, {"quantize", version, [&](OptionVisitor& v) { recorded.visit(v); }, files},
@@ -151,6 +160,7 @@ QuantizeJob::QuantizeJob(const QuantizeOptions& options, std::string_view versio
         s.input_bytes += report.bytes_in;
         s.reports.push_back(report);
     }
+    s.make_base();
     const Metadata metadata = s.metadata(false);
     s.output_bytes = GgufWriter::predict_bytes(metadata, s.specs);
     std::uint64_t data = 0;
@@ -195,7 +205,9 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
     const auto workers = static_cast<std::uint64_t>(threads);
     Plan plan;
     std::uint64_t& vocabulary = plan.at(Tier::kRam, Purpose::kVocabulary);
-    vocabulary = s.source.file().metadata().memory_bytes();
+    vocabulary = s.source.file().metadata().memory_bytes() + s.vocabulary.bytes();
+    if (s.source.file().container() == Container::kHuggingFace)
+        vocabulary = std::max(vocabulary, Tokenizer::predict_bytes(s.source.file()));
 
     s.slice = s.most_slice();
     if (ram_limit_bytes) {
@@ -219,6 +231,10 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
 
 bool QuantizeJob::run(Team& team, const QuantProgress& progress) {
     State& s = *state_;
+    if (!s.options.overwrite && std::filesystem::exists(s.output)) {
+        throw Error(Exit::kCannotCreate, escaped(s.output, 1024), "the output exists",
+                    "give --overwrite to replace it");
+    }
     GgufWriter writer(s.output, s.metadata(true), s.specs,
                       s.options.overwrite ? IfExists::kReplace : IfExists::kRefuse);
     const Charge disk(Tier::kDisk, Purpose::kWeights, writer.file_bytes());
