@@ -115,11 +115,15 @@ void read_sizes(const ConfigReader& reader, const ModelFile& file, ModelConfig& 
 
 // The older keys hold scaling only; the newer ones hold everything, for all layers or per type.
 const Json* hf_rope(const ConfigReader& reader, std::string_view layer_type) {
-    if (const Json* rope = reader.json(kRopeParameters.hf)) {
-        if (const Json* own = rope->find(layer_type)) return own->is_null() ? nullptr : own;
-        return rope->find("sliding_attention") || rope->find("full_attention") ? nullptr : rope;
-    }
-    return layer_type == "full_attention" ? reader.json(kScalingType.hf) : nullptr;
+    const bool older = !reader.has(kRopeParameters);
+    const ConfigKey& key = older ? kScalingType : kRopeParameters;
+    const Json* rope = reader.json(key.hf);
+    if (rope == nullptr || (older && layer_type != "full_attention")) return nullptr;
+    const bool per_type = rope->find("full_attention") || rope->find("sliding_attention");
+    if (per_type) rope = rope->find(layer_type);
+    if (rope == nullptr || rope->is_null()) return nullptr;
+    if (!rope->is_object()) reader.fail(key, "must be an object");
+    return rope;
 }
 
 double hf_number(const ConfigReader& reader, const Json& rope, std::string_view key, double least,
@@ -128,9 +132,8 @@ double hf_number(const ConfigReader& reader, const Json& rope, std::string_view 
     const Json* value = rope.find(key);
     const double number = value ? value->as_double(where) : std::nan("");
     if (!(number >= least && number <= most)) {
-        throw Error(Exit::kBadData, where,
-                    "is missing or out of range: expected " + Json(least).dump() + " to " +
-                        Json(most).dump());
+        reader.fail({"", key}, "is missing or out of range: expected " + Json(least).dump() +
+                                   " to " + Json(most).dump());
     }
     return number;
 }
@@ -285,10 +288,10 @@ const Architecture& architecture_of(const ModelFile& file) {
         if (known.back() == name) return *a;
     }
     std::string list;
-    for (const std::string& k : known) list += (list.empty() ? "" : ", ") + k;
-    throw Error(Exit::kBadData, where,
-                "architecture '" + escaped(name) + "' is not supported" + did_you_mean(name, known),
-                "supported: " + list);
+    for (const std::string& k : known) list += (list.empty() ? "supported: " : ", ") + k;
+    const std::string near = did_you_mean(name, known);
+    throw Error(Exit::kBadData, where, "architecture '" + escaped(name) + "' is not supported",
+                near.empty() ? list : near);
 }
 
 ModelConfig read_config(const ModelFile& file, const Architecture& architecture) {

@@ -13,7 +13,8 @@ std::string ConfigReader::where(const ConfigKey& key) const {
 }
 
 void ConfigReader::fail(const ConfigKey& key, const std::string& what) const {
-    throw Error(Exit::kBadData, where(key), what);
+    throw Error(Exit::kBadData, escaped(file_.path(), 1024),
+                "key '" + (hf_ ? std::string(key.hf) : gguf_key(key)) + "' " + what);
 }
 
 const Json* ConfigReader::json(std::string_view key) const {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/golden_model.h"
 
-#include <cstring>
-
 #include "core/error.h"
 #include "format/weight_format.h"
 #include "io/gguf_writer.h"
+#include "io/safetensors_writer.h"
 #include "model/source.h"
+#include "tests/support/temp_dir.h"
 
 namespace thimble::test {
 namespace {
@@ -62,12 +62,23 @@ const GoldenModel& golden_model(const std::string& name) {
     throw Error(Exit::kFailure, "golden", "there is no golden model " + name);
 }
 
-void write_gguf(const std::string& directory, const std::string& path, const std::string& format) {
+ModelCopy ModelCopy::of_hf(const std::string& directory) {
+    const auto file = ModelFile::open(directory);
+    ModelCopy copy;
+    copy.config = file->config();
+    for (const TensorEntry& entry : file->tensors()) {
+        copy.specs.push_back({entry.name, entry.type, entry.dims});
+        copy.data.push_back(read<std::byte>(*file, entry.name));
+    }
+    return copy;
+}
+
+ModelCopy ModelCopy::as_gguf(const std::string& directory, const std::string& format) {
     const auto source = ModelSource::open(directory);
     const WeightFormat& wanted = weight_formats().get(format, "test");
     const WeightFormat& plain = weight_formats().get("f32", "test");
-    std::vector<TensorSpec> specs;
-    std::vector<std::vector<std::byte>> contents;
+    ModelCopy copy;
+    copy.metadata = source->gguf_metadata();
     for (const SourceTensor& tensor : source->tensors()) {
         const bool packs = tensor.is_matrix && tensor.cols() % wanted.info().block_elements == 0;
         const WeightFormat& used = packs ? wanted : plain;
@@ -76,11 +87,36 @@ void write_gguf(const std::string& directory, const std::string& path, const std
         source->read_rows(tensor, 0, tensor.rows(), rows.data(), scratch);
         Collect sink;
         used.encoder({tensor.rows(), tensor.cols()}, {})->encode(0, rows, sink);
-        specs.push_back({tensor.name, *tensor_type_of(used.info().layout), tensor.dims});
-        contents.push_back(std::move(sink.bytes));
+        copy.specs.push_back({tensor.name, *tensor_type_of(used.info().layout), tensor.dims});
+        copy.data.push_back(std::move(sink.bytes));
     }
-    GgufWriter writer(path, source->gguf_metadata(), specs, IfExists::kReplace);
-    for (std::size_t i = 0; i < contents.size(); ++i) writer.write(i, 0, contents[i]);
+    return copy;
+}
+
+std::size_t ModelCopy::index(const std::string& tensor) const {
+    for (std::size_t i = 0; i < specs.size(); ++i) {
+        if (specs[i].name == tensor) return i;
+    }
+    throw Error(Exit::kFailure, "test", "there is no tensor " + tensor);
+}
+
+void ModelCopy::remove(std::size_t tensor) {
+    specs.erase(specs.begin() + static_cast<std::ptrdiff_t>(tensor));
+    data.erase(data.begin() + static_cast<std::ptrdiff_t>(tensor));
+}
+
+void ModelCopy::write_hf(const std::string& directory) const {
+    SafetensorsOptions options;
+    options.if_exists = IfExists::kReplace;
+    SafetensorsWriter writer(directory, specs, options);
+    for (std::size_t i = 0; i < data.size(); ++i) writer.write(i, 0, data[i]);
+    writer.finish();
+    spew(directory + "/config.json", config.dump(2));
+}
+
+void ModelCopy::write_gguf(const std::string& path) const {
+    GgufWriter writer(path, metadata, specs, IfExists::kReplace);
+    for (std::size_t i = 0; i < data.size(); ++i) writer.write(i, 0, data[i]);
     writer.finish();
 }
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tiny random models of tests/golden/models and what transformers computes with them
-// (scripts/make_golden_model.py).
+// The tiny random models of tests/golden/models, what transformers computes with them
+// (scripts/make_golden_model.py), and copies of them to spoil.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include "io/model_file.h"
 
 namespace thimble::test {
 
@@ -24,8 +26,23 @@ struct GoldenModel {
 [[nodiscard]] const std::vector<GoldenModel>& golden_models();
 [[nodiscard]] const GoldenModel& golden_model(const std::string& name);
 
-// Writes the model as one GGUF file: matrices in `format` ("f32", "q8_0", ...; where a row is no
-// multiple of its block, and for vectors: f32), metadata translated, no vocabulary.
-void write_gguf(const std::string& directory, const std::string& path, const std::string& format);
+// A whole model in memory, to be changed and written again.
+struct ModelCopy {
+    Metadata metadata;  // GGUF
+    Json config;        // Hugging Face
+    std::vector<TensorSpec> specs;
+    std::vector<std::vector<std::byte>> data;
+
+    // As it is on disk, tensors under their stored names.
+    [[nodiscard]] static ModelCopy of_hf(const std::string& directory);
+    // Translated: canonical names and rows, matrices in `format` ("f32", "q8_0", ...; where a row
+    // is no multiple of its block, and for vectors: f32), metadata without a vocabulary.
+    [[nodiscard]] static ModelCopy as_gguf(const std::string& directory, const std::string& format);
+
+    [[nodiscard]] std::size_t index(const std::string& tensor) const;
+    void remove(std::size_t tensor);
+    void write_hf(const std::string& directory) const;
+    void write_gguf(const std::string& path) const;
+};
 
 }  // namespace thimble::test
