@@ -1,16 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cli/report.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <ctime>
 
 #include "core/cpu.h"
-#include "core/error.h"
 #include "core/strings.h"
 
 namespace thimble::cli {
@@ -123,18 +117,6 @@ std::string memory_text(const Plan& plan) {
     out += row("ram VmHWM", format_bytes(plan.total_bytes(Tier::kRam)),
                format_bytes(process_memory().peak_resident_bytes));
     return out;
-}
-
-void write_file_atomically(const std::string& path, std::string_view text) {
-    const std::string partial = path + ".partial";
-    const int fd = open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) throw Error(Exit::kCannotCreate, path, std::strerror(errno));
-    const ssize_t n = write(fd, text.data(), text.size());
-    const bool whole = n == static_cast<ssize_t>(text.size()) && fsync(fd) == 0;
-    if (close(fd) != 0 || !whole || std::rename(partial.c_str(), path.c_str()) != 0) {
-        std::remove(partial.c_str());
-        throw Error(Exit::kIo, path, "cannot be written");
-    }
 }
 
 std::string utc_now() {

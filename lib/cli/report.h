@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <string_view>
 
 #include "core/plan.h"
 #include "io/json.h"
@@ -17,9 +16,6 @@ namespace thimble::cli {
 [[nodiscard]] Json measured_json();
 // A table for stderr: one row per purpose that was planned or charged.
 [[nodiscard]] std::string memory_text(const Plan& plan);
-
-// A report beside `path`, then renamed onto it.
-void write_file_atomically(const std::string& path, std::string_view text);
 
 // YYYY-MM-DDThh:mm:ssZ; for reports only, never for model files.
 [[nodiscard]] std::string utc_now();

@@ -15,7 +15,7 @@
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/strings.h"
-#include "io/file.h"
+#include "io/atomic_file.h"
 
 namespace thimble::cli {
 namespace {
@@ -282,7 +282,7 @@ class Invocation {
         if (common_.json == "-") {
             console_.out(text);
         } else {
-            write_file_atomically(common_.json, text);
+            write_text_file(common_.json, text, IfExists::kReplace);
         }
     }
 
@@ -324,7 +324,8 @@ void CommonOptions::visit(OptionVisitor& v) {
     v.option({.name = "json",
               .help = "write the report as JSON; - for stdout",
               .value = "FILE",
-              .changes_output = false},
+              .changes_output = false,
+              .is_output = true},
              json);
     v.option({.name = "progress",
               .help = "progress on stderr",
