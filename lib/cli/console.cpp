@@ -95,7 +95,7 @@ void Console::configure(const CommonOptions& common) {
     quiet_ = common.quiet;
     verbose_ = common.verbose;
     jsonl_ = common.progress == "jsonl";
-    bar_allowed_ = common.progress == "auto" && !quiet_ && terminal();
+    bar_allowed_ = common.progress == "auto" && terminal();
 }
 
 void Console::out(std::string_view text) {

@@ -338,7 +338,7 @@ void CommonOptions::visit(OptionVisitor& v) {
              dry_run);
     v.option({.name = "quiet",
               .letter = 'q',
-              .help = "warnings only on stderr",
+              .help = "warnings and progress only on stderr",
               .changes_output = false},
              quiet);
     v.option({.name = "verbose",

@@ -27,7 +27,7 @@ struct CommonOptions {
     std::string json;               // FILE or "-": the JSON report
     std::string progress = "auto";  // auto | none | jsonl
     bool dry_run = false;
-    bool quiet = false;    // warnings only
+    bool quiet = false;    // warnings and progress only
     bool verbose = false;  // debug notes too
     void visit(OptionVisitor& v);
 };

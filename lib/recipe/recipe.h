@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// A recipe as data: steps in an order in which each comes after what it needs, variables and
+// matrices already expanded. Reading checks everything that can be checked without the tools.
+//
+//   recipe: 1
+//   vars: {text: /usr/share/common-licenses/GPL-3}
+//   steps:
+//     - id: q
+//       matrix: {type: [q8_0, q4_0]}
+//       uses: quantize
+//       with: {model: in.gguf, output: "out-${matrix.type}.gguf", format: "${matrix.type}"}
+//     - id: table
+//       uses: evaluate report
+//       with: {files: ["${steps.q[*].json}"]}
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cli/yaml.h"
+
+namespace thimble::recipe {
+
+// One value of an option, all references replaced.
+struct Value {
+    std::string text;
+    // Leading bytes that came from --set: a path that starts with them is the user's own, relative
+    // to the caller's directory; all others lie under the work directory.
+    std::size_t user_bytes = 0;
+};
+
+struct StepOption {
+    std::string name;
+    int line = 0;
+    std::vector<Value> values;
+};
+
+enum class Measure : unsigned char {
+    kNone,    // the outputs are all there is
+    kOnce,    // the result holds timings: cached per machine, run again by --remeasure
+    kAlways,  // run each time
+};
+
+struct Step {
+    std::string id;    // "q" or, from a matrix, "q[q8_0]"
+    std::string base;  // "q"
+    int line = 0;
+    std::string tool, command;  // "evaluate", "report"
+    std::vector<StepOption> with;
+    std::vector<std::size_t> needs;  // indices of earlier steps, ascending
+    Measure measure = Measure::kNone;
+    bool show = false;  // its stdout is part of the recipe's
+    [[nodiscard]] const StepOption* find(std::string_view option) const noexcept;
+};
+
+struct Recipe {
+    std::string file;
+    std::string description;
+    std::vector<Step> steps;
+    [[nodiscard]] std::string at(int line) const { return file + ":" + std::to_string(line); }
+    // The indices of "id" (all instances of a matrix) or "id[x]"; an unknown id is Error(kUsage).
+    [[nodiscard]] std::vector<std::size_t> find(std::string_view id, std::string_view where) const;
+};
+
+// `sets` are "key=value" texts that replace variables. Errors are kUsage with "file:line".
+[[nodiscard]] Recipe parse_recipe(const cli::YamlNode& root, std::string_view file,
+                                  const std::vector<std::string>& sets);
+
+}  // namespace thimble::recipe

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "recipe/toolbox.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/error.h"
+#include "core/strings.h"
+#include "recipe/child.h"
+
+namespace thimble::recipe {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kMaxSchemaBytes = std::size_t{4} << 20;
+
+bool flag_of(const Json& entry, const char* key) {
+    const Json* value = entry.find(key);
+    return value != nullptr && value->is_bool() && value->as_bool(key);
+}
+
+std::string type_of(const Json& entry) {
+    const Json* type = entry.find("type");
+    return type == nullptr ? "" : type->as_string("type");
+}
+
+// Options whose values a schema does not describe by type are checked as any text.
+class ValueSetter {
+  public:
+    ValueSetter(const std::string& name, const Json& entry) : entry_(entry) {
+        info_.name = name.c_str();
+        const Json* items = entry.find("items");
+        const Json* choices = (items != nullptr ? items : &entry)->find("enum");
+        if (choices != nullptr)
+            for (const Json& choice : choices->as_array("enum"))
+                info_.choices.push_back(choice.as_string("enum"));
+        if (const Json* least = entry.find("minimum")) info_.least = least->as_double("minimum");
+        if (const Json* most = entry.find("maximum")) info_.most = most->as_double("maximum");
+    }
+    // The values in the tool's own canonical text.
+    std::vector<std::string> canonical(const std::vector<std::string>& texts,
+                                       const std::string& where) {
+        const std::string type = type_of(entry_);
+        bool flag = false;
+        std::int64_t whole = 0;
+        double number = 0;
+        std::string text;
+        std::vector<std::string> list;
+        const Visitable visit = [&](OptionVisitor& v) {
+            if (type == "boolean") return v.option(info_, flag);
+            if (type == "integer") return v.option(info_, whole);
+            if (type == "number") return v.option(info_, number);
+            if (type == "array") return v.option(info_, list);
+            v.option(info_, text);
+        };
+        set_option(visit, info_.name, texts, where);
+        return list_options(visit).front().values;
+    }
+
+  private:
+    OptionInfo info_{};
+    const Json& entry_;
+};
+
+bool is_default(const Json& entry, const std::vector<std::string>& values) {
+    const Json* standard = entry.find("default");
+    if (standard == nullptr) return false;
+    if (standard->is_array()) return values.empty() && standard->as_array("default").empty();
+    if (standard->is_string()) return values.front() == standard->as_string("default");
+    if (standard->is_bool())
+        return values.front() == (standard->as_bool("default") ? "true" : "false");
+    return values.front() == standard->dump();
+}
+
+void append_flag(std::vector<std::string>& argv, const std::string& name, const std::string& type,
+                 const std::string& value) {
+    if (type == "boolean") {
+        argv.push_back("--" + name + (value == "true" ? "" : "=false"));
+    } else if (value.starts_with('-') && value.size() > 1) {
+        argv.push_back("--" + name + "=" + value);
+    } else {
+        argv.push_back("--" + name);
+        argv.push_back(value);
+    }
+}
+
+}  // namespace
+
+ToolDirectory ToolDirectory::beside_this_executable() {
+    std::error_code failed;
+    const fs::path self = fs::read_symlink("/proc/self/exe", failed);
+    if (failed) throw Error(Exit::kFailure, "/proc/self/exe", failed.message());
+    const bool installed = self.filename().string().starts_with("thimble-");
+    return {self.parent_path().string(), installed ? "thimble-" : ""};
+}
+
+std::string ToolDirectory::path(std::string_view tool) const {
+    return (fs::path(directory) / (prefix + std::string(tool))).string();
+}
+
+std::vector<std::string> ToolDirectory::names() const {
+    std::vector<std::string> found;
+    std::error_code failed;
+    for (const auto& entry : fs::directory_iterator(directory, failed)) {
+        const std::string file = entry.path().filename().string();
+        if (file.starts_with(prefix) && entry.is_regular_file(failed) &&
+            access(entry.path().c_str(), X_OK) == 0)
+            found.push_back(file.substr(prefix.size()));
+    }
+    std::sort(found.begin(), found.end());
+    return found;
+}
+
+std::string resolve_path(const Value& value, const Surroundings& surroundings, bool is_output,
+                         std::string_view where) {
+    if (value.text.empty()) return {};
+    const fs::path path(value.text);
+    const bool from_user = value.user_bytes > 0;
+    const std::string written = value.text.substr(value.user_bytes);
+    for (const fs::path& part : fs::path(written)) {
+        if (part == "..")
+            throw Error(Exit::kUsage, std::string(where),
+                        "'" + escaped(value.text) + "' leaves the work directory",
+                        "paths may not contain '..'");
+    }
+    if (path.is_absolute()) {
+        if (is_output && !from_user)
+            throw Error(Exit::kUsage, std::string(where),
+                        "'" + escaped(value.text) + "' is absolute; outputs lie under --workdir",
+                        "write a relative path and choose the directory with --workdir");
+        return path.lexically_normal().string();
+    }
+    const fs::path base = from_user ? surroundings.caller_directory : surroundings.workdir;
+    return (base / path).lexically_normal().string();
+}
+
+const Json& Toolbox::schema(const Recipe& recipe, const Step& step) {
+    const std::string name = step.tool + (step.command.empty() ? "" : " " + step.command);
+    const auto known = schemas_.find(name);
+    if (known != schemas_.end()) return known->second;
+    const std::string executable = directory_.path(step.tool);
+    if (step.tool == "recipe" || access(executable.c_str(), X_OK) != 0) {
+        throw Error(Exit::kUsage, recipe.at(step.line),
+                    "no tool '" + step.tool + "' that a step could use",
+                    did_you_mean(step.tool, directory_.names()));
+    }
+    std::vector<std::string> command = {executable};
+    if (!step.command.empty()) command.push_back(step.command);
+    command.push_back("--print-schema");
+    std::string text;
+    const auto take = [&](std::string_view part) {
+        text += part;
+        if (text.size() > kMaxSchemaBytes)
+            throw Error(Exit::kFailure, executable, "prints a schema larger than 4 MiB");
+    };
+    const int code =
+        run_child(command, {.on_stdout = take, .pending_signal = {}, .quiet_stderr = true});
+    if (code != 0)
+        throw Error(Exit::kUsage, recipe.at(step.line), "no command '" + name + "'",
+                    "see " + step.tool + " --help");
+    Json schema = parse_json(text, executable + " --print-schema");
+    const Json* title = schema.find("title");
+    if (title == nullptr || !title->is_string() || title->as_string("title") != name)
+        throw Error(Exit::kUsage, recipe.at(step.line), "no command '" + name + "'",
+                    "see " + step.tool + " --help");
+    return schemas_.emplace(name, std::move(schema)).first->second;
+}
+
+StepCommand Toolbox::command(const Recipe& recipe, const Step& step,
+                             const Surroundings& surroundings) {
+    const Json& tool_schema = schema(recipe, step);
+    const Json* found = tool_schema.find("properties");
+    const JsonMembers& properties = found->as_members("properties");
+    std::vector<std::string> names;
+    for (const auto& [name, entry] : properties) names.push_back(name);
+    for (const StepOption& option : step.with) {
+        if (std::find(names.begin(), names.end(), option.name) == names.end())
+            throw Error(Exit::kUsage, recipe.at(option.line),
+                        step.tool + " has no option '" + escaped(option.name) + "'",
+                        did_you_mean(option.name, names));
+    }
+    for (const Json& required : tool_schema.find("required")->as_array("required")) {
+        const std::string& name = required.as_string("required");
+        if (step.find(name) == nullptr)
+            throw Error(
+                Exit::kUsage, recipe.at(step.line),
+                "step '" + step.id + "' lacks '" + name + "', which " + step.tool + " requires");
+    }
+
+    StepCommand result;
+    result.executable = directory_.path(step.tool);
+    result.argv = {result.executable};
+    if (!step.command.empty()) result.argv.push_back(step.command);
+    for (const auto& [name, entry] : properties) {
+        const StepOption* option = step.find(name);
+        if (option == nullptr) continue;
+        const std::string where = recipe.at(option->line) + ": " + name;
+        const bool input = flag_of(entry, "x-input"), output = flag_of(entry, "x-output");
+        std::vector<std::string> texts, keyed;
+        for (const Value& value : option->values) {
+            keyed.push_back(value.text);
+            texts.push_back(input || output ? resolve_path(value, surroundings, output, where)
+                                            : value.text);
+            if (texts.back().empty()) continue;
+            if (input) result.inputs.push_back({name, texts.back(), option->line});
+            if (output) result.outputs.push_back({name, texts.back(), option->line});
+        }
+        const std::vector<std::string> values = ValueSetter(name, entry).canonical(texts, where);
+        for (const std::string& value : values)
+            append_flag(result.argv, name, type_of(entry), value);
+        if (name == "json") result.report = values.front(), result.own_report = true;
+        const bool matters = flag_of(entry, "x-changes-output") || output;
+        if (!matters || is_default(entry, values)) continue;
+        Json list = Json::array();
+        if (!input)
+            for (const std::string& text : output ? keyed : values) list.push(text);
+        result.key_options.set(name, list);
+    }
+    for (const auto& record : list_options([&](OptionVisitor& v) {
+             cli::CommonOptions copy = *surroundings.common;
+             copy.visit(v);
+         })) {
+        static const std::vector<std::string> kPassedOn = {"max-memory", "threads", "device",
+                                                           "cpu-isa", "seed"};
+        const std::string name = record.info.name;
+        if (std::find(kPassedOn.begin(), kPassedOn.end(), name) == kPassedOn.end()) continue;
+        const Json* entry = found->find(name);
+        if (entry == nullptr || step.find(name) != nullptr || is_default(*entry, record.values))
+            continue;
+        append_flag(result.argv, name, type_of(*entry), record.values.front());
+        if (!flag_of(*entry, "x-changes-output")) continue;
+        Json list = Json::array();
+        list.push(record.values.front());
+        result.key_options.set(name, list);
+    }
+    return result;
+}
+
+}  // namespace thimble::recipe

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// recipe: runs, checks and plans chains of the other tools.
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "cli/console.h"
+#include "cli/tool.h"
+#include "core/cpu.h"
+#include "core/error.h"
+#include "core/strings.h"
+#include "recipe/runner.h"
+
+using namespace thimble;
+
+namespace {
+
+constexpr std::uint64_t kBaselineBytes = std::uint64_t{8} << 20;
+
+struct RecipeOptions {
+    std::string file, workdir = ".", tools;
+    std::vector<std::string> sets;
+    void visit(OptionVisitor& v) {
+        v.option({.name = "recipe",
+                  .help = "the recipe",
+                  .value = "FILE.yaml",
+                  .required = true,
+                  .is_input = true,
+                  .positional = true},
+                 file);
+        v.option({.name = "workdir",
+                  .letter = 'w',
+                  .help = "where outputs go and relative paths of the recipe lead",
+                  .value = "DIR"},
+                 workdir);
+        v.option({.name = "set",
+                  .help = "give a variable a value; a relative path leads from here, not from "
+                          "--workdir",
+                  .value = "KEY=VALUE"},
+                 sets);
+        v.option({.name = "tools",
+                  .help = "directory of the tools; empty: beside this executable",
+                  .value = "DIR"},
+                 tools);
+    }
+};
+
+struct RunOptions {
+    RecipeOptions recipe;
+    recipe::RunnerOptions runner;
+    void visit(OptionVisitor& v) {
+        recipe.visit(v);
+        v.option(
+            {.name = "from", .help = "run this step and all that need it again", .value = "ID"},
+            runner.from);
+        v.option({.name = "only", .help = "leave all other steps alone", .value = "ID"},
+                 runner.only);
+        v.option({.name = "remeasure", .help = "run the steps that measure again"},
+                 runner.remeasure);
+    }
+};
+
+recipe::Runner make_runner(const RecipeOptions& options, recipe::RunnerOptions runner,
+                           cli::Context& context) {
+    recipe::ToolDirectory tools = recipe::ToolDirectory::beside_this_executable();
+    if (!options.tools.empty()) tools = {options.tools, ""};
+    runner.workdir = options.workdir;
+    recipe::Host host{.common = &context.common,
+                      .isa = name(context.isa),
+                      .threads = context.team.threads(),
+                      .show = {},
+                      .pending_signal = cli::seen_signal};
+    if (!context.stdout_is_json())
+        host.show = [&context](std::string_view text) { context.print(text); };
+    recipe::Toolbox toolbox(tools);
+    return {recipe::parse_recipe(cli::read_yaml_file(options.file), options.file, options.sets),
+            toolbox, runner, host};
+}
+
+void run(const RunOptions& options, cli::Context& context) {
+    recipe::Runner runner = make_runner(options.recipe, options.runner, context);
+    if (context.common.dry_run) {
+        runner.check_inputs();
+        if (!context.stdout_is_json()) context.print(runner.script());
+        context.report.set("script", runner.script());
+        return;
+    }
+    context.report.set("steps", runner.run());
+}
+
+void check(const RecipeOptions& options, cli::Context& context) {
+    const recipe::Runner runner = make_runner(options, {}, context);
+    runner.check_inputs();
+    const std::int64_t steps = static_cast<std::int64_t>(runner.recipe().steps.size());
+    context.report.set("steps", steps);
+    if (!context.stdout_is_json())
+        context.print(options.file + ": " + std::to_string(steps) + " steps, valid\n");
+}
+
+std::string plan_line(const Json& step) {
+    const auto size = [](const Json* predicted, const char* key) {
+        const Json* value = predicted == nullptr ? nullptr : predicted->find(key);
+        const std::int64_t bytes = value == nullptr ? 0 : value->as_int(key);
+        return bytes == 0 ? std::string("-") : format_bytes(static_cast<std::uint64_t>(bytes));
+    };
+    const Json* predicted = step.find("predicted");
+    char text[512];
+    std::snprintf(
+        text, sizeof(text), "%-28s %-12s %12s %12s  %s\n", step.find("id")->as_string("id").c_str(),
+        step.find("runs")->as_bool("runs") ? "runs" : "up to date",
+        size(predicted, "ram_peak_bytes").c_str(), size(predicted, "output_bytes").c_str(),
+        escaped(step.find("reason")->as_string("reason"), 200).c_str());
+    return text;
+}
+
+void plan(const RunOptions& options, cli::Context& context) {
+    recipe::Runner runner = make_runner(options.recipe, options.runner, context);
+    const Json steps = runner.plan();
+    context.report.set("steps", steps);
+    if (context.stdout_is_json()) return;
+    char head[160];
+    std::snprintf(head, sizeof(head), "%-28s %-12s %12s %12s  %s\n", "step", "state", "ram peak",
+                  "output", "why");
+    std::string text = head;
+    for (const Json& step : steps.as_array("steps")) text += plan_line(step);
+    context.print(text);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    RunOptions run_options, plan_options;
+    RecipeOptions check_options;
+    const auto visit = [](auto& options) {
+        return [&options](OptionVisitor& v) { options.visit(v); };
+    };
+    return cli::run_tool(
+        {.name = "recipe",
+         .summary = "runs chains of tools written in YAML, and only what is not up to date",
+         .epilog = "Examples:\n"
+                   "  recipe run recipes/quickstart.yaml --workdir out --set models=DIR\n"
+                   "  recipe plan recipes/quickstart.yaml --workdir out --set models=DIR\n"
+                   "  recipe run r.yaml --dry-run        commands to paste into a shell\n",
+         .baseline_bytes = kBaselineBytes},
+        {{.name = "run",
+          .help = "run what is not up to date",
+          .options = visit(run_options),
+          .run = [&](cli::Context& c) { run(run_options, c); },
+          .runs_dry = true},
+         {.name = "plan",
+          .help = "say what would run, why, and what it would need",
+          .options = visit(plan_options),
+          .run = [&](cli::Context& c) { plan(plan_options, c); },
+          .runs_dry = true},
+         {.name = "check",
+          .help = "check the recipe, every option and the inputs",
+          .options = visit(check_options),
+          .run = [&](cli::Context& c) { check(check_options, c); },
+          .runs_dry = true}},
+        argc, argv);
+}
