@@ -46,7 +46,7 @@ class Builder final : public YAML::EventHandler {
     void OnDocumentStart(const YAML::Mark&) override {}
     void OnDocumentEnd() override {}
     void OnNull(const YAML::Mark& mark, YAML::anchor_t anchor) override {
-        add({.line = line_of(mark), .members = {}}, anchor);
+        add(node(YamlNode::Kind::kNull, mark), anchor);
     }
     void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
         const auto found = anchors_.find(anchor);
@@ -59,12 +59,10 @@ class Builder final : public YAML::EventHandler {
     void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                   const std::string& value) override {
         check_tag(mark, tag);
-        add({.kind = YamlNode::Kind::kScalar,
-             .quoted = tag == "!",
-             .line = line_of(mark),
-             .text = value,
-             .members = {}},
-            anchor);
+        YamlNode scalar = node(YamlNode::Kind::kScalar, mark);
+        scalar.quoted = tag == "!";
+        scalar.text = value;
+        add(std::move(scalar), anchor);
     }
     void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                          YAML::EmitterStyle::value) override {
@@ -86,6 +84,12 @@ class Builder final : public YAML::EventHandler {
         bool key_pending = false;  // a map whose last member awaits its value
     };
 
+    static YamlNode node(YamlNode::Kind kind, const YAML::Mark& mark) {
+        YamlNode made;
+        made.kind = kind;
+        made.line = line_of(mark);
+        return made;
+    }
     Error bad(int line, const std::string& what, const std::string& hint = {}) const {
         return {Exit::kUsage, at_line(file_, line), what, hint};
     }
@@ -99,7 +103,7 @@ class Builder final : public YAML::EventHandler {
     void open(YamlNode::Kind kind, const YAML::Mark& mark, YAML::anchor_t anchor) {
         if (open_.size() + 1 > limits_.max_depth) throw too_deep(line_of(mark));
         if (awaits_key()) throw bad(line_of(mark), "a key must be a plain text");
-        open_.push_back({{.kind = kind, .line = line_of(mark), .members = {}}, anchor, false});
+        open_.push_back({node(kind, mark), anchor, false});
     }
     void close() {
         Open done = std::move(open_.back());

@@ -16,11 +16,11 @@ struct YamlMember;
 struct YamlNode {
     enum class Kind : unsigned char { kNull, kScalar, kList, kMap };
     Kind kind = Kind::kNull;
-    bool quoted = false;    // a scalar in quotes or a block scalar
-    int line = 0;           // 1-based
-    std::string text = {};  // scalars
-    std::vector<YamlNode> items = {};
-    std::vector<YamlMember> members;  // in the file's order; no initialiser: still incomplete
+    bool quoted = false;  // a scalar in quotes or a block scalar
+    int line = 0;         // 1-based
+    std::string text;     // scalars
+    std::vector<YamlNode> items;
+    std::vector<YamlMember> members;  // in the file's order
 
     [[nodiscard]] bool is_scalar() const noexcept { return kind == Kind::kScalar; }
     [[nodiscard]] bool is_list() const noexcept { return kind == Kind::kList; }

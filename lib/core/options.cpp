@@ -176,10 +176,11 @@ void parse_inline_options(std::string_view text, const Visitable& options, std::
     if (text.empty()) return;
     const std::vector<OptionRecord> records = list_options(options);
     std::map<std::string, std::vector<std::string>> given;
-    for (auto& [key, value] : split_inline(text)) {
-        const auto record =
-            std::find_if(records.begin(), records.end(),
-                         [&, &name = key](const auto& r) { return name == r.info.name; });
+    for (const auto& pair : split_inline(text)) {
+        const std::string& key = pair.first;
+        std::string value = pair.second;
+        const auto record = std::find_if(records.begin(), records.end(),
+                                         [&](const auto& r) { return key == r.info.name; });
         const std::string place = std::string(where) + ": " + escaped(key);
         if (record == records.end()) set_option(options, key, {}, place);  // throws
         if (record->type == OptionType::kBool && value.empty()) value = "true";

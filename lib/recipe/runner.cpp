@@ -228,7 +228,7 @@ Json Runner::run() {
                         "step '" + step.id + "' " + verdict.reason);
         if (verdict.up_to_date) {
             log_info(step.id + ": up to date (" + verdict.reason + ")");
-            replay(verdict);
+            if (step.show) replay(verdict);
             entry.set("record", *verdict.record);
         } else {
             log_info(step.id + ": " + step.tool + " (" + verdict.reason + ")");
