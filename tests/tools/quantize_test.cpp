@@ -33,7 +33,7 @@ struct Setting {
     std::string input = directory.file("model.gguf");
 
     explicit Setting(const std::string& name = "llama-tied", const std::string& format = "f32") {
-        write_gguf(golden_model(name).directory, input, format);
+        ModelCopy::as_gguf(golden_model(name).directory, format).write_gguf(input);
     }
     [[nodiscard]] std::string output(const std::string& name = "out.gguf") const {
         return directory.file(name);

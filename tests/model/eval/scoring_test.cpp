@@ -38,7 +38,7 @@ struct Pair {
     std::string model, reference;
     explicit Pair(const std::string& name)
         : model(scratch / "q4.gguf"), reference(test::golden_model(name).directory) {
-        test::write_gguf(reference, model, "q4_0");
+        test::ModelCopy::as_gguf(reference, "q4_0").write_gguf(model);
     }
 };
 
