@@ -42,7 +42,8 @@ TEST_CASE("yaml: what is refused, and where") {
     CHECK(failure("[a]: b\n").find("key") != std::string::npos);
     CHECK(failure("a: 1\n---\nb: 2\n").find("more than one") != std::string::npos);
     CHECK(failure("\xff").find("UTF-8") != std::string::npos);
-    CHECK(failure(std::string(200, '[') + std::string(200, ']')).find("nested deeper") != std::string::npos);
+    CHECK(failure(std::string(200, '[') + std::string(200, ']')).find("nested deeper") !=
+          std::string::npos);
     CHECK(failure("a: &x [*x]\n").find("alias") != std::string::npos);
     CHECK(failure(std::string((1 << 20) + 1, ' ')).find("larger than") != std::string::npos);
 }
