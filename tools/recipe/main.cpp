@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // recipe: runs, checks and plans chains of the other tools.
 #include <cstdio>
-#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -10,56 +9,16 @@
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/strings.h"
+#include "options.h"
 #include "recipe/runner.h"
 
 using namespace thimble;
+using recipe::RecipeOptions;
+using recipe::RunOptions;
 
 namespace {
 
 constexpr std::uint64_t kBaselineBytes = std::uint64_t{8} << 20;
-
-struct RecipeOptions {
-    std::string file, workdir = ".", tools;
-    std::vector<std::string> sets;
-    void visit(OptionVisitor& v) {
-        v.option({.name = "recipe",
-                  .help = "the recipe",
-                  .value = "FILE.yaml",
-                  .required = true,
-                  .is_input = true,
-                  .positional = true},
-                 file);
-        v.option({.name = "workdir",
-                  .letter = 'w',
-                  .help = "where outputs go and relative paths of the recipe lead",
-                  .value = "DIR"},
-                 workdir);
-        v.option({.name = "set",
-                  .help = "give a variable a value; a relative path leads from here, not from "
-                          "--workdir",
-                  .value = "KEY=VALUE"},
-                 sets);
-        v.option({.name = "tools",
-                  .help = "directory of the tools; empty: beside this executable",
-                  .value = "DIR"},
-                 tools);
-    }
-};
-
-struct RunOptions {
-    RecipeOptions recipe;
-    recipe::RunnerOptions runner;
-    void visit(OptionVisitor& v) {
-        recipe.visit(v);
-        v.option(
-            {.name = "from", .help = "run this step and all that need it again", .value = "ID"},
-            runner.from);
-        v.option({.name = "only", .help = "leave all other steps alone", .value = "ID"},
-                 runner.only);
-        v.option({.name = "remeasure", .help = "run the steps that measure again"},
-                 runner.remeasure);
-    }
-};
 
 recipe::Runner make_runner(const RecipeOptions& options, recipe::RunnerOptions runner,
                            cli::Context& context) {
