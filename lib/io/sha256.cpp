@@ -55,7 +55,7 @@ std::string sha256_of(std::string_view text) {
 
 std::string sha256_of_file(const std::string& path) {
     const File file(path);
-    Buffer buffer(std::size_t{1} << 20, Purpose::kIo);
+    Buffer buffer(kHashBufferBytes, Purpose::kIo);
     Sha256 hash;
     for (std::uint64_t at = 0; at < file.bytes();) {
         const auto chunk = buffer.span<std::byte>().first(

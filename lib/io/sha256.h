@@ -24,7 +24,8 @@ class Sha256 {
 };
 
 [[nodiscard]] std::string sha256_of(std::string_view text);
-// Streams the file through a 1 MiB buffer. Throws kNoInput or kIo.
+inline constexpr std::size_t kHashBufferBytes = std::size_t{1} << 20;
+// Streams the file through a buffer of that size. Throws kNoInput or kIo.
 [[nodiscard]] std::string sha256_of_file(const std::string& path);
 
 }  // namespace thimble

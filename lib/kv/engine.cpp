@@ -338,6 +338,12 @@ std::uint64_t KvEngine::predict_bytes(const std::vector<AttentionSpec>& layers,
     return sum;
 }
 
+bool KvEngine::can_store(const std::vector<AttentionSpec>& layers, LayoutId layout) {
+    const int block = layout_info(layout).block_elements;
+    return std::all_of(layers.begin(), layers.end(),
+                       [&](const AttentionSpec& l) { return l.shape.head_dim % block == 0; });
+}
+
 std::size_t KvEngine::workspace_bytes(const std::vector<AttentionSpec>& layers,
                                       const KvOptions& options, std::int64_t count, Device device) {
     const auto policy = make_kv_policy(options.policy, "--kv-policy");

@@ -68,6 +68,8 @@ class KvEngine {
     [[nodiscard]] static std::uint64_t predict_bytes(const std::vector<AttentionSpec>& layers,
                                                      const KvOptions& options, std::int64_t tokens,
                                                      Device device);
+    // Whether every layer's heads are whole blocks of this layout.
+    [[nodiscard]] static bool can_store(const std::vector<AttentionSpec>& layers, LayoutId layout);
     // Workspace bytes that attend() takes for a step of `count` tokens.
     [[nodiscard]] static std::size_t workspace_bytes(const std::vector<AttentionSpec>& layers,
                                                      const KvOptions& options, std::int64_t count,

@@ -10,6 +10,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/strings.h"
+#include "io/sha256.h"
 #include "quant/provenance.h"
 #include "quant/row_stream.h"
 #include "text/tokenizer.h"
@@ -18,8 +19,7 @@ namespace thimble {
 namespace {
 
 constexpr std::size_t kSliceBytes = std::size_t{768} << 10;  // per worker: about a level-2 cache
-constexpr std::size_t kHashBuffer = std::size_t{1} << 20;
-constexpr std::uint32_t kQuantizationVersion = 2;  // of ggml's block layouts
+constexpr std::uint32_t kQuantizationVersion = 2;            // of ggml's block layouts
 
 // llama.cpp's number for "mostly this type", or -1.
 int file_type(LayoutId layout) {
@@ -218,7 +218,7 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
     }
     const std::uint64_t rows = Buffer::charged_bytes(s.slice * workers);
     plan.at(Tier::kRam, Purpose::kIo) =
-        std::max({rows, std::uint64_t{kHashBuffer}, s.header_bytes});
+        std::max({rows, std::uint64_t{kHashBufferBytes}, s.header_bytes});
     plan.at(Tier::kDisk, Purpose::kWeights) = s.output_bytes;
     plan.output_bytes = s.output_bytes;
     s.add_notes(plan);

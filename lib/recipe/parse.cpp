@@ -42,7 +42,7 @@ std::pair<std::string, std::string> split_reference(const std::string& name) {
 
 struct Choice {  // one value of one matrix axis
     std::string label;
-    std::map<std::string, std::string> members;
+    std::map<std::string, Value> members;
 };
 using Instance = std::map<std::string, Choice>;  // axis -> choice
 
@@ -90,8 +90,8 @@ class Parser {
     }
 
     struct Variable {
-        std::string value;
-        bool from_user = false, missing = false;
+        Value value;
+        bool missing = false;
     };
 
     void read_variables(const YamlNode* map) {
@@ -109,14 +109,14 @@ class Parser {
             const auto set = given.find(member.key);
             Variable variable;
             if (set != given.end()) {
-                variable = {set->second, true, false};
+                variable.value = {set->second, set->second.size()};
                 given.erase(set);
             } else if (member.value.kind == YamlNode::Kind::kNull) {
                 variable.missing = true;
             } else {
                 const std::string text = scalar(member.value, "variable '" + member.key + "'");
-                variable.value = expand_early(text, {}, member.line).text;
-                if (!references(variable.value, recipe_.at(member.line)).empty())
+                variable.value = expand_early(text, {}, member.line);
+                if (!references(variable.value.text, recipe_.at(member.line)).empty())
                     throw bad(member.line, "a variable cannot refer to steps");
             }
             variables_[member.key] = variable;
@@ -127,7 +127,7 @@ class Parser {
                     did_you_mean(key, keys_of(variables_)));
     }
 
-    [[nodiscard]] std::string variable(const std::string& name, int line) const {
+    [[nodiscard]] Value variable(const std::string& name, int line) const {
         const auto found = variables_.find(name);
         if (found == variables_.end())
             throw bad(line, "unknown variable '" + escaped(name) + "'",
@@ -137,15 +137,14 @@ class Parser {
                       "give one with --set " + name + "=...");
         return found->second.value;
     }
-    [[nodiscard]] std::string choice(const Instance& instance, const std::string& name,
-                                     int line) const {
+    [[nodiscard]] Value choice(const Instance& instance, const std::string& name, int line) const {
         const std::size_t dot = name.find('.');
         const std::string axis = name.substr(0, dot);
         const auto found = instance.find(axis);
         if (found == instance.end())
             throw bad(line, "unknown matrix axis '" + escaped(axis) + "'",
                       did_you_mean(axis, keys_of(instance)));
-        if (dot == std::string::npos) return found->second.label;
+        if (dot == std::string::npos) return {found->second.label, 0};
         const std::string member = name.substr(dot + 1);
         const auto value = found->second.members.find(member);
         if (value == found->second.members.end())
@@ -157,21 +156,19 @@ class Parser {
     // Variables and matrix; references to steps stay.
     [[nodiscard]] Value expand_early(const std::string& text, const Instance& instance,
                                      int line) const {
+        std::size_t user_bytes = 0;
         const Lookup lookup = [&](const std::string& name) -> std::optional<std::string> {
-            if (name.starts_with("vars.")) return variable(name.substr(5), line);
-            if (name.starts_with("matrix.")) return choice(instance, name.substr(7), line);
             if (name.starts_with("steps.")) return std::nullopt;
-            throw bad(line, "unknown reference '${" + escaped(name) + "}'",
-                      "write ${vars.x}, ${matrix.x} or ${steps.id.option}");
+            if (!name.starts_with("vars.") && !name.starts_with("matrix."))
+                throw bad(line, "unknown reference '${" + escaped(name) + "}'",
+                          "write ${vars.x}, ${matrix.x} or ${steps.id.option}");
+            Value found = name.starts_with("vars.") ? variable(name.substr(5), line)
+                                                    : choice(instance, name.substr(7), line);
+            if (text.starts_with("${" + name + "}")) user_bytes = found.user_bytes;
+            return std::move(found.text);
         };
-        Value value{expand(text, lookup, recipe_.at(line)), 0};
-        const std::size_t close = text.find('}');
-        if (text.starts_with("${vars.") && close != std::string::npos) {
-            const auto first = variables_.find(text.substr(7, close - 7));
-            if (first != variables_.end() && first->second.from_user)
-                value.user_bytes = first->second.value.size();
-        }
-        return value;
+        std::string expanded = expand(text, lookup, recipe_.at(line));
+        return {std::move(expanded), user_bytes};
     }
 
     [[nodiscard]] std::vector<Instance> instances(const YamlNode* matrix) const {
@@ -199,8 +196,8 @@ class Parser {
         if (item.is_map()) {
             for (const YamlMember& member : item.members)
                 choice.members[member.key] =
-                    expand_early(scalar(member.value, "a matrix value"), {}, member.line).text;
-            choice.label = choice.members.contains("name") ? choice.members["name"] : "";
+                    expand_early(scalar(member.value, "a matrix value"), {}, member.line);
+            choice.label = choice.members.contains("name") ? choice.members["name"].text : "";
         } else {
             choice.label = scalar(item, "a matrix value");
         }

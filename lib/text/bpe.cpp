@@ -54,6 +54,10 @@ Token BpeTokenizer::find(std::string_view text) const noexcept { return vocabula
 BpeTokenizer::Work::Work(std::size_t text_bytes)
     : memory(Purpose::kOther), merger(&memory), cache(text_bytes, &memory) {}
 
+std::uint64_t Tokenizer::scratch_bytes() noexcept {
+    return WordCache::most_bytes() + Merger::most_bytes(512);
+}
+
 std::vector<Token> BpeTokenizer::encode(std::string_view text, const EncodeText& how) const {
     std::vector<Token> tokens;
     Work work(text.size());

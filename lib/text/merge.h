@@ -33,6 +33,12 @@ class Merger {
 
     explicit Merger(std::pmr::memory_resource* memory) : symbols_(memory), heap_(memory) {}
 
+    // For words of up to `count` symbols. A merge adds at most two candidates to the pairs there
+    // are at first; a vector that doubles holds three times its elements while it moves.
+    [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t count) noexcept {
+        return 3 * (count * sizeof(Symbol) + 3 * count * sizeof(Candidate));
+    }
+
     void clear() { symbols_.clear(); }
     void push(std::size_t begin, std::size_t bytes, Token token) {
         const std::size_t i = symbols_.size();

@@ -44,6 +44,9 @@ class Tokenizer {
     // Bytes of Purpose::kVocabulary that open() will hold, for plans: exact for GGUF; for a
     // tokenizer.json an upper bound that covers its parsing.
     [[nodiscard]] static std::uint64_t predict_bytes(const ModelFile& file);
+    // Bytes of Purpose::kOther that one encode() may hold besides its result, for plans. A word of
+    // more than 512 bytes, which is rare, may take more.
+    [[nodiscard]] static std::uint64_t scratch_bytes() noexcept;
     virtual ~Tokenizer() = default;
 
     [[nodiscard]] virtual std::vector<Token> encode(std::string_view text,

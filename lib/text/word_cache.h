@@ -20,7 +20,11 @@ namespace thimble {
 class WordCache {
   public:
     WordCache(std::size_t text_bytes, std::pmr::memory_resource* memory)
-        : entries_(std::bit_ceil(std::clamp<std::size_t>(text_bytes / 8, 1, 1 << 13)), memory) {}
+        : entries_(std::bit_ceil(std::clamp<std::size_t>(text_bytes / 8, 1, kMostEntries)),
+                   memory) {}
+    [[nodiscard]] static constexpr std::size_t most_bytes() noexcept {
+        return kMostEntries * sizeof(Entry);
+    }
 
     // The word's tokens; empty when it is not there.
     [[nodiscard]] std::span<const Token> find(std::string_view word) const noexcept {
@@ -39,7 +43,7 @@ class WordCache {
     }
 
   private:
-    static constexpr std::size_t kBytes = 26, kTokens = 9;
+    static constexpr std::size_t kBytes = 26, kTokens = 9, kMostEntries = 1 << 13;
     struct Entry {
         std::array<char, kBytes> text{};
         std::uint8_t bytes = 0, count = 0;

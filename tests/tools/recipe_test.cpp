@@ -114,6 +114,19 @@ TEST_CASE("recipe: threads and budget do not change a result, the instruction se
     CHECK(has(k.run(with(kRun, {"--cpu-isa", "portable"})).err, "a: toy ("));
 }
 
+TEST_CASE("recipe: a step may have a budget of its own") {
+    const auto run_with = [](const std::string& budget) {
+        const Kitchen k("recipe: 1\nsteps:\n  - {id: a, uses: toy, with: {output: a.txt" + budget +
+                        "}}\n");
+        const ProcessResult r = k.run({"run"});
+        CHECK(std::filesystem::exists(k.directory.file("w/a.txt")) == (r.exit == 0));
+        return r.exit;
+    };
+    CHECK(run_with(", max-memory: ram=1") == 77);
+    CHECK(run_with(", max-memory: ram=1GiB") == 0);
+    CHECK(run_with("") == 0);
+}
+
 TEST_CASE("recipe: measured steps are rerun on demand, others never") {
     std::string text = kChain;
     text.replace(text.find("    show: true"), 14, "    show: true\n    measure: once");

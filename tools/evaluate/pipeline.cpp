@@ -105,7 +105,11 @@ void Pipeline::add_models(Plan& plan, Device device, Isa isa) const {
 
 void Pipeline::add_text(Plan& plan, Device device, Isa isa) const {
     const std::uint64_t bytes = text_bytes();
-    plan.at(Tier::kRam, Purpose::kVocabulary) += Tokenizer::predict_bytes(model_->file());
+    for (const ModelSource* source : {model_.get(), reference_.get()}) {
+        if (source != nullptr)
+            plan.at(Tier::kRam, Purpose::kVocabulary) += Tokenizer::predict_bytes(source->file());
+    }
+    plan.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
     plan.at(Tier::kRam, Purpose::kIo) += bytes + (bytes + 2) * sizeof(Token);
     const std::int64_t context = options.kv.context_tokens;
     const std::int64_t rows = eval::rows_per_piece(model_->spec(), runner_options(device, isa),
@@ -141,6 +145,8 @@ Plan Pipeline::memory(Device device, Isa isa) const {
     Plan plan;
     add_models(plan, device, isa);
     if (!options.text.empty()) add_text(plan, device, isa);
+    std::uint64_t& io = plan.at(Tier::kRam, Purpose::kIo);
+    io = std::max<std::uint64_t>(io, kHashBufferBytes);  // the models' hashes come first
     return plan;
 }
 
@@ -156,8 +162,10 @@ std::string Pipeline::remedy(std::uint64_t limit_bytes, Device device, Isa isa) 
     };
     options.batch = std::min<std::int64_t>(options.batch, 64);
     fits("--batch-size 64");
-    options.kv.type_k = options.kv.type_v = "q8_0";
-    fits("--cache-type-k q8_0 --cache-type-v q8_0");
+    if (KvEngine::can_store(model_->spec().attention, LayoutId::k_q8_0)) {
+        options.kv.type_k = options.kv.type_v = "q8_0";
+        fits("--cache-type-k q8_0 --cache-type-v q8_0");
+    }
     if (reference_) {
         std::unique_ptr<ModelSource> kept = std::move(reference_);
         fits("without --reference");

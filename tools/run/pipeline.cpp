@@ -101,7 +101,10 @@ std::int64_t Pipeline::most_tokens() const {
 Plan Pipeline::memory(const RunnerOptions& runner, std::int64_t tokens) const {
     Plan plan;
     Runner::add_to_plan(plan, *source_, runner, tokens, 1, 1);
-    plan.at(Tier::kRam, Purpose::kVocabulary) += Tokenizer::predict_bytes(source_->file());
+    // The tokenizer's tables, and the header they were read from, which stays open.
+    plan.at(Tier::kRam, Purpose::kVocabulary) +=
+        Tokenizer::predict_bytes(source_->file()) + source_->file().metadata().memory_bytes();
+    plan.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
     plan.at(Tier::kRam, Purpose::kLogits) +=
         Sampler::bytes(options.generate.sampling, source_->spec().vocab);
     return plan;
@@ -132,10 +135,12 @@ std::string Pipeline::remedy(std::uint64_t limit_bytes, RunnerOptions runner) co
     };
     runner.step_tokens = std::min<std::int64_t>(runner.step_tokens, 64);
     if (needed(tokens) <= limit_bytes) return offer("--batch-size 64");
-    const KvOptions kv = runner.kv;
-    runner.kv.type_k = runner.kv.type_v = "q8_0";
-    if (needed(tokens) <= limit_bytes) return offer("--batch-size 64 -ctk q8_0 -ctv q8_0");
-    runner.kv = kv;
+    if (KvEngine::can_store(source_->spec().attention, LayoutId::k_q8_0)) {
+        const KvOptions kv = runner.kv;
+        runner.kv.type_k = runner.kv.type_v = "q8_0";
+        if (needed(tokens) <= limit_bytes) return offer("--batch-size 64 -ctk q8_0 -ctv q8_0");
+        runner.kv = kv;
+    }
 
     const std::int64_t least = std::max<std::int64_t>(std::ssize(prompt_), 1);
     if (needed(least) > limit_bytes)

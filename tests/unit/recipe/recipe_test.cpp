@@ -98,6 +98,21 @@ TEST_CASE("recipe: a matrix makes instances, references pick one or all") {
     CHECK(r.find("q[b,f16]", "x") == std::vector<std::size_t>{3});
 }
 
+TEST_CASE("recipe: a user's path stays the user's through variables and a matrix") {
+    const Recipe r = parse(
+        "recipe: 1\n"
+        "vars: {d: dir, file: '${vars.d}/a.gguf'}\n"
+        "steps:\n"
+        "  - id: q\n"
+        "    matrix: {m: [{name: a, file: '${vars.file}', out: 'x${vars.d}'}]}\n"
+        "    uses: quantize\n"
+        "    with: {model: '${matrix.m.file}', output: '${matrix.m.out}'}\n",
+        {"d=../mine"});
+    CHECK(value(r, 0, "model") == "../mine/a.gguf");
+    CHECK(r.steps[0].find("model")->values[0].user_bytes == 7);
+    CHECK(r.steps[0].find("output")->values[0].user_bytes == 0);
+}
+
 TEST_CASE("recipe: what is wrong is named with its line and the nearest name") {
     CHECK(failure("a: 1") == "r.yaml:1: unknown key 'a' in a recipe");
     CHECK(failure("recipe: 2\nsteps: []") ==
