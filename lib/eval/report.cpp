@@ -5,12 +5,16 @@
 #include <array>
 #include <cstdio>
 
+#include "core/error.h"
 #include "core/strings.h"
 
 namespace thimble::eval {
 namespace {
 
 constexpr const char* kNone = "-";
+
+// Names in a record are a file's text: no control character of theirs reaches a terminal.
+std::string shown(const std::string& line) { return escaped(line, 1024); }
 
 std::string fixed(double value, int decimals) {
     std::array<char, 64> text{};
@@ -55,7 +59,7 @@ void append_notes(std::string& out, std::span<const Record> records, const char*
         if (!line.empty() && std::find(seen.begin(), seen.end(), line) == seen.end())
             seen.push_back(std::move(line));
     }
-    for (const std::string& line : seen) out += std::string(what) + ": " + line + "\n";
+    for (const std::string& line : seen) out += std::string(what) + ": " + shown(line) + "\n";
     if (seen.size() > 1) out += "note: results above differ in this and do not compare directly\n";
 }
 
@@ -106,7 +110,10 @@ std::string report_text(std::span<const Record> records) {
     std::vector<std::vector<std::string>> rows = {{"model", "format", "size", "bits/weight", "PPL",
                                                    "KLD", "same top-1 %", "RMS Δp %",
                                                    "decode tok/s", "prefill tok/s", "peak memory"}};
-    for (const Record& record : records) rows.push_back(cells(record));
+    for (const Record& record : records) {
+        rows.push_back(cells(record));
+        for (std::string& cell : rows.back()) cell = shown(cell);
+    }
     std::string out = text_table(rows);
     out += "\n";
     append_notes(out, records, "text", describe_text);
@@ -114,8 +121,9 @@ std::string report_text(std::span<const Record> records) {
     append_notes(out, records, "machine", describe_machine);
     for (const Record& r : records) {
         if (r.reference)
-            out += "reference of " + r.model.file + ": " + r.reference->file + " (sha256 " +
-                   r.reference->sha256.substr(0, 12) + ")\n";
+            out += shown("reference of " + r.model.file + ": " + r.reference->file + " (sha256 " +
+                         r.reference->sha256.substr(0, 12) + ")") +
+                   "\n";
     }
     return out;
 }

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Any bytes as an evaluation result: an Error, or a record that is written and read back the same,
+// and a report without a control character of the file's.
+#include "eval/record.h"
+
+#include <cstdlib>
+
+#include "core/error.h"
+#include "eval/report.h"
+
+using namespace thimble;
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    const std::string_view text(reinterpret_cast<const char*>(data), size);
+    try {
+        const eval::Record record = eval::record_from_json(parse_json(text, "fuzz"), "fuzz");
+        const std::string once = eval::to_json(record).dump();
+        if (eval::to_json(eval::record_from_json(parse_json(once, "again"), "again")).dump() !=
+            once) {
+            std::abort();
+        }
+        const eval::Record records[] = {record, record};
+        for (const char c : eval::report_text(records)) {
+            const auto byte = static_cast<unsigned char>(c);
+            if ((byte < 0x20 && c != '\n') || byte == 0x7f) std::abort();
+        }
+    } catch (const Error& e) {
+        if (e.exit() != Exit::kBadData) std::abort();
+    }
+    return 0;
+}

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// What must hold for any tokenizer that opens, whatever its file says.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+
+#include "core/error.h"
+#include "text/bpe.h"
+
+namespace thimble::fuzz {
+
+// Every token is in range; plain text never becomes a control token; decoding ends.
+inline std::vector<Token> check_encoding(const Tokenizer& tokenizer, std::string_view text) {
+    std::vector<Token> plain;
+    for (const bool special : {true, false}) {
+        EncodeText how;
+        how.add_special = special;
+        how.parse_special = special;
+        plain = tokenizer.encode(text, how);
+        for (const Token token : plain) {
+            if (token < 0 || token >= tokenizer.size()) std::abort();
+        }
+        (void)tokenizer.decode(plain, special);
+    }
+    Metadata metadata("again");
+    tokenizer.write_vocabulary(metadata);
+    const MetaArray* kinds = metadata.find_array("tokenizer.ggml.token_type");
+    for (const Token token : plain) {
+        const auto kind =
+            std::get<std::vector<std::int32_t>>(kinds->elements)[static_cast<std::size_t>(token)];
+        if (kind == static_cast<int>(TokenKind::kControl)) std::abort();
+    }
+    return plain;
+}
+
+inline constexpr std::string_view kText =
+    "Hello, wor\xc3\xb6ld!  </s><s> 1234\t\n\n \xe6\xbc\xa2\xe5\xad\x97 \xf0\x9f\x98\x80 e\xcc\x81 \xff";
+
+// The same, and the vocabulary as written makes the same tokens.
+inline void check_tokenizer(const Tokenizer& tokenizer, std::string_view text, bool rewrites) {
+    (void)check_encoding(tokenizer, kText);
+    const std::vector<Token> tokens = check_encoding(tokenizer, text);
+    if (!rewrites) return;
+    Metadata metadata("again");
+    tokenizer.write_vocabulary(metadata);
+    if (check_encoding(*tokenizer_from_metadata(metadata), text) != tokens) std::abort();
+}
+
+}  // namespace thimble::fuzz
