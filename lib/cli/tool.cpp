@@ -72,6 +72,7 @@ class Invocation {
             return 0;
         }
         check_required(settings_, sources_);
+        refuse_clashing_files();
         return work();
     }
 
@@ -197,6 +198,30 @@ class Invocation {
         if (!about_.config.empty())
             apply_config(read_yaml_file(about_.config), about_.config, settings_, sources_);
         apply_flags(given, settings_, sources_);
+    }
+
+    // No output, the report included, may be an input, a file of an input directory or another
+    // output.
+    void refuse_clashing_files() {
+        std::vector<std::string> taken, outputs;
+        if (!about_.config.empty()) taken.push_back(about_.config);
+        for (const OptionRecord& record : list_options(settings_)) {
+            for (const std::string& path : record.values) {
+                if (path.empty() || path == "-") continue;
+                if (record.info.is_output) outputs.push_back(path);
+                if (!record.info.is_input) continue;
+                taken.push_back(path);
+                std::error_code none;
+                for (const auto& entry : std::filesystem::directory_iterator(path, none))
+                    taken.push_back(entry.path().string());
+            }
+        }
+        for (const std::string& output : outputs) {
+            refuse_overwriting_inputs(output, taken);
+            if (std::count(outputs.begin(), outputs.end(), output) > 1)
+                throw Error(Exit::kUsage, escaped(output), "is given as two outputs",
+                            "choose another name for one of them");
+        }
     }
 
     int work() {

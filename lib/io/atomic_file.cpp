@@ -185,6 +185,8 @@ void write_text_file(const std::string& path, std::string_view text, IfExists if
 
 void refuse_overwriting_inputs(const std::string& output, std::span<const std::string> inputs) {
     const auto target = status(output);
+    const bool kept = !target || S_ISREG(target->st_mode) || S_ISDIR(target->st_mode);
+    if (!kept) return;  // a terminal or /dev/null may well be both
     for (const std::string& input : inputs) {
         const auto source = status(input);
         const bool same_file = target && source && target->st_ino == source->st_ino &&

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as a chat template and a message, divided by a zero byte: an Error, or a rendering whose
-// message holds no control token of its own.
+// Any bytes as a chat template and a message, divided by a zero byte: an Error, or a rendering
+// whose message holds no control token of its own.
 #include <algorithm>
 
 #include "tokenizer_checks.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as a GGUF model: an Error, or tensors of the shapes that the config says, whose every row
-// decodes.
+// Any bytes as a GGUF model: an Error, or tensors of the shapes that the config says, whose every
+// row decodes.
 #include <algorithm>
 #include <cstdlib>
 

@@ -35,7 +35,8 @@ inline std::vector<Token> check_encoding(const Tokenizer& tokenizer, std::string
 }
 
 inline constexpr std::string_view kText =
-    "Hello, wor\xc3\xb6ld!  </s><s> 1234\t\n\n \xe6\xbc\xa2\xe5\xad\x97 \xf0\x9f\x98\x80 e\xcc\x81 \xff";
+    "Hello, wor\xc3\xb6ld!  </s><s> 1234\t\n\n \xe6\xbc\xa2\xe5\xad\x97 \xf0\x9f\x98\x80 e\xcc\x81 "
+    "\xff";
 
 // The same, and the vocabulary as written makes the same tokens.
 inline void check_tokenizer(const Tokenizer& tokenizer, std::string_view text, bool rewrites) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Spoiled models and places that cannot be written, given to every tool that reads a model: the right
-// exit code, one line on stderr, nothing on stdout and nothing half-written.
+// Spoiled models and places that cannot be written, given to every tool that reads a model: the
+// right exit code, one line on stderr, nothing on stdout and nothing half-written.
 #include <doctest/doctest.h>
 #include <sys/mount.h>
 #include <unistd.h>
@@ -77,6 +77,12 @@ struct Setting {
     }
 };
 
+std::string joined(const std::vector<std::string>& command) {
+    std::string out;
+    for (const std::string& word : command) out += word + ' ';
+    return out;
+}
+
 std::ptrdiff_t entries(const std::string& directory) {
     return std::distance(std::filesystem::directory_iterator(directory),
                          std::filesystem::directory_iterator());
@@ -95,7 +101,7 @@ void check_all_refuse(const Setting& s, const std::string& path, int exit,
                       const std::string& mentions) {
     const std::ptrdiff_t before = entries(s.directory.path());
     for (const auto& command : s.commands(path)) {
-        CAPTURE(command);
+        INFO(joined(command));
         check_refused(run_process(command), exit, mentions);
         CHECK(entries(s.directory.path()) == before);
     }
@@ -111,7 +117,7 @@ TEST_CASE("hostile: the model that the cases below spoil is good") {
     const Setting s;
     for (const auto& command : s.commands(s.model)) {
         const ProcessResult r = run_process(command);
-        CAPTURE(command);
+        INFO(joined(command));
         CAPTURE(r.err);
         CHECK(r.exit == 0);
         std::filesystem::remove(s.out);
@@ -137,7 +143,7 @@ TEST_CASE("hostile: a flipped header byte is bad data or harmless, never a fault
         CAPTURE(at);
         s.spoil(at, static_cast<char>(s.bytes[at] ^ 0x40));
         for (const auto& command : s.commands(s.model)) {
-            CAPTURE(command);
+            INFO(joined(command));
             const ProcessResult r = run_process(command);
             if (r.exit != 0) {
                 check_refused(r, 65, "");
@@ -192,20 +198,24 @@ TEST_CASE("hostile: an output that is an input is refused") {
     const std::vector<std::vector<std::string>> commands = {
         {tool_path("quantize"), "-m", s.good, "-o", s.good, "--overwrite"},
         {tool_path("quantize"), "-m", s.good, "-o", s.out, "--json", s.good},
+        {tool_path("quantize"), "-m", s.good, "-o", s.out, "--json", s.out},
         {tool_path("evaluate"), "-m", s.good, "-f", s.text, "-c", "16", "-o", s.good},
         {tool_path("evaluate"), "-m", s.good, "-f", s.text, "-c", "16", "-o", s.text},
         {tool_path("evaluate"), "-m", s.good, "-f", s.text, "-c", "16", "--json", s.text},
         {tool_path("evaluate"), "-m", s.model, "--reference", s.good, "-f", s.text, "-c", "16",
          "-o", s.good},
         {tool_path("run"), "-m", s.good, "-p", "a", "-n", "1", "--json", s.good},
-        {tool_path("run"), "-m", s.good, "-f", s.text, "-n", "1", "--json", s.text}};
+        {tool_path("run"), "-m", s.good, "-f", s.text, "-n", "1", "--json", s.text},
+        {tool_path("run"), "-m", golden_model(kModel).directory, "-p", "a", "--json",
+         golden_model(kModel).directory + "/config.json"}};
     for (const auto& command : commands) {
-        CAPTURE(command);
+        INFO(joined(command));
         const ProcessResult r = run_process(command);
         CAPTURE(r.err);
         CHECK(r.exit == 2);
-        CHECK(read_file(s.good) == s.bytes);
-        CHECK(read_file(s.text).size() == 200);
+        const bool kept = read_file(s.good) == s.bytes && read_file(s.text).size() == 200;
+        REQUIRE(kept);
+        CHECK_FALSE(std::filesystem::exists(s.out));
     }
 }
 
@@ -223,8 +233,8 @@ TEST_CASE("hostile: a full disk is 74, and nothing is left") {
     check_refused(quantized, 74, out);
     CHECK(entries(disk) == 0);
     write_file(disk + "/filler", std::string(64 << 10, 'x'));
-    for (const auto& [flag, tool] :
-         {std::pair{"-o", "evaluate"}, std::pair{"--json", "evaluate"}, std::pair{"--json", "run"}}) {
+    for (const auto& [flag, tool] : {std::pair{"-o", "evaluate"}, std::pair{"--json", "evaluate"},
+                                     std::pair{"--json", "run"}}) {
         CAPTURE(tool);
         std::vector<std::string> command = {tool_path(tool), "-m", s.good, flag, out, "-q"};
         const auto more = tool == std::string("run")
@@ -250,12 +260,13 @@ TEST_CASE("hostile: an unwritable directory is 73 for a user without rights, and
     const std::ptrdiff_t before = entries(s.directory.path());
     for (auto command : s.commands(s.good)) {
         if (command[0] == tool_path("run")) command.insert(command.end(), {"--json", s.out});
-        command.insert(command.begin(), {"/usr/bin/setpriv", "--reuid=65534", "--regid=65534",
-                                         "--clear-groups"});
-        CAPTURE(command);
+        command.insert(command.begin(),
+                       {"/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"});
+        INFO(joined(command));
         const ProcessResult r = run_process(command);
         CAPTURE(r.err);
-        if (r.exit == 126 || r.exit == 127 || r.err.find("failed to execute") != std::string::npos) {
+        if (r.exit == 126 || r.exit == 127 ||
+            r.err.find("failed to execute") != std::string::npos) {
             MESSAGE("SKIPPED: the other user cannot reach the build directory");
             return;
         }
