@@ -93,7 +93,7 @@ def vocabulary_seeds():
             key("tokenizer.ggml.pre", STR, pre), key("tokenizer.ggml.add_bos_token", BOOL, True),
             key("text", STR, "hello hello<tag> <s>hell 12")])
     scored = [("<unk>", 2, 0.0), ("<s>", 3, 0.0), ("</s>", 3, 0.0), ("<0x41>", 6, 0.0), ("  ", 4, -9.0), "▁", "a", "b",
-              "ab", "▁ab", "▁▁"]
+              "ab", "▁ab"]
     ids = [("bos", 1), ("eos", 2), ("unknown", 0)]
     yield "scored", vocabulary("llama", scored, ids=ids, keys=[key("text", STR, "ab  abA ab")])
     yield "scored_plain", vocabulary("llama", scored, ids=ids, keys=[
