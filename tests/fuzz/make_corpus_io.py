@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the seed inputs of the gguf, safetensors and json fuzz targets (corpus/<target>/)."""
+"""Writes the seed inputs of the fuzz targets gguf, safetensors, json and index (corpus/<target>/)."""
 import json
 import pathlib
 import struct
@@ -103,8 +103,26 @@ def json_seeds():
     yield "bom", b'\xef\xbb\xbf{}'
 
 
+def index_seeds():
+    one, two = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+    def index(shards):
+        return json.dumps({"metadata": {"total_size": 7}, "weight_map": shards}).encode()
+    yield "good", index({"a": one, "b": two})
+    yield "swapped", index({"a": two, "b": one})
+    yield "one_shard", index({"a": one})
+    yield "extra", index({"a": one, "b": two, "c": two})
+    yield "absent", index({"a": one, "b": "model-00003-of-00002.safetensors"})
+    yield "outside", index({"a": "../a.safetensors"})
+    yield "itself", index({"a": "model.safetensors.index.json"})
+    yield "no_text", index({"a": 1})
+    yield "empty", index({})
+    yield "list", b'{"weight_map": []}'
+
+
 if __name__ == "__main__":
-    for target, seeds in (("gguf", gguf_seeds()), ("safetensors", safetensors_seeds()), ("json", json_seeds())):
+    for target, seeds in (("gguf", gguf_seeds()), ("safetensors", safetensors_seeds()), ("json", json_seeds()),
+                          ("index", index_seeds())):
         (CORPUS / target).mkdir(parents=True, exist_ok=True)
         for name, data in seeds:
             (CORPUS / target / name).write_bytes(data)
