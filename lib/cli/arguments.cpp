@@ -91,6 +91,10 @@ std::vector<GivenOption> parse_arguments(std::span<const OptionRecord> records,
             if (records[i].type != OptionType::kList) values = {values.back()};
             given.push_back({records[i].info.name, std::move(values)});
         }
+    } catch (const CLI::ArgumentMismatch& e) {  // "--name: ..."
+        const std::string text = e.what();
+        throw Error(Exit::kUsage, escaped(text.substr(0, text.find(':'))), "needs a value",
+                    "see --help");
     } catch (const CLI::Error& e) {
         throw Error(Exit::kUsage, "", escaped(e.what(), 200), "see --help");
     }

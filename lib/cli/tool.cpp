@@ -238,6 +238,7 @@ class Invocation {
             return 0;
         }
         check_budget(plan_, budget);
+        check_outputs(settings_);
         Ledger::process().set_budget(budget);
         const Charge baseline(Tier::kRam, Purpose::kBaseline, tool_.baseline_bytes);
         Team team(threads());

@@ -27,9 +27,7 @@ void GenerateOptions::visit(OptionVisitor& v) {
               .least = -1,
               .also = "predict"},
              max_tokens);
-    v.option(
-        {.name = "stop", .help = "ends the text before this string; repeatable", .value = "TEXT"},
-        stop);
+    v.option({.name = "stop", .help = "ends the text before this string", .value = "TEXT"}, stop);
     v.option({.name = "ignore-eos", .help = "go on after an end-of-text token"}, ignore_end);
     sampling.visit(v);
 }

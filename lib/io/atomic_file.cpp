@@ -183,6 +183,14 @@ void write_text_file(const std::string& path, std::string_view text, IfExists if
     file.commit();
 }
 
+void check_can_create(const std::string& path) {
+    const auto info = status(path);
+    if (info && S_ISDIR(info->st_mode)) throw cannot_create(path, "it is a directory");
+    if (info && !S_ISREG(info->st_mode)) return;  // a device or pipe is written in place
+    if (::faccessat(AT_FDCWD, directory_of(path).c_str(), W_OK | X_OK, AT_EACCESS) != 0)
+        throw cannot_create(path, std::strerror(errno));
+}
+
 void refuse_overwriting_inputs(const std::string& output, std::span<const std::string> inputs) {
     const auto target = status(output);
     const bool kept = !target || S_ISREG(target->st_mode) || S_ISDIR(target->st_mode);

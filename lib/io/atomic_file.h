@@ -37,6 +37,9 @@ class AtomicFile {
 // substitution) is written to directly.
 void write_text_file(const std::string& path, std::string_view text, IfExists if_exists);
 
+// Throws Error(kCannotCreate) when `path` could not be written: before long work, not after it.
+void check_can_create(const std::string& path);
+
 // Throws Error(kUsage) when `output` names the same file as one of `inputs` (same path or inode).
 void refuse_overwriting_inputs(const std::string& output, std::span<const std::string> inputs);
 

@@ -28,8 +28,8 @@ void QuantizeOptions::visit(OptionVisitor& v) {
               .choices = weight_formats().names()},
              format);
     v.option({.name = "tensor-type",
-              .help = "format of the matrices whose name the regular expression finds (repeatable, "
-                      "first match wins)",
+              .help = "format of the matrices whose name the regular expression finds; "
+                      "the first match wins",
               .value = "REGEX=FORMAT"},
              tensor_type);
     v.option({.name = "pure",

@@ -257,14 +257,17 @@ Json Runner::execute(std::size_t i, const Verdict& verdict) {
 
     AtomicFile captured(store_.stdout_path(verdict.key), 0, IfExists::kReplace);
     std::uint64_t written = 0;
+    bool ended = true;  // the last line of stdout
     const auto take = [&](std::string_view text) {
         captured.write(written, std::as_bytes(std::span(text)));
         written += text.size();
+        if (!text.empty()) ended = text.back() == '\n';
         if (step.show && host_.show) host_.show(text);
     };
     const auto start = std::chrono::steady_clock::now();
     const int code = run_child(argv, {.on_stdout = take, .pending_signal = host_.pending_signal});
     const std::chrono::duration<double> wall = std::chrono::steady_clock::now() - start;
+    if (!ended) take("\n");  // a generation may end anywhere; what follows begins a line
     if (code != 0) {
         store_.save_hashes();
         throw Error(static_cast<Exit>(code), recipe_.at(step.line),

@@ -91,6 +91,27 @@ TEST_CASE("manners: usage errors name the nearest option and end with 2 before a
     CHECK(line({"--threads", "9999"}).find("more than") != std::string::npos);
 }
 
+TEST_CASE("manners: an output that cannot be written is found before any work") {
+    const TemporaryDirectory directory;
+    const std::string input = directory.write("in.txt", "hello"), out = directory.file("out.txt");
+    const auto refused = [&](std::vector<std::string> more, int exit, const std::string& what) {
+        more.insert(more.begin(), {"--input", input});
+        const ProcessResult r = toy(more);
+        CAPTURE(r.err);
+        CHECK(r.exit == exit);
+        CHECK(r.out.empty());
+        CHECK(lines(r.err) == 1);
+        CHECK(r.err.find(what) != std::string::npos);
+        CHECK(read_file(input) == "hello");
+    };
+    refused({"--json", directory.file("absent/r.json")}, 73, "No such file or directory");
+    refused({"--json", directory.path()}, 73, "it is a directory");
+    refused({"--json", input}, 2, "the output is also the input");
+    refused({"--output", out, "--json", out}, 2, "is written by --output and by --json");
+    refused({"--json"}, 2, "--json: needs a value");
+    CHECK(toy({"--input", input, "--json", "/dev/null"}).exit == 0);
+}
+
 TEST_CASE("manners: a reader that leaves ends the tool quietly") {
     const ProcessResult r = toy({"-n", "1000000"}, {.read_at_most = 10});
     CHECK(r.signal == SIGPIPE);

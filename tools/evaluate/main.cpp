@@ -31,7 +31,7 @@ int main(int argc, char** argv) {
                         .options = [&](OptionVisitor& v) { report.visit(v); },
                         .run = [&](cli::Context& context) { run_report(report, context); }});
     return cli::run_tool({.name = "evaluate",
-                          .summary = "Measures a model's quality, speed and memory.",
+                          .summary = "measures a model's quality, speed and memory",
                           .epilog = kExamples,
                           .baseline_bytes = kBaselineBytes},
                          std::move(commands), argc, argv);

@@ -84,7 +84,7 @@ void ReportOptions::visit(OptionVisitor& v) {
     v.group("Report");
     v.option({.name = "results",
               .help = "files that evaluate -o wrote",
-              .value = "FILE...",
+              .value = "FILE",
               .required = true,
               .is_input = true,
               .positional = true},

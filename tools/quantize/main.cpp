@@ -18,7 +18,7 @@ constexpr std::uint64_t kBaselineBytes = std::uint64_t{9} << 20;
 
 constexpr const char* kEpilog = R"(Examples:
   quantize -m model.gguf -o model-q8_0.gguf --format q8_0
-  quantize -m ./hf-model --format q4_k --tensor-type 'ffn_down=q6_k'
+  quantize -m ./hf-model --format q4_k --tensor-type 'ffn_down=q6_k' --tensor-type 'attn_v=q8_0'
   quantize -m model.gguf --format q4_0 --pure --dry-run
 )";
 
@@ -99,7 +99,7 @@ int main(int argc, char** argv) {
     Quantize quantize;
     cli::ToolInfo info;
     info.name = "quantize";
-    info.summary = "write a model in another weight format";
+    info.summary = "writes a model in another weight format";
     info.epilog = kEpilog;
     info.baseline_bytes = kBaselineBytes;
     return cli::run_tool(info, {quantize.command()}, argc, argv);

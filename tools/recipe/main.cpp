@@ -20,6 +20,28 @@ namespace {
 
 constexpr std::uint64_t kBaselineBytes = std::uint64_t{8} << 20;
 
+constexpr const char* kEpilog = R"(A recipe, r.yaml:
+  recipe: 1
+  vars: {model: model.gguf}
+  steps:
+    - id: small
+      uses: quantize
+      with: {model: "${vars.model}", output: small.gguf, format: q4_0}
+    - id: answer
+      uses: run
+      show: true
+      with: {model: "${steps.small.output}", prompt: Once upon a time, n-predict: 32}
+
+'uses' names a tool and its command, 'with' holds its long options; a step may have 'needs' (ids),
+'matrix' (one instance per value), 'measure' (once or always: its result holds timings) and 'show'.
+
+Examples:
+  recipe run r.yaml --set model=other.gguf --workdir out
+  recipe plan r.yaml                 what would run, why, and what it would need
+  recipe run r.yaml --dry-run        commands to paste into a shell
+  recipe run r.yaml --max-memory ram=2GiB
+)";
+
 recipe::Runner make_runner(const RecipeOptions& options, recipe::RunnerOptions runner,
                            cli::Context& context) {
     recipe::ToolDirectory tools = recipe::ToolDirectory::beside_this_executable();
@@ -97,10 +119,7 @@ int main(int argc, char** argv) {
     return cli::run_tool(
         {.name = "recipe",
          .summary = "runs chains of tools written in YAML, and only what is not up to date",
-         .epilog = "Examples:\n"
-                   "  recipe run recipes/quickstart.yaml --workdir out --set models=DIR\n"
-                   "  recipe plan recipes/quickstart.yaml --workdir out --set models=DIR\n"
-                   "  recipe run r.yaml --dry-run        commands to paste into a shell\n",
+         .epilog = kEpilog,
          .baseline_bytes = kBaselineBytes},
         {{.name = "run",
           .help = "run what is not up to date",

@@ -13,7 +13,7 @@ constexpr const char* kExamples = R"(Examples:
   run -m model.gguf --chat                       (a conversation on a terminal)
   echo "Once upon a time" | run -m model.gguf -n 64 > story.txt
   run -m model.gguf -f long.txt --kv-policy streaming:sink=4,budget=512 -ctk q8_0 -ctv q8_0
-  run --probe machine.json
+  run --probe machine.json                       (measures this machine, for predicted times)
 )";
 
 Json names() {
@@ -38,7 +38,7 @@ int main(int argc, char** argv) {
          .run = [&](cli::Context& context) { pipeline.run(context); },
          .list = names});
     return cli::run_tool({.name = "run",
-                          .summary = "Runs a language model.",
+                          .summary = "generates text from a language model",
                           .epilog = kExamples,
                           .baseline_bytes = run::kBaselineBytes},
                          std::move(commands), argc, argv);
