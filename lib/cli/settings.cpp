@@ -5,7 +5,6 @@
 
 #include "core/error.h"
 #include "core/strings.h"
-#include "io/atomic_file.h"
 
 namespace thimble::cli {
 namespace {
@@ -108,28 +107,6 @@ void check_required(const Visitable& options, const Sources& sources) {
     for (const OptionRecord& record : list_options(options)) {
         if (record.info.required && !sources.contains(record.info.name))
             throw Error(Exit::kUsage, flag(record.info.name), "is required", "see --help");
-    }
-}
-
-void check_outputs(const Visitable& options) {
-    const std::vector<OptionRecord> records = list_options(options);
-    std::vector<std::string> inputs;
-    for (const OptionRecord& record : records)
-        if (record.info.is_input)
-            inputs.insert(inputs.end(), record.values.begin(), record.values.end());
-    std::map<std::string, std::string> writers;  // path -> flag
-    for (const OptionRecord& record : records) {
-        if (!record.info.is_output) continue;
-        for (const std::string& path : record.values) {
-            if (path.empty() || path == "-") continue;
-            refuse_overwriting_inputs(path, inputs);
-            const auto [first, fresh] = writers.emplace(path, flag(record.info.name));
-            if (!fresh)
-                throw Error(Exit::kUsage, escaped(path, 1024),
-                            "is written by " + first->second + " and by " + flag(record.info.name),
-                            "choose another output name");
-            check_can_create(path);
-        }
     }
 }
 

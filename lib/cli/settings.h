@@ -35,7 +35,5 @@ void apply_flags(std::span<const GivenOption> given, const Visitable& options, S
 [[nodiscard]] std::vector<std::string> option_texts(const YamlNode& value, std::string_view where);
 
 void check_required(const Visitable& options, const Sources& sources);
-// Before any work: each output can be created, is no input, and is written by one option alone.
-void check_outputs(const Visitable& options);
 
 }  // namespace thimble::cli

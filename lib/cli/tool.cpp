@@ -224,6 +224,15 @@ class Invocation {
         }
     }
 
+    // Before long work, not after it.
+    void check_outputs() {
+        for (const OptionRecord& record : list_options(settings_)) {
+            if (!record.info.is_output) continue;
+            for (const std::string& path : record.values)
+                if (!path.empty() && path != "-") check_can_create(path);
+        }
+    }
+
     int work() {
         const Isa isa = parse_isa(common_.cpu_isa, "--cpu-isa");
         const Budget budget = Budget::parse(common_.max_memory, "--max-memory");
@@ -238,7 +247,7 @@ class Invocation {
             return 0;
         }
         check_budget(plan_, budget);
-        check_outputs(settings_);
+        check_outputs();
         Ledger::process().set_budget(budget);
         const Charge baseline(Tier::kRam, Purpose::kBaseline, tool_.baseline_bytes);
         Team team(threads());

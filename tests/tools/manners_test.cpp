@@ -107,7 +107,7 @@ TEST_CASE("manners: an output that cannot be written is found before any work") 
     refused({"--json", directory.file("absent/r.json")}, 73, "No such file or directory");
     refused({"--json", directory.path()}, 73, "it is a directory");
     refused({"--json", input}, 2, "the output is also the input");
-    refused({"--output", out, "--json", out}, 2, "is written by --output and by --json");
+    refused({"--output", out, "--json", out}, 2, "is given as two outputs");
     refused({"--json"}, 2, "--json: needs a value");
     CHECK(toy({"--input", input, "--json", "/dev/null"}).exit == 0);
 }
