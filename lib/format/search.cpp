@@ -27,42 +27,53 @@ Extremes extremes(const float* weights, int n) {
             std::max(std::max(high[0], high[1]), std::max(high[2], high[3]))};
 }
 
-// Sums over the codes l that `inverse` gives, with w the importance.
+// Sums over the codes l that each of `count` candidates gives, with w the importance. Candidates
+// share a pass, so that one's arithmetic hides the other's latency.
 struct SymmetricSums {
     float lx, ll;
 };
-SymmetricSums symmetric_sums(const float* weights, const float* importance, int n, float inverse,
-                             SymmetricRange range) {
+template <int count>
+void symmetric_sums(const float* weights, const float* importance, int n, const float* inverse,
+                    SymmetricRange range, SymmetricSums* out) {
     const Lanes least = spread(-static_cast<float>(range.negative));
     const Lanes most = spread(static_cast<float>(range.positive));
-    Lanes lx{}, ll{};
+    Lanes lx[count]{}, ll[count]{};
     for (int i = 0; i < n; i += 4) {
         const Lanes x = load_lanes(weights + i);
-        const Lanes l = round_lanes(lane_min(lane_max(x * inverse, least), most));
-        const Lanes wl = load_lanes(importance + i) * l;
-        lx += wl * x;
-        ll += wl * l;
+        const Lanes w = load_lanes(importance + i);
+        for (int c = 0; c < count; ++c) {
+            const Lanes l = round_lanes(lane_min(lane_max(x * inverse[c], least), most));
+            const Lanes wl = w * l;
+            lx[c] += wl * x;
+            ll[c] += wl * l;
+        }
     }
-    return {sum_lanes(lx), sum_lanes(ll)};
+    for (int c = 0; c < count; ++c) out[c] = {sum_lanes(lx[c]), sum_lanes(ll[c])};
 }
 
 struct AffineSums {
     float l, ll, lx;
 };
-AffineSums affine_sums(const float* weights, const float* importance, int n, float inverse,
-                       float minimum, int top) {
+template <int count>
+void affine_sums(const float* weights, const float* importance, int n, const float* inverse,
+                 float minimum, int top, AffineSums* out) {
     const Lanes most = spread(static_cast<float>(top));
     const Lanes shift = spread(minimum);
-    Lanes sl{}, sll{}, slx{};
+    Lanes sl[count]{}, sll[count]{}, slx[count]{};
     for (int i = 0; i < n; i += 4) {
         const Lanes x = load_lanes(weights + i);
-        const Lanes l = round_lanes(lane_min(lane_max((x - shift) * inverse, Lanes{}), most));
-        const Lanes wl = load_lanes(importance + i) * l;
-        sl += wl;
-        sll += wl * l;
-        slx += wl * x;
+        const Lanes w = load_lanes(importance + i);
+        const Lanes shifted = x - shift;
+        for (int c = 0; c < count; ++c) {
+            const Lanes l = round_lanes(lane_min(lane_max(shifted * inverse[c], Lanes{}), most));
+            const Lanes wl = w * l;
+            sl[c] += wl;
+            sll[c] += wl * l;
+            slx[c] += wl * x;
+        }
     }
-    return {sum_lanes(sl), sum_lanes(sll), sum_lanes(slx)};
+    for (int c = 0; c < count; ++c)
+        out[c] = {sum_lanes(sl[c]), sum_lanes(sll[c]), sum_lanes(slx[c])};
 }
 
 struct Moments {
@@ -125,8 +136,7 @@ float search_scale(const float* weights, const float* importance, int n, Symmetr
     // The peak lands on code -(negative + offset); offset from -1.6 to +0.7.
     double best_score = -1;
     float best = 0;
-    const auto consider = [&](float inverse) {
-        const SymmetricSums s = symmetric_sums(weights, importance, n, inverse, range);
+    const auto consider = [&](const SymmetricSums& s) {
         if (!(s.ll > 0)) return;
         const double scale = static_cast<double>(s.lx) / static_cast<double>(s.ll);
         const double score = scale * static_cast<double>(s.lx);
@@ -135,11 +145,22 @@ float search_scale(const float* weights, const float* importance, int n, Symmetr
             best = static_cast<float>(scale);
         }
     };
-    for (int rung = 0; rung < kRungs; ++rung) {
-        const float offset = -1.6f + 0.1f * static_cast<float>(rung);
-        consider(-(static_cast<float>(range.negative) + offset) / peak);
+    constexpr int kTogether = 4;
+    SymmetricSums sums[kTogether];
+    for (int rung = 0; rung < kRungs; rung += kTogether) {
+        float inverse[kTogether];
+        for (int c = 0; c < kTogether; ++c) {
+            const float offset = -1.6f + 0.1f * static_cast<float>(rung + c);
+            inverse[c] = -(static_cast<float>(range.negative) + offset) / peak;
+        }
+        symmetric_sums<kTogether>(weights, importance, n, inverse, range, sums);
+        for (const SymmetricSums& s : sums) consider(s);
     }
-    for (int pass = 0; pass < 2 && best != 0; ++pass) consider(1.0f / best);
+    for (int pass = 0; pass < 2 && best != 0; ++pass) {
+        const float inverse = 1.0f / best;
+        symmetric_sums<1>(weights, importance, n, &inverse, range, sums);
+        consider(sums[0]);
+    }
     return best;
 }
 
@@ -151,19 +172,26 @@ ScaleMinimum search_scale_minimum(const float* weights, const float* importance,
     if (!(width > kTiny)) return {0, least};
     const Moments m = moments(weights, importance, n);
     AffineFit best{{width / static_cast<float>(top), least}, 1e300, true};
-    const auto consider = [&](float inverse, float minimum) {
-        const AffineFit fit =
-            solve(m, affine_sums(weights, importance, n, inverse, minimum, top), offset_down);
+    const auto consider = [&](const AffineSums& sums) {
+        const AffineFit fit = solve(m, sums, offset_down);
         if (fit.valid && fit.error < best.error) best = fit;
     };
-    constexpr int kRungs = 16;
-    for (int rung = 0; rung < kRungs; ++rung) {
-        const float offset = -1.0f + 0.125f * static_cast<float>(rung);
-        consider((static_cast<float>(top) + offset) / width, least);
+    constexpr int kRungs = 16, kTogether = 2;
+    AffineSums sums[kTogether];
+    for (int rung = 0; rung < kRungs; rung += kTogether) {
+        float inverse[kTogether];
+        for (int c = 0; c < kTogether; ++c) {
+            const float offset = -1.0f + 0.125f * static_cast<float>(rung + c);
+            inverse[c] = (static_cast<float>(top) + offset) / width;
+        }
+        affine_sums<kTogether>(weights, importance, n, inverse, least, top, sums);
+        for (const AffineSums& s : sums) consider(s);
     }
     for (int pass = 0; pass < 3; ++pass) {
         const double before = best.error;
-        consider(1.0f / best.best.scale, best.best.minimum);
+        const float inverse = 1.0f / best.best.scale;
+        affine_sums<1>(weights, importance, n, &inverse, best.best.minimum, top, sums);
+        consider(sums[0]);
         if (best.error == before) break;
     }
     return best.best;
