@@ -58,6 +58,8 @@ void decode_row(LayoutId layout, const void* row, std::int64_t cols, float* out)
         return decode_blocks<LayoutId::k_##id>(row, cols, out);
 #include "kernels/layout/layouts.def"
 #undef THIMBLE_LAYOUT
+        default:
+            break;  // not a row layout
     }
 }
 

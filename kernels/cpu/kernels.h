@@ -25,6 +25,34 @@ struct MatmulRows {
     bool accumulate;
 };
 
+// 32 columns of a token's activations as 8-bit codes: x = scale * code, to nearest, ties to even.
+// differs: the design page gives K types blocks of 256; one block size serves every format with one
+// quantised input, and is the more accurate.
+struct I8Block {
+    std::int8_t codes[32];
+    float scale;
+    float sum;                        // scale * sum of the codes
+    std::int32_t negative_sum;        // -(sum of the codes)
+    std::int32_t negative_halves[2];  // the same of columns 0-15 and 16-31
+};
+
+// The same for groups of 16 rows in an interleaved layout. Input is `x`, or `i8` where that is not
+// null (never for float weights).
+struct MatmulGroups {
+    LayoutId layout;           // ..._x16
+    const std::byte* weights;  // first group
+    std::size_t group_bytes;
+    std::int64_t rows, cols;  // rows: what the groups hold, padding not counted
+    const float* x;           // [tokens, cols]
+    std::int64_t tokens, x_stride;
+    const I8Block* i8;  // [tokens, cols / 32]
+    std::int64_t i8_stride;
+    float* out;  // [tokens, rows]
+    std::int64_t out_stride;
+    const float* bias;  // [rows] or null
+    bool accumulate;
+};
+
 // Most query rows in one AttentionTile, and most floats of their outputs.
 inline constexpr std::int64_t kAttentionRows = 64;
 inline constexpr std::int64_t kAttentionOutputs = 16384;

@@ -33,6 +33,8 @@ THIMBLE_INLINE std::size_t piece_bytes(LayoutId layout) {
         break;
 #include "kernels/layout/layouts.def"
 #undef THIMBLE_LAYOUT
+        default:
+            break;  // not a row layout
     }
     return bytes;
 }

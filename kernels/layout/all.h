@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every layout's header, and a call by LayoutId: the one place that turns the run-time identity
-// into the compile-time Layout.
+// Every stored layout's header, and a call by LayoutId: the one place that turns the run-time
+// identity into the compile-time Layout.
 #pragma once
 
 #include "kernels/layout/bf16.h"
@@ -26,8 +26,10 @@ auto with_layout(LayoutId id, Fn&& fn) {
         return fn(Layout<LayoutId::k_##id>{});
 #include "kernels/layout/layouts.def"
 #undef THIMBLE_LAYOUT
+        default:
+            break;
     }
-    return fn(Layout<LayoutId::k_f32>{});  // not reached: the cases cover the enumeration
+    return fn(Layout<LayoutId::k_f32>{});  // not reached: callers hold a stored layout
 }
 
 }  // namespace thimble

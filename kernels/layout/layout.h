@@ -12,6 +12,9 @@ enum class LayoutId : std::uint16_t {
 #define THIMBLE_LAYOUT(id) k_##id,
 #include "kernels/layout/layouts.def"
 #undef THIMBLE_LAYOUT
+#define THIMBLE_INTERLEAVED(id) k_##id##_x16,
+#include "kernels/layout/interleaved.def"
+#undef THIMBLE_INTERLEAVED
 };
 
 // Specialised in kernels/layout/<id>.h with:
@@ -21,11 +24,13 @@ enum class LayoutId : std::uint16_t {
 template <LayoutId>
 struct Layout;
 
-// Facts needed without the layout's own header.
+// Facts needed without the layout's own header. A block covers block_rows rows (1 for layouts that
+// files hold, 16 for interleaved ones) by block_elements columns.
 struct LayoutInfo {
     const char* name;
     int block_elements;
     std::size_t block_bytes;
+    int block_rows = 1;
 };
 const LayoutInfo& layout_info(LayoutId id);
 

@@ -51,7 +51,7 @@ double ops_per_second(Team& team, Isa isa, const char* format_name, Activations 
     Workspace workspace(ops::matmul_input_bytes(exec, kTokens, kShape.cols));
     exec.workspace = &workspace;
     Buffer resident;
-    if (const auto layout = ops::resident_layout(view.layout, isa, kShape)) {
+    if (const auto layout = ops::resident_layout(view.layout)) {
         resident = Buffer(ops::packed_bytes(*layout, kShape), Purpose::kOther);
         view = ops::repack(exec, view, *layout, resident.data());
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/layout/all.h"
+#include "kernels/layout/interleaved.h"
 
 namespace thimble {
 
@@ -9,6 +9,11 @@ const LayoutInfo& layout_info(LayoutId id) {
     {#id, Layout<LayoutId::k_##id>::kElements, sizeof(Layout<LayoutId::k_##id>::Block)},
 #include "kernels/layout/layouts.def"
 #undef THIMBLE_LAYOUT
+#define THIMBLE_INTERLEAVED(id)                            \
+    {#id "_x16", Interleaved<LayoutId::k_##id>::kElements, \
+     sizeof(Interleaved<LayoutId::k_##id>::Block), kGroupRows},
+#include "kernels/layout/interleaved.def"
+#undef THIMBLE_INTERLEAVED
     };
     return kTable[static_cast<std::size_t>(id)];
 }

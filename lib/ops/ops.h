@@ -11,6 +11,10 @@
 #include "format/packed.h"
 #include "ops/exec.h"
 
+namespace thimble::cpu {
+struct I8Block;
+}
+
 namespace thimble::ops {
 
 // out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight. x, out: [T, n]; weight: [1, n]. out may be x.
@@ -38,15 +42,22 @@ class MatmulInput {
     MatmulInput& operator=(const MatmulInput&) = delete;
     [[nodiscard]] View view() const noexcept { return x_; }
 
-    struct Quantised;  // defined in matmul.cpp
-    [[nodiscard]] const Quantised& quantised(Activations kind, LayoutId layout);
+    // Makes the form that `kind` reads, unless it is there already.
+    void prepare(Activations kind);
+    [[nodiscard]] const cpu::I8Block* i8() const noexcept { return i8_; }  // [T, in / 32]
+    [[nodiscard]] View bf16() const noexcept { return bf16_; }             // rounded, held as F32
 
   private:
     const Exec& exec_;
     View x_;
     WorkspaceScope scope_;
-    Quantised* forms_ = nullptr;
+    const cpu::I8Block* i8_ = nullptr;
+    View bf16_{};
 };
+
+// How a matmul with weights in `layout` reads its input: exec.activations, resolved where it is
+// kAuto. Floats stay f32 whatever is asked.
+[[nodiscard]] Activations activations_for(LayoutId layout, const Exec& exec);
 
 struct Matmul {
     PackedView weight;         // [out, in]
@@ -66,9 +77,9 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems);
 [[nodiscard]] std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens,
                                              std::int64_t in);
 
-// Layout that stays resident in memory for fast matmul on this ISA (rows interleaved for SIMD);
-// nullopt: the stored layout is used as it is.
-[[nodiscard]] std::optional<LayoutId> resident_layout(LayoutId stored, Isa isa, Shape2 shape);
+// Layout that stays resident in memory for fast matmul (16 rows interleaved); nullopt: the stored
+// layout is used as it is.
+[[nodiscard]] std::optional<LayoutId> resident_layout(LayoutId stored);
 [[nodiscard]] std::size_t packed_bytes(LayoutId layout, Shape2 shape);
 // Writes `stored` into `out` (packed_bytes(layout, shape) bytes) in `layout`; returns the view of
 // it. A matrix may be repacked piece by piece: rows [a, b) with a a multiple of kRepackRows land at

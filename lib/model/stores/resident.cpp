@@ -47,8 +47,7 @@ void place_matrix(const SourceTensor& tensor, const Exec& exec, bool repack, Arr
     Placement place;
     place.layout = stored;
     if (repack) {
-        place.layout =
-            ops::resident_layout(stored, exec.isa, shape_of(tensor)).value_or(place.layout);
+        place.layout = ops::resident_layout(stored).value_or(place.layout);
     }
     place.offset = a.total_bytes;
     place.bytes = ops::packed_bytes(place.layout, shape_of(tensor));
