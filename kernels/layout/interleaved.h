@@ -4,7 +4,8 @@
 // The values are those of the stored block, bit for bit; only rows that pad the last group are new
 // (zero).
 //
-//   codes of 32 columns x 16 rows: column k, row r stands at byte j = 4 r + k % 4 of vector g = k / 4
+//   codes of 32 columns x 16 rows: column k, row r stands at byte j = 4 r + k % 4 of vector g = k /
+//   4
 //     8 bits   codes[g][j]
 //     4 bits   low[g % 4][j], low nibble if g < 4, else high nibble
 //     5 bits   low, and bit 4 in bit j of the 64-bit word high[g]
@@ -62,8 +63,7 @@ struct CodePlane<6> {
     }
     [[nodiscard]] int get(int row, int column) const {
         const int g = column / 4;
-        return low.get(row, column) |
-               (high[g / 4][4 * row + column % 4] >> 2 * (g % 4) & 3) << 4;
+        return low.get(row, column) | (high[g / 4][4 * row + column % 4] >> 2 * (g % 4) & 3) << 4;
     }
 };
 
@@ -120,7 +120,7 @@ struct InterleavedScaled {
         std::uint16_t d[kGroupRows];
         CodePlane<bits> codes;
     };
-    static constexpr int kElements = 32, kOffsetBits = offset_bits, kScales = 1;
+    static constexpr int kElements = 32, kBits = bits, kOffsetBits = offset_bits, kScales = 1;
     static constexpr bool kCodes = true, kMinimum = false;
     static void pack(const Stored& stored, int row, Block& block) {
         float values[32];
@@ -152,7 +152,7 @@ struct InterleavedAffine {
         std::uint16_t d[kGroupRows], m[kGroupRows];
         CodePlane<bits> codes;
     };
-    static constexpr int kElements = 32, kOffsetBits = 0, kScales = 1;
+    static constexpr int kElements = 32, kBits = bits, kOffsetBits = 0, kScales = 1;
     static constexpr bool kCodes = true, kMinimum = true;
     static void pack(const Stored& stored, int row, Block& block) {
         float values[32];
@@ -185,7 +185,7 @@ struct InterleavedKAffine {
             CodePlane<bits> codes;
         } sub[8];
     };
-    static constexpr int kElements = 256, kOffsetBits = 0, kScales = 1;
+    static constexpr int kElements = 256, kBits = bits, kOffsetBits = 0, kScales = 1;
     static constexpr bool kCodes = true, kMinimum = true;
     static void pack(const Stored& stored, int row, Block& block) {
         float values[256];
@@ -231,7 +231,7 @@ struct Interleaved<LayoutId::k_q6_k> {
             CodePlane<6> codes;
         } sub[8];
     };
-    static constexpr int kElements = 256, kOffsetBits = 5, kScales = 2;
+    static constexpr int kElements = 256, kBits = 6, kOffsetBits = 5, kScales = 2;
     static constexpr bool kCodes = true, kMinimum = false;
     static void pack(const Stored& stored, int row, Block& block) {
         float values[256];

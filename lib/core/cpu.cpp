@@ -47,11 +47,9 @@ Isa detect() {
     const std::uint64_t states = enabled_states();
     const Cpuid seven(7, 0);
     if ((states & 0x6) != 0x6 || !bits(seven.b, {5 /*AVX2*/, 8 /*BMI2*/})) return Isa::kPortable;
-    const Cpuid seven_one(7, 1);
     const bool wide = (states & 0xe6) == 0xe6 &&
                       bits(seven.b, {16 /*F*/, 17 /*DQ*/, 30 /*BW*/, 31 /*VL*/}) &&
-                      bits(seven.c, {1 /*VBMI*/, 11 /*VNNI*/, 14 /*VPOPCNTDQ*/}) &&
-                      bits(seven_one.a, {5 /*BF16*/});
+                      bits(seven.c, {1 /*VBMI*/, 11 /*VNNI*/, 14 /*VPOPCNTDQ*/});
     return wide ? Isa::kAvx512 : Isa::kAvx2;
 }
 #else

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// Codes of interleaved layouts in vectors: kLanes rows by four columns of bytes, unpacked from
+// their bit planes and multiplied with 8-bit activations, exactly.
+#pragma once
+
+#include "kernels/cpu/simd.h"
+#include "kernels/layout/interleaved.h"
+
+namespace thimble::cpu::THIMBLE_ISA {
+
+typedef std::uint8_t vb __attribute__((vector_size(4 * kLanes)));
+typedef std::uint16_t vh __attribute__((vector_size(4 * kLanes)));
+typedef std::uint32_t vu __attribute__((vector_size(4 * kLanes)));
+
+// Where an 8-bit code must be multiplied as a signed byte: only VNNI sums products of two full
+// bytes without overflow in between.
+#if defined(THIMBLE_ISA_avx512)
+constexpr bool kSignedBytes = false;
+#else
+constexpr bool kSignedBytes = true;
+#endif
+
+template <class To>
+THIMBLE_INLINE To load_bytes(const void* p) {
+    To v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+THIMBLE_INLINE vf to_floats(vi v) { return __builtin_convertvector(v, vf); }
+THIMBLE_INLINE vi broadcast(std::int32_t x) { return x - vi{}; }
+
+THIMBLE_INLINE vf load_u8(const std::uint8_t* p) {
+#if defined(THIMBLE_ISA_avx512)
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(THIMBLE_ISA_avx2)
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+    vf v;
+    for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(p[i]);
+    return v;
+#endif
+}
+
+// sum[r] += sum over c in 0..3 of w[4 r + c] * x[c]. Codes of up to 7 bits are unsigned; of 8 bits,
+// signed where kSignedBytes, else unsigned.
+template <int bits>
+THIMBLE_INLINE vi dot4(vi sum, vb w, const std::int8_t* x) {
+#if defined(THIMBLE_ISA_avx512)
+    return reinterpret_cast<vi>(
+        _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(w),
+                            _mm512_set1_epi32(load_bytes<std::int32_t>(x))));
+#elif defined(THIMBLE_ISA_avx2)
+    __m256i codes = reinterpret_cast<__m256i>(w);
+    __m256i four = _mm256_set1_epi32(load_bytes<std::int32_t>(x));
+    if constexpr (bits == 8) {
+        four = _mm256_sign_epi8(four, codes);
+        codes = _mm256_abs_epi8(codes);
+    }
+    const __m256i pairs = _mm256_maddubs_epi16(codes, four);
+    return sum + reinterpret_cast<vi>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#else
+    for (int r = 0; r < kLanes; ++r) {
+        for (int c = 0; c < 4; ++c) {
+            const int code = bits == 8 ? static_cast<std::int8_t>(w[4 * r + c]) : w[4 * r + c];
+            sum[r] += code * x[c];
+        }
+    }
+    return sum;
+#endif
+}
+
+// Byte j is 16 where bit j is set, else 0.
+THIMBLE_INLINE vb bits_to_16(const std::uint8_t* bits) {
+#if defined(THIMBLE_ISA_avx512)
+    return reinterpret_cast<vb>(_mm512_maskz_set1_epi8(load_bytes<std::uint64_t>(bits), 16));
+#elif defined(THIMBLE_ISA_avx2)
+    const __m256i spread =
+        _mm256_shuffle_epi8(_mm256_set1_epi32(load_bytes<std::int32_t>(bits)),
+                            _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2,
+                                             2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3));
+    const __m256i own = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
+    const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, own), own);
+    return reinterpret_cast<vb>(_mm256_and_si256(set, _mm256_set1_epi8(16)));
+#else
+    vb v;
+    for (int j = 0; j < 4 * kLanes; ++j)
+        v[j] = static_cast<std::uint8_t>((bits[j / 8] >> j % 8 & 1) << 4);
+    return v;
+#endif
+}
+
+// codes[g], g in 0..7: columns 4 g .. 4 g + 3 of rows `row` .. row + kLanes.
+THIMBLE_INLINE void read_codes(const CodePlane<8>& plane, int row, vb* codes) {
+    for (int g = 0; g < 8; ++g) {
+        codes[g] = load_bytes<vb>(plane.codes[g] + 4 * row);
+        if constexpr (kSignedBytes) codes[g] ^= 128;
+    }
+}
+THIMBLE_INLINE void read_codes(const CodePlane<4>& plane, int row, vb* codes) {
+    for (int g = 0; g < 4; ++g) {
+        // Shifts of 16 bits are what the instruction sets have; the mask drops what crosses.
+        const vb both = load_bytes<vb>(plane.low[g] + 4 * row);
+        codes[g] = both & 15;
+        codes[g + 4] = reinterpret_cast<vb>(reinterpret_cast<vh>(both) >> 4) & 15;
+    }
+}
+THIMBLE_INLINE void read_codes(const CodePlane<5>& plane, int row, vb* codes) {
+    read_codes(plane.low, row, codes);
+    for (int g = 0; g < 8; ++g) codes[g] |= bits_to_16(plane.high[g] + row / 2);
+}
+THIMBLE_INLINE void read_codes(const CodePlane<6>& plane, int row, vb* codes) {
+    read_codes(plane.low, row, codes);
+    for (int h = 0; h < 2; ++h) {
+        const vh high = load_bytes<vh>(plane.high[h] + 4 * row);
+        codes[4 * h] |= reinterpret_cast<vb>(high << 4) & 48;
+        codes[4 * h + 1] |= reinterpret_cast<vb>(high << 2) & 48;
+        codes[4 * h + 2] |= reinterpret_cast<vb>(high) & 48;
+        codes[4 * h + 3] |= reinterpret_cast<vb>(high >> 2) & 48;
+    }
+}
+
+}  // namespace thimble::cpu::THIMBLE_ISA
