@@ -46,8 +46,9 @@ int file_type(LayoutId layout) {
             return 16;
         case LayoutId::k_q6_k:
             return 18;
+        default:
+            return -1;  // no file holds it
     }
-    return -1;
 }
 
 // "blk.17.attn_q.weight" -> "blk.*.attn_q.weight"

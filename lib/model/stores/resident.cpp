@@ -41,7 +41,7 @@ std::int64_t piece_rows(const SourceTensor& tensor) {
     return std::min(tensor.rows(), std::max<std::int64_t>(groups, 1) * ops::kRepackRows);
 }
 
-void place_matrix(const SourceTensor& tensor, const Exec& exec, bool repack, Arrangement& a) {
+void place_matrix(const SourceTensor& tensor, bool repack, Arrangement& a) {
     if (a.places.count(&tensor) > 0) return;
     const LayoutId stored = *layout_of(tensor.type());
     Placement place;
@@ -73,7 +73,7 @@ Arrangement arrange(const ModelSource& source, const Exec& exec, const StoreOpti
         // Rows of an embedding that is no head are looked up, never multiplied.
         const bool multiplied = u > 0 || source.spec().tied_embedding;
         for (const auto& m : a.units[u].matrices) {
-            place_matrix(*m.weight, exec, repack && multiplied, a);
+            place_matrix(*m.weight, repack && multiplied, a);
             if (m.bias) place_vector(*m.bias, exec, a);
         }
         for (const auto& v : a.units[u].vectors) place_vector(*v.weight, exec, a);
