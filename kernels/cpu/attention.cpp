@@ -41,15 +41,44 @@ THIMBLE_INLINE bool visible(const AttentionTile& tile, std::int64_t query, std::
            (tile.window == 0 || query - key < tile.window || key < tile.sinks);
 }
 
-// scores[row] becomes e^(s - max) with 0 for what the row may not see; returns {max, sum}.
-THIMBLE_INLINE void soften(const AttentionTile& tile, std::int64_t token, float* scores,
-                           float* max_out, float* sum_out) {
-    const float lowest = -__builtin_inff();
-    for (std::int64_t s = 0; s < kAttentionSlots; ++s) {
-        const bool seen =
-            s < tile.slots && visible(tile, tile.q_positions[token], tile.positions[s]);
-        if (!seen) scores[s] = lowest;
+// out[n vectors] += sum over s of p[s] * v[s], slot after slot.
+template <int n>
+THIMBLE_INLINE void add_values(const float* p, const float* v, std::int64_t count,
+                               std::int64_t stride, float* out) {
+    vf sums[n];
+    for (int i = 0; i < n; ++i) sums[i] = load(out + i * kLanes);
+    for (std::int64_t s = 0; s < count; ++s) {
+        for (int i = 0; i < n; ++i)
+            sums[i] = fma(broadcast(p[s]), load(v + s * stride + i * kLanes), sums[i]);
     }
+    for (int i = 0; i < n; ++i) store(out + i * kLanes, sums[i]);
+}
+
+// Least and largest position of the tile's slots.
+struct Range {
+    std::int64_t least, most;
+};
+THIMBLE_INLINE Range range_of(const AttentionTile& tile) {
+    Range range = {tile.positions[0], tile.positions[0]};
+    for (std::int64_t s = 1; s < tile.slots; ++s) {
+        const std::int64_t p = tile.positions[s];
+        range.least = p < range.least ? p : range.least;
+        range.most = p > range.most ? p : range.most;
+    }
+    return range;
+}
+
+// scores[row] becomes e^(s - max) with 0 for what the row may not see; returns {max, sum}.
+THIMBLE_INLINE void soften(const AttentionTile& tile, const Range& range, std::int64_t token,
+                           float* scores, float* max_out, float* sum_out) {
+    const float lowest = -__builtin_inff();
+    const std::int64_t query = tile.q_positions[token];
+    const bool all = range.least >= 0 && range.most <= query &&
+                     (tile.window == 0 || query - range.least < tile.window);
+    for (std::int64_t s = 0; !all && s < tile.slots; ++s) {
+        if (!visible(tile, query, tile.positions[s])) scores[s] = lowest;
+    }
+    for (std::int64_t s = tile.slots; s < kAttentionSlots; ++s) scores[s] = lowest;
     if (tile.softcap > 0) {
         const vf cap = broadcast(tile.softcap), inverse = broadcast(1.0f / tile.softcap);
         for (std::int64_t s = 0; s < kAttentionSlots; s += kLanes) {
@@ -87,18 +116,24 @@ void attention_tile(const AttentionTile& tile, float* o, float* max, float* sum)
     for (std::int64_t first = 0; first < tile.slots; first += kStrip) {
         const std::int64_t count = tile.slots - first < kStrip ? tile.slots - first : kStrip;
         decode_strip(tile, tile.k_layout, tile.k, tile.k_slot_bytes, first, count, scratch.strip);
+        for (std::int64_t s = count; s < kStrip; ++s) {
+            for (std::int64_t d = 0; d < padded; ++d) scratch.strip[s * padded + d] = 0;
+        }
         for (std::int64_t r = 0; r < rows; ++r) {
-            for (std::int64_t s = 0; s < count; ++s) {
-                vf part = {};
-                for (std::int64_t d = 0; d < padded; d += kLanes)
-                    part = fma(load(scratch.q + r * padded + d),
-                               load(scratch.strip + s * padded + d), part);
-                scratch.scores[r * kAttentionSlots + first + s] = sum_lanes(part);
+            for (std::int64_t s = 0; s < kStrip; s += kLanes) {
+                vf parts[kLanes] = {};
+                for (std::int64_t d = 0; d < padded; d += kLanes) {
+                    const vf q = load(scratch.q + r * padded + d);
+                    for (int i = 0; i < kLanes; ++i)
+                        parts[i] = fma(q, load(scratch.strip + (s + i) * padded + d), parts[i]);
+                }
+                store(scratch.scores + r * kAttentionSlots + first + s, sum_each(parts));
             }
         }
     }
+    const Range range = range_of(tile);
     for (std::int64_t r = 0; r < rows; ++r) {
-        soften(tile, r / tile.group, scratch.scores + r * kAttentionSlots, max + r, sum + r);
+        soften(tile, range, r / tile.group, scratch.scores + r * kAttentionSlots, max + r, sum + r);
         for (std::int64_t d = 0; d < tile.dim; ++d) o[r * tile.dim + d] = 0;
     }
     for (std::int64_t first = 0; first < tile.slots; first += kStrip) {
@@ -107,12 +142,14 @@ void attention_tile(const AttentionTile& tile, float* o, float* max, float* sum)
         for (std::int64_t r = 0; r < rows; ++r) {
             float* to = o + r * tile.dim;
             const float* p = scratch.scores + r * kAttentionSlots + first;
-            for (std::int64_t s = 0; s < count; ++s) {
-                const float* v = scratch.strip + s * padded;
-                std::int64_t d = 0;
-                for (; d + kLanes <= tile.dim; d += kLanes)
-                    store(to + d, fma(broadcast(p[s]), load(v + d), load(to + d)));
-                for (; d < tile.dim; ++d) to[d] = fma(p[s], v[d], to[d]);
+            std::int64_t d = 0;
+            for (; d + 4 * kLanes <= tile.dim; d += 4 * kLanes)
+                add_values<4>(p, scratch.strip + d, count, padded, to + d);
+            for (; d + kLanes <= tile.dim; d += kLanes)
+                add_values<1>(p, scratch.strip + d, count, padded, to + d);
+            for (; d < tile.dim; ++d) {
+                for (std::int64_t s = 0; s < count; ++s)
+                    to[d] = fma(p[s], scratch.strip[s * padded + d], to[d]);
             }
         }
     }

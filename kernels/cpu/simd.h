@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "kernels/layout/half.h"
 
@@ -64,6 +65,29 @@ THIMBLE_INLINE float sum_lanes(vf v) {
     }
     return lane[0];
 }
+
+// One step of the sums below: from pairs of vectors whose runs of 2 * half lanes each belong to one
+// sum, vectors whose runs of `half` lanes do, the runs of a and b taking turns.
+template <int half, int... lane>
+THIMBLE_INLINE vf fold(vf a, vf b, std::integer_sequence<int, lane...>) {
+    const vf low = __builtin_shufflevector(
+        a, b, ((lane / half % 2) * kLanes + lane / (2 * half) * 2 * half + lane % half)...);
+    const vf high = __builtin_shufflevector(
+        a, b, ((lane / half % 2) * kLanes + lane / (2 * half) * 2 * half + lane % half + half)...);
+    return low + high;
+}
+template <int half>
+THIMBLE_INLINE vf fold_all(vf* v) {
+    for (int i = 0; i < half; ++i)
+        v[i] = fold<half>(v[i], v[i + half], std::make_integer_sequence<int, kLanes>{});
+    if constexpr (half == 1)
+        return v[0];
+    else
+        return fold_all<half / 2>(v);
+}
+// Lane i becomes the sum of v[i]'s lanes, bit for bit as sum_lanes adds them.
+THIMBLE_INLINE vf sum_each(vf (&v)[kLanes]) { return fold_all<kLanes / 2>(v); }
+
 THIMBLE_INLINE float max_lanes(vf v) {
     float lane[kLanes];
     store(lane, v);

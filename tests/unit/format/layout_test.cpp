@@ -92,6 +92,8 @@ double weight(LayoutId id, const std::vector<std::uint8_t>& b, std::size_t i) {
             return half_value(u16_at(b, 208)) * static_cast<std::int8_t>(b[192 + i / 16]) *
                    (low + 16 * high - 32);
         }
+        default:
+            break;  // no file holds it
     }
     return NAN;
 }
