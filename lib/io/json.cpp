@@ -153,7 +153,7 @@ void append_double(std::string& out, double v) {
 void append_break(std::string& out, int indent, int depth) {
     if (indent < 0) return;
     out += '\n';
-    out.append(static_cast<std::size_t>(indent * depth), ' ');
+    out.append(static_cast<std::size_t>(indent) * static_cast<std::size_t>(depth), ' ');
 }
 
 void append_value(std::string& out, const Json& v, int indent, int depth) {
