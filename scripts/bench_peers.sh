@@ -37,7 +37,7 @@ median() { sort -g | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (
 probe() {  # GB/s read by all threads
   "$bin/run" --probe "$scratch/probe.json" --probe-memory 512 --probe-disk 4 --probe-repeats 3 \
     --probe-directory "$scratch" --threads "$threads" --quiet >/dev/null
-  field read_bytes_per_second <(grep -v '"disk"' "$scratch/probe.json" | sed '/"disk"/,$d') |
+  field read_bytes_per_second <(sed '/"disk"/,$d' "$scratch/probe.json") |
     awk '{printf "%.1f\n", $1 / 1e9}'
 }
 

@@ -2,6 +2,9 @@
 // Where and how operations run.
 #pragma once
 
+#include <string>
+#include <string_view>
+
 #include "core/team.h"
 #include "kernels/layout/isa.h"
 #include "tensor/buffer.h"
@@ -12,6 +15,8 @@ namespace thimble {
 // How a packed matmul reads its input. kAuto is a fixed table per (layout, ISA) in
 // ops/activations.cpp, filled from measurements; it never depends on timing or batch size.
 enum class Activations : std::uint8_t { kAuto, kF32, kBf16, kI8 };
+// "f32", "bf16", "i8"; anything else is kAuto.
+[[nodiscard]] Activations activations_named(std::string_view name);
 
 // Bump allocator for one forward step; its capacity is fixed by the plan before work begins.
 class Workspace {
@@ -56,5 +61,9 @@ struct Exec {
         return device == Device::kRef ? DType::kF64 : DType::kF32;
     }
 };
+
+// What quantised weights meet, kAuto resolved: "f64" (the reference device), "f32", "bf16" or "i8".
+// Float weights always read f32.
+[[nodiscard]] std::string describe_activations(const Exec& exec);
 
 }  // namespace thimble

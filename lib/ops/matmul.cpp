@@ -51,6 +51,8 @@ void matmul_stored(const Exec& exec, View in, const Matmul& p) {
                    });
 }
 
+bool is_interleaved(LayoutId layout) { return layout_info(layout).block_rows == kGroupRows; }
+
 std::int64_t groups_of(const Matmul& p) {
     return (p.weight.shape.rows + kGroupRows - 1) / kGroupRows;
 }
@@ -144,19 +146,7 @@ void decode_interleaved(const PackedView& weight, std::int64_t r, Real* out) {
     });
 }
 
-bool is_interleaved(LayoutId layout) { return layout_info(layout).block_rows == kGroupRows; }
-
 }  // namespace
-
-// Filled from tests/bench on Zen 5: with byte dot products, 8-bit input is never slower and, for
-// many tokens, three to four times as fast as float input; without them it is no faster.
-Activations activations_for(LayoutId layout, const Exec& exec) {
-    const bool codes = layout_info(layout).block_elements > 1;
-    if (!codes || !is_interleaved(layout) || exec.activations == Activations::kF32)
-        return Activations::kF32;
-    if (exec.activations != Activations::kAuto) return exec.activations;
-    return exec.isa == Isa::kPortable ? Activations::kF32 : Activations::kI8;
-}
 
 MatmulInput::MatmulInput(const Exec& exec, View x) : exec_(exec), x_(x), scope_(*exec.workspace) {}
 MatmulInput::~MatmulInput() = default;

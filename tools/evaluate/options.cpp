@@ -61,10 +61,12 @@ void EvaluateOptions::visit(OptionVisitor& v) {
               .most = 10000},
              speed.repeats);
     v.group("Computation");
-    v.option({.name = "activations",
-              .help = "how matmuls read their input",
-              .choices = {"auto", "f32", "bf16", "i8"}},
-             activations);
+    v.option(
+        {.name = "activations",
+         .help =
+             "how quantised weights read their input; auto: i8 where the CPU has byte dot products",
+         .choices = {"auto", "f32", "bf16", "i8"}},
+        activations);
     v.option({.name = "batch-size",
               .letter = 'b',
               .help = "most tokens per forward step",

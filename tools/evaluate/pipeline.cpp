@@ -24,13 +24,6 @@ namespace {
 
 constexpr std::uint64_t kMostTextBytes = std::uint64_t{1} << 32;
 
-Activations parse_activations(const std::string& text) {
-    if (text == "f32") return Activations::kF32;
-    if (text == "bf16") return Activations::kBf16;
-    if (text == "i8") return Activations::kI8;
-    return Activations::kAuto;
-}
-
 }  // namespace
 
 void Pipeline::open() {
@@ -64,7 +57,7 @@ RunnerOptions Pipeline::runner_options(Device device, Isa isa) const {
     RunnerOptions out;
     out.device = device;
     out.isa = isa;
-    out.activations = parse_activations(options.activations);
+    out.activations = activations_named(options.activations);
     out.step_tokens = options.batch;
     out.kv = options.kv;
     if (options.bench) {
@@ -224,7 +217,9 @@ void Pipeline::fill_settings(eval::Record& record, const cli::Context& context,
     s.cache_type_k = options.kv.type_k;
     s.cache_type_v = options.kv.type_v;
     s.kv_policy = options.kv.policy;
-    s.activations = options.activations;
+    Exec exec;
+    exec.device = runner.device, exec.isa = runner.isa, exec.activations = runner.activations;
+    s.activations = describe_activations(exec);
     s.device = context.common.device;
     s.isa = name(context.isa);
     s.cpu = cpu_model_name();

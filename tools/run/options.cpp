@@ -50,10 +50,12 @@ void RunOptions::visit(OptionVisitor& v) {
               .least = 1,
               .most = 1 << 20},
              batch);
-    v.option({.name = "activations",
-              .help = "how matmuls read their input",
-              .choices = {"auto", "f32", "bf16", "i8"}},
-             activations);
+    v.option(
+        {.name = "activations",
+         .help =
+             "how quantised weights read their input; auto: i8 where the CPU has byte dot products",
+         .choices = {"auto", "f32", "bf16", "i8"}},
+        activations);
     v.option({.name = "repack", .help = "keep weights in the layout that is fastest here"}, repack);
     v.option({.name = "profile",
               .help = "machine profile for predicted times, from --probe",

@@ -21,13 +21,6 @@ Device device_of(const cli::CommonOptions& common) {
     return common.device == "ref" ? Device::kRef : Device::kCpu;
 }
 
-Activations activations_of(const std::string& name) {
-    if (name == "f32") return Activations::kF32;
-    if (name == "bf16") return Activations::kBf16;
-    if (name == "i8") return Activations::kI8;
-    return Activations::kAuto;
-}
-
 }  // namespace
 
 std::string Pipeline::read_prompt() const {
@@ -83,7 +76,7 @@ RunnerOptions Pipeline::runner_options(Device device, Isa isa) const {
     RunnerOptions out;
     out.device = device;
     out.isa = isa;
-    out.activations = activations_of(options.activations);
+    out.activations = activations_named(options.activations);
     out.repack = options.repack;
     out.kv = options.kv;
     // Memory for a step is not taken for more tokens than there are.
