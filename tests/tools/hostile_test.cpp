@@ -71,8 +71,8 @@ struct Setting {
     }
     [[nodiscard]] std::size_t header_bytes() const {
         std::uint64_t least = bytes.size();
-        for (const TensorEntry& t : ModelFile::open(good)->tensors())
-            least = std::min(least, t.offset);
+        const auto opened = ModelFile::open(good);
+        for (const TensorEntry& t : opened->tensors()) least = std::min(least, t.offset);
         return least;
     }
 };

@@ -112,8 +112,8 @@ TEST_CASE("gguf: an alignment of the metadata's own is kept and obeyed") {
     Metadata m;
     m.set("general.alignment", std::uint32_t{256});
     write_model(dir / "a.gguf", m, kTensors);
-    for (const TensorEntry& t : ModelFile::open(dir / "a.gguf")->tensors())
-        CHECK(t.offset % 256 == 0);
+    const auto opened = ModelFile::open(dir / "a.gguf");
+    for (const TensorEntry& t : opened->tensors()) CHECK(t.offset % 256 == 0);
 }
 
 TEST_CASE("gguf writer: nothing is left when it is not finished, incomplete or refused") {

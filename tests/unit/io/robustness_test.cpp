@@ -121,7 +121,8 @@ void check_every_header_byte(const std::string& path, std::size_t header_bytes) 
 
 std::size_t first_offset(const std::string& path) {
     std::uint64_t least = UINT64_MAX;
-    for (const TensorEntry& t : ModelFile::open(path)->tensors()) least = std::min(least, t.offset);
+    const auto opened = ModelFile::open(path);
+    for (const TensorEntry& t : opened->tensors()) least = std::min(least, t.offset);
     return least;
 }
 
