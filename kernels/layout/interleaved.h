@@ -251,7 +251,8 @@ struct Interleaved<LayoutId::k_q6_k> {
         const Real d = static_cast<Real>(f16_to_f32(block.d[row]));
         for (int k = 0; k < 256; ++k) {
             const auto& sub = block.sub[k / 32];
-            out[k] = d * static_cast<Real>(sub.scale[k % 32 / 16][row]) *
+            const int half = k % 32 / 16;
+            out[k] = d * static_cast<Real>(sub.scale[half][row]) *
                      static_cast<Real>(sub.codes.get(row, k % 32) - 32);
         }
     }
