@@ -129,6 +129,7 @@ struct SafetensorsWriter::State {
     std::optional<MadeDirectory> directory;  // destroyed after the files in it
     std::vector<AtomicFile> files;
     std::optional<AtomicFile> index;
+    std::uint64_t file_bytes = 0;
 
     void open_shard(const std::string& path, std::size_t shard,
                     const std::vector<std::size_t>& order, const SafetensorsOptions& options) {
@@ -140,6 +141,7 @@ struct SafetensorsWriter::State {
             bytes += place.bytes;
         }
         AtomicFile& file = files.emplace_back(path, bytes, options.if_exists);
+        file_bytes += bytes;
         const std::uint64_t length = header.size();
         file.write(0, std::as_bytes(std::span(&length, 1)));
         file.write(sizeof(length), std::as_bytes(std::span(header)));
@@ -159,6 +161,7 @@ struct SafetensorsWriter::State {
         root.set("weight_map", Json(std::move(members)));
         const std::string text = root.dump(2) + "\n";
         index.emplace(path, text.size(), if_exists);
+        file_bytes += text.size();
         index->write(0, std::as_bytes(std::span(text)));
     }
 };
@@ -204,6 +207,8 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<Tensor
 }
 
 SafetensorsWriter::~SafetensorsWriter() = default;
+
+std::uint64_t SafetensorsWriter::file_bytes() const noexcept { return state_->file_bytes; }
 
 void SafetensorsWriter::write(std::size_t tensor, std::uint64_t offset,
                               std::span<const std::byte> bytes) {

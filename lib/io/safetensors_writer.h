@@ -9,6 +9,7 @@
 
 #include "io/atomic_file.h"
 #include "io/model_file.h"
+#include "io/tensor_writer.h"
 
 namespace thimble {
 
@@ -18,19 +19,17 @@ struct SafetensorsOptions {
     IfExists if_exists = IfExists::kRefuse;
 };
 
-class SafetensorsWriter {
+class SafetensorsWriter final : public TensorWriter {
   public:
     // A path ending in .safetensors is one file. Any other is a directory, made if absent, for
     // model.safetensors or, past max_shard_bytes, model-00001-of-0000N.safetensors and the index.
     // Throws kBadData (a name or type the container cannot hold), kCannotCreate or kIo.
     SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
                       const SafetensorsOptions& options);
-    ~SafetensorsWriter();  // removes partial files unless finish() succeeded
-    SafetensorsWriter(const SafetensorsWriter&) = delete;
-    SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
-    // Bytes at `offset` within the tensor's data; any order, each byte once.
-    void write(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> bytes);
-    void finish();  // all bytes must have been written
+    ~SafetensorsWriter() override;
+    [[nodiscard]] std::uint64_t file_bytes() const noexcept override;
+    void write(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> bytes) override;
+    void finish() override;
 
   private:
     struct State;

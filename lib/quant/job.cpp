@@ -10,6 +10,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/strings.h"
+#include "io/gguf_writer.h"
 #include "io/sha256.h"
 #include "quant/provenance.h"
 #include "quant/row_stream.h"
@@ -93,6 +94,7 @@ struct QuantizeJob::State {
 
     void make_base();
     [[nodiscard]] Metadata metadata(bool hash_inputs) const;
+    [[nodiscard]] std::unique_ptr<TensorWriter> open_writer() const;
     void add_notes(Plan& plan) const;
     [[nodiscard]] std::size_t least_slice() const;
     [[nodiscard]] std::size_t most_slice() const;
@@ -131,6 +133,11 @@ Metadata QuantizeJob::State::metadata(bool hash_inputs) const {
     append_step(out, {"quantize", version, [&](OptionVisitor& v) { recorded.visit(v); }, files},
                 hash_inputs);
     return out;
+}
+
+std::unique_ptr<TensorWriter> QuantizeJob::State::open_writer() const {
+    return std::make_unique<GgufWriter>(output, metadata(true), specs,
+                                        options.overwrite ? IfExists::kReplace : IfExists::kRefuse);
 }
 
 std::size_t QuantizeJob::State::least_slice() const {
@@ -236,10 +243,9 @@ bool QuantizeJob::run(Team& team, const QuantProgress& progress) {
         throw Error(Exit::kCannotCreate, escaped(s.output, 1024), "the output exists",
                     "give --overwrite to replace it");
     }
-    GgufWriter writer(s.output, s.metadata(true), s.specs,
-                      s.options.overwrite ? IfExists::kReplace : IfExists::kRefuse);
-    const Charge disk(Tier::kDisk, Purpose::kWeights, writer.file_bytes());
-    RowStream stream({&s.source, &writer, &team, s.slice, s.options.report_error});
+    const std::unique_ptr<TensorWriter> writer = s.open_writer();
+    const Charge disk(Tier::kDisk, Purpose::kWeights, writer->file_bytes());
+    RowStream stream({&s.source, writer.get(), &team, s.slice, s.options.report_error});
     std::uint64_t before = 0;
     for (std::size_t i = 0; i < s.choices.size(); ++i) {
         const TensorChoice& choice = s.choices[i];
@@ -255,7 +261,7 @@ bool QuantizeJob::run(Team& team, const QuantProgress& progress) {
         if (s.options.report_error)
             report.relative_error = error.norm > 0 ? std::sqrt(error.error / error.norm) : 0;
     }
-    writer.finish();
+    writer->finish();
     return true;
 }
 

@@ -9,7 +9,6 @@
 
 #include "core/plan.h"
 #include "core/team.h"
-#include "io/gguf_writer.h"
 #include "quant/rules.h"
 
 namespace thimble {

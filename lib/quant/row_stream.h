@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "core/team.h"
-#include "io/gguf_writer.h"
+#include "io/tensor_writer.h"
 #include "quant/rules.h"
 #include "tensor/buffer.h"
 
@@ -29,7 +29,7 @@ class RowStream {
   public:
     struct Setup {
         const ModelSource* source = nullptr;
-        GgufWriter* writer = nullptr;
+        TensorWriter* writer = nullptr;
         Team* team = nullptr;
         std::size_t slice = 0;  // bytes per worker
         bool measure_error = false;

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// Where a model's tensors go: every tensor's place is fixed before the first byte, so they may
+// come in any order, piece by piece, and the sizes are exact.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace thimble {
+
+class TensorWriter {
+  public:
+    TensorWriter() = default;
+    virtual ~TensorWriter() = default;  // removes partial files unless finish() succeeded
+    TensorWriter(const TensorWriter&) = delete;
+    TensorWriter& operator=(const TensorWriter&) = delete;
+    [[nodiscard]] virtual std::uint64_t file_bytes() const noexcept = 0;  // of all files together
+    // Bytes at `offset` within the tensor's data; any order, each byte once.
+    virtual void write(std::size_t tensor, std::uint64_t offset,
+                       std::span<const std::byte> bytes) = 0;
+    virtual void finish() = 0;  // all bytes must have been written
+};
+
+}  // namespace thimble

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "quantize_command.h"
+
+#include <chrono>
+#include <memory>
+
+#include "baseline.h"
+#include "core/cpu.h"
+#include "core/log.h"
+#include "core/strings.h"
+#include "quant/job.h"
+
+namespace thimble {
+namespace {
+
+class Quantize {
+  public:
+    void visit(OptionVisitor& v) { options_.visit(v); }
+
+    Plan plan(const cli::CommonOptions& common) {
+        job_ = std::make_unique<QuantizeJob>(options_, cli::version());
+        const int threads =
+            common.threads > 0 ? static_cast<int>(common.threads) : default_threads();
+        const Budget budget = Budget::parse(common.max_memory, "--max-memory");
+        return job_->plan(threads, kBaselineBytes,
+                          budget.limit_bytes[static_cast<std::size_t>(Tier::kRam)]);
+    }
+
+    void run(cli::Context& context) {
+        const auto start = std::chrono::steady_clock::now();
+        const auto seconds = [&] {
+            return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        };
+        const bool done = job_->run(
+            context.team, [&](std::string_view, std::uint64_t bytes, std::uint64_t total) {
+                context.progress("quantize", static_cast<std::int64_t>(bytes >> 20),
+                                 static_cast<std::int64_t>(total >> 20),
+                                 static_cast<double>(bytes) / 1e6 / seconds(), "MB/s");
+                return !context.interrupted();
+            });
+        if (!done) return;
+        report(context, seconds());
+        if (!context.stdout_is_json()) context.print(job_->output_path() + "\n");
+    }
+
+  private:
+    void report(cli::Context& context, double seconds) const {
+        Json tensors = Json::array();
+        for (const TensorReport& r : job_->reports()) {
+            Json t = Json::object();
+            t.set("name", r.choice->tensor->name);
+            t.set("from", find_tensor_type(r.choice->tensor->type())->name);
+            t.set("to", layout_info(r.choice->layout).name);
+            t.set("bytes", r.bytes_out);
+            if (r.choice->copied) t.set("copied", true);
+            if (!r.choice->reason.empty()) t.set("reason", r.choice->reason);
+            if (r.relative_error >= 0) t.set("relative_rmse", r.relative_error);
+            tensors.push(std::move(t));
+        }
+        context.report.set("output", job_->output_path());
+        context.report.set("output_bytes", job_->output_bytes());
+        context.report.set("input_bytes", job_->input_bytes());
+        context.report.set("seconds", seconds);
+        context.report.set("tensors", std::move(tensors));
+        const double rate = static_cast<double>(job_->input_bytes()) / seconds / 1e6;
+        log_info(format_bytes(job_->input_bytes()) + " -> " + format_bytes(job_->output_bytes()) +
+                 " at " + std::to_string(static_cast<int>(rate)) + " MB/s of input");
+    }
+
+    QuantizeOptions options_;
+    std::unique_ptr<QuantizeJob> job_;
+};
+
+Json names() {
+    Json formats = Json::array();
+    for (const std::string& name : weight_formats().names()) formats.push(name);
+    Json lists = Json::object();
+    lists.set("formats", std::move(formats));
+    return lists;
+}
+
+}  // namespace
+
+cli::Command quantize_command() {
+    const auto quantize = std::make_shared<Quantize>();
+    cli::Command c;
+    c.help = "write the model in another weight format";
+    c.options = [quantize](OptionVisitor& v) { quantize->visit(v); };
+    c.plan = [quantize](const cli::CommonOptions& common) { return quantize->plan(common); };
+    c.run = [quantize](cli::Context& context) { quantize->run(context); };
+    c.list = names;
+    return c;
+}
+
+}  // namespace thimble
