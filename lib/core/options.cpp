@@ -73,13 +73,12 @@ class Setter final : public OptionVisitor {
     }
     void option(const OptionInfo& info, std::string& v) override {
         if (!mine(info)) return;
-        check_choice(info, single());
-        v = single();
+        v = chosen(info, single());
     }
     void option(const OptionInfo& info, std::vector<std::string>& v) override {
         if (!mine(info)) return;
-        for (const std::string& text : texts_) check_choice(info, text);
-        v.assign(texts_.begin(), texts_.end());
+        v.clear();
+        for (const std::string& text : texts_) v.push_back(chosen(info, text));
     }
     void group(std::string_view) override {}
 
@@ -108,10 +107,13 @@ class Setter final : public OptionVisitor {
         if (as_double > info.most) throw bad("is more than " + number_text(info.most));
         v = parsed;
     }
-    void check_choice(const OptionInfo& info, const std::string& text) const {
+    // The choice that was meant: "Q8_0" is q8_0.
+    std::string chosen(const OptionInfo& info, const std::string& text) const {
         const auto& choices = info.choices;
-        if (choices.empty() || std::find(choices.begin(), choices.end(), text) != choices.end())
-            return;
+        if (choices.empty()) return text;
+        for (const std::string& choice : choices) {
+            if (choice == text || to_lower(choice) == to_lower(text)) return choice;
+        }
         std::string known;
         for (const std::string& choice : choices) known += (known.empty() ? "" : ", ") + choice;
         throw Error(Exit::kUsage, where_, "'" + escaped(text) + "' is not one of " + known,

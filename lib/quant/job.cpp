@@ -12,6 +12,7 @@
 #include "core/strings.h"
 #include "io/gguf_writer.h"
 #include "io/sha256.h"
+#include "quant/name_rules.h"
 #include "quant/provenance.h"
 #include "quant/row_stream.h"
 #include "text/tokenizer.h"
@@ -22,34 +23,12 @@ namespace {
 constexpr std::size_t kSliceBytes = std::size_t{768} << 10;  // per worker: about a level-2 cache
 constexpr std::uint32_t kQuantizationVersion = 2;            // of ggml's block layouts
 
-// llama.cpp's number for "mostly this type", or -1.
-int file_type(LayoutId layout) {
-    switch (layout) {
-        case LayoutId::k_f32:
-            return 0;
-        case LayoutId::k_f16:
-            return 1;
-        case LayoutId::k_bf16:
-            return 32;
-        case LayoutId::k_q4_0:
-            return 2;
-        case LayoutId::k_q4_1:
-            return 3;
-        case LayoutId::k_q5_0:
-            return 8;
-        case LayoutId::k_q5_1:
-            return 9;
-        case LayoutId::k_q8_0:
-            return 7;
-        case LayoutId::k_q4_k:
-            return 14;
-        case LayoutId::k_q5_k:
-            return 16;
-        case LayoutId::k_q6_k:
-            return 18;
-        default:
-            return -1;  // no file holds it
-    }
+// So that the rules themselves are recorded, wherever they came from.
+QuantizeOptions with_file_rules(QuantizeOptions options) {
+    if (options.tensor_type_file.empty()) return options;
+    for (std::string& rule : read_name_rules(options.tensor_type_file))
+        options.tensor_type.push_back(std::move(rule));
+    return options;
 }
 
 // "blk.17.attn_q.weight" -> "blk.*.attn_q.weight"
@@ -86,7 +65,7 @@ struct QuantizeJob::State {
     std::size_t slice = kSliceBytes;
 
     State(const QuantizeOptions& o, std::string_view v)
-        : options(o),
+        : options(with_file_rules(o)),
           version(v),
           output(o.output_path()),
           source(ModelFile::open(o.model)),
@@ -108,20 +87,12 @@ void QuantizeJob::State::make_base() {
     }
     for (const char* key : {"split.no", "split.count", "split.tensors.count"}) base.erase(key);
 
-    std::map<LayoutId, std::uint64_t> weights;  // by format, of matrices
-    bool quantised = false;
-    for (const TensorChoice& choice : choices) {
-        if (!choice.tensor->is_matrix) continue;
-        weights[choice.layout] +=
-            static_cast<std::uint64_t>(choice.tensor->rows() * choice.tensor->cols());
-        quantised = quantised || layout_info(choice.layout).block_elements > 1;
-    }
-    if (!weights.empty()) {
-        const auto most =
-            std::max_element(weights.begin(), weights.end(),
-                             [](const auto& a, const auto& b) { return a.second < b.second; });
-        base.set("general.file_type", static_cast<std::uint32_t>(file_type(most->first)));
-    }
+    const auto number = file_type_of(options);
+    if (!number) base.erase("general.file_type");
+    if (number) base.set("general.file_type", *number);
+    const bool quantised = std::any_of(choices.begin(), choices.end(), [](const TensorChoice& c) {
+        return layout_info(c.layout).block_elements > 1;
+    });
     base.erase("general.quantization_version");
     if (quantised) base.set("general.quantization_version", kQuantizationVersion);
 }

@@ -3,7 +3,8 @@
 
 #include <filesystem>
 
-#include "format/weight_format.h"
+#include "core/strings.h"
+#include "quant/rules.h"
 
 namespace thimble {
 
@@ -24,17 +25,34 @@ void QuantizeOptions::visit(OptionVisitor& v) {
               .is_output = true},
              output);
     v.option({.name = "format",
-              .help = "format of the weight matrices; vectors stay f32",
-              .choices = weight_formats().names()},
+              .help = "format or mix of the weight matrices, as llama.cpp names and mixes them: "
+                      "q4_k is the mix q4_k_m, q4_k with --pure is q4_k everywhere; vectors stay "
+                      "f32",
+              .choices = target_names()},
              format);
     v.option({.name = "tensor-type",
               .help = "format of the matrices whose name the regular expression finds; "
                       "the first match wins",
               .value = "REGEX=FORMAT"},
              tensor_type);
+    v.option({.name = "tensor-type-file",
+              .help = "file of such rules, separated by spaces or line ends; they come after "
+                      "those of the flags",
+              .value = "FILE",
+              .is_input = true},
+             tensor_type_file);
+    v.option({.name = "output-tensor-type",
+              .help = "format of the output head, before any rule",
+              .value = "FORMAT"},
+             output_tensor_type);
+    v.option({.name = "token-embedding-type",
+              .help = "format of the token embedding, before any rule",
+              .value = "FORMAT"},
+             token_embedding_type);
+    v.option({.name = "leave-output-tensor", .help = "store output.weight as the model does"},
+             leave_output_tensor);
     v.option({.name = "pure",
-              .help = "the output head in --format, too (else a head of fewer than 6 bits is "
-                      "raised to q6_k)"},
+              .help = "all matrices in the base format of --format: no mix, no better output head"},
              pure);
     v.option({.name = "strict",
               .help = "refuse instead of choosing another format for rows that are not whole "
@@ -58,7 +76,7 @@ std::string QuantizeOptions::output_path() const {
     std::filesystem::path path = std::filesystem::path(model).lexically_normal();
     if (!path.has_filename()) path = path.parent_path();  // "directory/"
     if (path.extension() == ".gguf") path.replace_extension();
-    return path.string() + "-" + format + ".gguf";
+    return path.string() + "-" + to_lower(format) + ".gguf";
 }
 
 }  // namespace thimble

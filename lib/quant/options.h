@@ -13,6 +13,9 @@ struct QuantizeOptions {
     std::string model, output;
     std::string format = "q8_0";
     std::vector<std::string> tensor_type;  // "regex=format"; the first that matches a name wins
+    std::string tensor_type_file;
+    std::string output_tensor_type, token_embedding_type;  // "": by --format
+    bool leave_output_tensor = false;
     bool pure = false;
     bool strict = false;
     bool allow_requantize = false;

@@ -2,85 +2,73 @@
 #include "quant/rules.h"
 
 #include <algorithm>
-#include <regex>
 
 #include "core/error.h"
 #include "core/strings.h"
+#include "quant/mixes.h"
+#include "quant/name_rules.h"
 
 namespace thimble {
 namespace {
 
-struct Rule {
-    std::string text;
-    std::regex pattern;
-    LayoutId layout;
-    bool hit = false;
-};
-
-constexpr std::string_view kRuleFlag = "--tensor-type";
-
-Rule parse_rule(const std::string& text) {
-    const std::size_t equals = text.rfind('=');
-    if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
-        throw Error(Exit::kUsage, std::string(kRuleFlag),
-                    "'" + escaped(text) + "' is not REGEX=FORMAT");
-    }
-    const WeightFormat& format =
-        weight_formats().get(to_lower(text.substr(equals + 1)), std::string(kRuleFlag));
-    try {
-        return {text, std::regex(text.substr(0, equals)), format.info().layout};
-    } catch (const std::regex_error&) {
-        throw Error(Exit::kUsage, std::string(kRuleFlag),
-                    "'" + escaped(text.substr(0, equals)) + "' is not a regular expression");
-    }
-}
-
-// Whole names, and their parts without layer number and suffix ("attn_q"), to suggest from.
-std::string suggestion(const Rule& rule, const ModelSource& source) {
-    std::vector<std::string> names;
-    for (const SourceTensor& tensor : source.tensors()) {
-        if (!tensor.is_matrix) continue;
-        names.push_back(tensor.name);
-        for (std::string& part : split(tensor.name, '.')) {
-            if (part.size() > 3 && part != "weight") names.push_back(std::move(part));
-        }
-    }
-    std::sort(names.begin(), names.end());
-    names.erase(std::unique(names.begin(), names.end()), names.end());
-    return did_you_mean(rule.text.substr(0, rule.text.rfind('=')), names);
-}
-
-void refuse_idle_rules(const std::vector<Rule>& rules, const ModelSource& source) {
-    for (const Rule& rule : rules) {
-        if (rule.hit) continue;
-        throw Error(Exit::kUsage, std::string(kRuleFlag),
-                    "'" + escaped(rule.text) + "' matches no matrix of the model",
-                    suggestion(rule, source));
-    }
-}
-
-bool is_head(const SourceTensor& tensor, const ModelSource& source) {
-    return tensor.name == "output.weight" ||
-           (source.spec().tied_embedding && tensor.name == "token_embd.weight");
-}
-
 double bits(LayoutId layout) { return format_of(layout).info().nominal_bits_per_weight; }
 bool is_quantised(LayoutId layout) { return layout_info(layout).block_elements > 1; }
 std::string name_of(LayoutId layout) { return layout_info(layout).name; }
+std::string name_of(TensorType type) { return std::string(find_tensor_type(type)->name); }
+
+LayoutId layout_named(const std::string& name, const char* flag) {
+    return weight_formats().get(to_lower(name), flag).info().layout;
+}
+
+// The layout of a type that a mix or a fallback asks for.
+LayoutId writable(TensorType type, const std::string& who) {
+    if (const auto layout = layout_of(type)) return *layout;
+    throw Error(Exit::kUsage, who, "needs " + name_of(type) + ", which cannot be written yet",
+                "choose another --format, or name one with --tensor-type");
+}
+
+// What a format becomes for rows of `cols`.
+LayoutId fitting_layout(LayoutId wanted, std::int64_t cols, const std::string& who) {
+    if (cols % layout_info(wanted).block_elements == 0) return wanted;
+    const auto type = tensor_type_of(wanted);
+    return type ? writable(fitting_type(*type, cols), who) : LayoutId::k_f16;
+}
+
+MixModel facts_of(const ModelSource& source) {
+    const ModelSpec& spec = source.spec();
+    MixModel model;
+    model.architecture = spec.architecture;
+    model.layers = spec.layers;
+    model.tied_embedding = spec.tied_embedding;
+    if (!spec.attention.empty()) {
+        model.heads = spec.attention.front().shape.heads;
+        model.kv_heads = spec.attention.front().shape.kv_heads;
+    }
+    return model;
+}
 
 class Chooser {
   public:
     Chooser(const ModelSource& source, const QuantizeOptions& options)
         : source_(source),
           options_(options),
-          target_(weight_formats().get(options.format, "--format").info().layout) {
-        for (const std::string& text : options.tensor_type) rules_.push_back(parse_rule(text));
-    }
+          mix_(find_mix(to_lower(options.format))),
+          base_(mix_ ? writable(mix_->base, "--format " + options.format)
+                     : layout_named(options.format, "--format")),
+          rules_(options.tensor_type) {}
 
     std::vector<TensorChoice> run() {
+        const std::vector<TensorType> mixed = mixed_by_matrix();
         std::vector<TensorChoice> choices;
-        for (const SourceTensor& tensor : source_.tensors()) choices.push_back(choose(tensor));
-        refuse_idle_rules(rules_, source_);
+        auto type = mixed.begin();
+        for (const SourceTensor& tensor : source_.tensors()) {
+            choices.push_back({.tensor = &tensor});
+            if (!tensor.is_matrix) continue;
+            choose(choices.back(), mixed.empty() ? nullptr : &*type++);
+            fit(choices.back());
+        }
+        rules_.refuse_idle(source_);
+        refuse_idle_options();
         for (TensorChoice& choice : choices) {
             if (choice.tensor->is_matrix) check_source(choice);
         }
@@ -88,31 +76,73 @@ class Chooser {
     }
 
   private:
-    TensorChoice choose(const SourceTensor& tensor) {
-        TensorChoice choice{&tensor, LayoutId::k_f32, false, {}};
-        if (!tensor.is_matrix) return choice;
-        choice.layout = target_;
-        const Rule* chosen = nullptr;
-        for (Rule& rule : rules_) {
-            if (!std::regex_search(tensor.name, rule.pattern)) continue;
-            rule.hit = true;
-            if (!chosen) chosen = &rule;
+    // Empty where no mix applies.
+    [[nodiscard]] std::vector<TensorType> mixed_by_matrix() const {
+        if (mix_ == nullptr || options_.pure) return {};
+        std::vector<MixTensor> matrices;
+        for (const SourceTensor& tensor : source_.tensors()) {
+            if (tensor.is_matrix) matrices.push_back({tensor.name, tensor.cols()});
         }
-        if (chosen) {
-            choice.layout = chosen->layout;
-            choice.reason = std::string(kRuleFlag) + " " + chosen->text;
-        } else if (!options_.pure && bits(target_) < 6 && is_head(tensor, source_)) {
+        return mixed_types(*mix_, facts_of(source_), matrices);
+    }
+
+    // `mixed` is what the mix says, null without one.
+    void choose(TensorChoice& choice, const TensorType* mixed) {
+        const std::string& name = choice.tensor->name;
+        const bool head = is_head(name, source_.spec().tied_embedding);
+        const NameRule* rule = rules_.match(name);
+        choice.layout = base_;
+        if (name == "output.weight" && options_.leave_output_tensor) {
+            leave(choice);
+        } else if (name == "token_embd.weight" && !options_.token_embedding_type.empty()) {
+            take(choice, "--token-embedding-type", options_.token_embedding_type);
+            embedding_set_ = true;
+        } else if (head && !options_.output_tensor_type.empty() &&
+                   (rule == nullptr || name == "output.weight")) {
+            take(choice, "--output-tensor-type", options_.output_tensor_type);
+            output_set_ = true;
+        } else if (rule != nullptr) {
+            choice.layout = rule->layout;
+            choice.reason = "--tensor-type " + rule->text;
+        } else if (mixed != nullptr && *mixed != mix_->base) {
+            choice.layout = writable(*mixed, "'" + name + "' in the mix " + options_.format);
+            choice.reason = "mix " + std::string(mix_->name);
+        } else if (mix_ == nullptr && !options_.pure && head && bits(base_) < 6) {
             choice.layout = LayoutId::k_q6_k;
             choice.reason = "output head";
         }
-        fit(choice);
-        return choice;
+    }
+
+    void leave(TensorChoice& choice) {
+        left_ = true;
+        const auto stored = layout_of(choice.tensor->type());
+        if (!stored) return;  // check_source() says so
+        choice.layout = *stored;
+        choice.reason = "--leave-output-tensor";
+    }
+
+    static void take(TensorChoice& choice, const char* flag, const std::string& format) {
+        choice.layout = layout_named(format, flag);
+        choice.reason = std::string(flag) + " " + to_lower(format);
+    }
+
+    void refuse_idle_options() const {
+        const bool tied = source_.spec().tied_embedding;
+        const char* idle = nullptr;
+        if (!options_.token_embedding_type.empty() && !embedding_set_)
+            idle = "--token-embedding-type";
+        if (!options_.output_tensor_type.empty() && !output_set_) idle = "--output-tensor-type";
+        if (options_.leave_output_tensor && !left_) idle = "--leave-output-tensor";
+        if (idle == nullptr) return;
+        throw Error(Exit::kUsage, idle, "concerns no matrix of the model",
+                    tied ? "its head is token_embd.weight: leave it to one option or rule"
+                         : "another option decides about that matrix");
     }
 
     void fit(TensorChoice& choice) const {
         const LayoutId wanted = choice.layout;
         const std::int64_t cols = choice.tensor->cols();
-        choice.layout = fitting_layout(wanted, cols);
+        choice.layout = fitting_layout(wanted, cols, "'" + choice.tensor->name + "'");
         if (choice.layout == wanted) return;
         const std::string what = "rows of " + std::to_string(cols) + " are not whole blocks of " +
                                  name_of(wanted) + " (" +
@@ -133,6 +163,7 @@ class Chooser {
         }
         choice.copied = *stored == choice.layout && tensor.add == 0 && tensor.entry != nullptr;
         if (choice.copied || !is_quantised(*stored) || !is_quantised(choice.layout)) return;
+        choice.requantized = true;
         if (options_.allow_requantize) return;
         throw Error(Exit::kUsage, "tensor '" + tensor.name + "'",
                     "is stored as " + name_of(*stored) + "; quantising it again to " +
@@ -142,20 +173,30 @@ class Chooser {
 
     const ModelSource& source_;
     const QuantizeOptions& options_;
-    LayoutId target_;
-    std::vector<Rule> rules_;
+    const Mix* mix_;
+    LayoutId base_;
+    NameRules rules_;
+    bool output_set_ = false, embedding_set_ = false, left_ = false;
 };
 
 }  // namespace
 
-LayoutId fitting_layout(LayoutId wanted, std::int64_t cols) {
-    const auto divides = [&](LayoutId id) { return cols % layout_info(id).block_elements == 0; };
-    if (divides(wanted)) return wanted;
-    LayoutId narrower = LayoutId::k_f16;
-    if (wanted == LayoutId::k_q4_k) narrower = LayoutId::k_q5_0;
-    if (wanted == LayoutId::k_q5_k) narrower = LayoutId::k_q5_1;
-    if (wanted == LayoutId::k_q6_k) narrower = LayoutId::k_q8_0;
-    return divides(narrower) ? narrower : LayoutId::k_f16;
+std::vector<std::string> target_names() {
+    std::vector<std::string> names;
+    for (const Mix& mix : mixes()) {
+        if (!layout_of(mix.base)) continue;
+        names.emplace_back(mix.name);
+        if (!mix.alias.empty()) names.emplace_back(mix.alias);
+    }
+    for (std::string& format : weight_formats().names()) {
+        if (find_mix(format) == nullptr) names.push_back(std::move(format));
+    }
+    return names;
+}
+
+std::optional<std::uint32_t> file_type_of(const QuantizeOptions& options) {
+    const Mix* mix = find_mix(to_lower(options.format));
+    return mix == nullptr ? std::nullopt : std::optional(mix->file_type);
 }
 
 std::vector<TensorChoice> choose_formats(const ModelSource& source,

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,18 +16,21 @@ namespace thimble {
 struct TensorChoice {
     const SourceTensor* tensor = nullptr;
     LayoutId layout = LayoutId::k_f32;
-    bool copied = false;  // the stored bytes are taken over as they are
-    std::string reason;   // "" for the plain rule, else what led to another format than --format
+    bool copied = false;       // the stored bytes are taken over as they are
+    bool requantized = false;  // quantised in the source already
+    std::string reason = {};   // "" for the base format, else what led to another
 };
 
-// One choice per tensor, in the source's order. Throws Error(kUsage) for a rule that matches no
-// matrix (with the nearest name), for rows that are not whole blocks under --strict, and for
-// quantised input without --allow-requantize.
+// One choice per tensor, in the source's order. Throws Error(kUsage) for a rule or option that
+// concerns no matrix (with the nearest name), for rows that are not whole blocks under --strict,
+// and for quantised input without --allow-requantize.
 [[nodiscard]] std::vector<TensorChoice> choose_formats(const ModelSource& source,
                                                        const QuantizeOptions& options);
 
-// What a format becomes for rows of `cols`: itself, or a format of 32-weight blocks with at least
-// its bits, or f16.
-[[nodiscard]] LayoutId fitting_layout(LayoutId wanted, std::int64_t cols);
+// The names that --format takes: mixes whose base can be written, their aliases, and formats.
+[[nodiscard]] std::vector<std::string> target_names();
+
+// llama.cpp's number for the file, which follows from --format alone; nullopt for formats of ours.
+[[nodiscard]] std::optional<std::uint32_t> file_type_of(const QuantizeOptions& options);
 
 }  // namespace thimble
