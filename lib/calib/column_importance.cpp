@@ -51,10 +51,10 @@ ColumnImportance::ColumnImportance(ImportanceMatrix matrix, const ModelSource& s
         }
         if (entry.counts.size() != 1 || static_cast<std::int64_t>(entry.cols()) != tensor->cols()) {
             throw Error(Exit::kBadData, where,
-                        "entry '" + escaped(name) + "' holds " +
-                            std::to_string(entry.sums.size()) + " columns of " +
-                            std::to_string(entry.counts.size()) + " matrices, the model's has " +
-                            std::to_string(tensor->cols()) + " of 1",
+                        "entry '" + escaped(name) + "' holds " + std::to_string(entry.sums.size()) +
+                            " columns of " + std::to_string(entry.counts.size()) +
+                            " matrices, the model's has " + std::to_string(tensor->cols()) +
+                            " of 1",
                         "make the importance matrix from this model");
         }
         Columns& columns = columns_[name];

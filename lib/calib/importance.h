@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Importance matrices: how strongly each column of each weight matrix is used, as sums of squares of
-// its input over calibration tokens. The error of a column matters in proportion to them, so
+// Importance matrices: how strongly each column of each weight matrix is used, as sums of squares
+// of its input over calibration tokens. The error of a column matters in proportion to them, so
 // encoders weigh with them. In memory always raw sums and token counts; on disk either a GGUF file
 // (general.type = imatrix) or the older .dat, both as llama-imatrix writes and llama-quantize reads
 // them.
@@ -20,14 +20,16 @@
 namespace thimble {
 
 struct ImportanceEntry {
-    std::vector<float> sums;           // [matrices, cols], sums of squares
-    std::vector<std::int64_t> counts;  // [matrices], tokens summed; one matrix but for expert stacks
+    std::vector<float> sums;  // [matrices, cols], sums of squares
+    std::vector<std::int64_t>
+        counts;  // [matrices], tokens summed; one matrix but for expert stacks
     [[nodiscard]] std::size_t cols() const noexcept { return sums.size() / counts.size(); }
 };
 
 struct ImportanceMatrix {
-    std::map<std::string, ImportanceEntry> entries;  // by the weight's name; sums and counts not empty
-    std::vector<std::string> datasets;               // names of the texts, without directories
+    std::map<std::string, ImportanceEntry>
+        entries;                        // by the weight's name; sums and counts not empty
+    std::vector<std::string> datasets;  // names of the texts, without directories
     std::int64_t chunk_count = 0, chunk_tokens = 0;
     Charge charge;  // of the entries' numbers
 
@@ -48,9 +50,9 @@ inline constexpr std::int64_t kDefaultChunkTokens = 512;
 // negative or not finite are kept, for the user of an entry to judge; counts are checked.
 [[nodiscard]] ImportanceMatrix read_importance(const std::string& path,
                                                std::int64_t dat_chunk_tokens = kDefaultChunkTokens);
-[[nodiscard]] ImportanceMatrix parse_importance(std::span<const std::byte> bytes,
-                                                const std::string& name,
-                                                std::int64_t dat_chunk_tokens = kDefaultChunkTokens);
+[[nodiscard]] ImportanceMatrix parse_importance(
+    std::span<const std::byte> bytes, const std::string& name,
+    std::int64_t dat_chunk_tokens = kDefaultChunkTokens);
 
 // The same matrix gives the same bytes. The .dat form holds means: matrices that saw no token get
 // 1, entries in which none did are left out.

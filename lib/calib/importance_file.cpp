@@ -56,7 +56,8 @@ std::string without_directories(std::string_view path) {
 }
 
 Error fault(const Bytes& in, const std::string& name, std::string what) {
-    return {Exit::kBadData, escaped(in.name, 1024), "entry '" + escaped(name) + "': " + std::move(what)};
+    return {Exit::kBadData, escaped(in.name, 1024),
+            "entry '" + escaped(name) + "': " + std::move(what)};
 }
 
 struct Pair {
@@ -79,17 +80,18 @@ std::map<std::string, Pair> pairs_of(const GgufHeader& header) {
 
 ImportanceEntry read_pair(const Bytes& in, const std::string& name, const Pair& pair) {
     if (pair.sums == nullptr || pair.counts == nullptr) {
-        throw fault(in, name,
-                    "only one of " + std::string(kSums) + " and " + std::string(kCounts) + " is there");
+        throw fault(
+            in, name,
+            "only one of " + std::string(kSums) + " and " + std::string(kCounts) + " is there");
     }
     if (pair.sums->type != TensorType::kF32 || pair.counts->type != TensorType::kF32)
         throw fault(in, name, "sums and counts must be f32");
     const std::uint64_t sums = pair.sums->bytes / sizeof(float);
     const std::uint64_t counts = pair.counts->bytes / sizeof(float);
     if (counts == 0 || sums == 0 || sums % counts != 0) {
-        throw fault(in, name,
-                    std::to_string(sums) + " sums are not rows of " + std::to_string(counts) +
-                        " matrices");
+        throw fault(
+            in, name,
+            std::to_string(sums) + " sums are not rows of " + std::to_string(counts) + " matrices");
     }
     ImportanceEntry entry;
     entry.sums = in.floats(*pair.sums);
@@ -157,7 +159,8 @@ void read_dat_entry(Cursor& in, std::int32_t index, std::int64_t chunk_tokens,
     const auto [at, is_new] = matrix.entries.try_emplace(name);
     if (!is_new) throw in.error(what + " occurs twice");
     ImportanceEntry& entry = at->second;
-    matrix.charge.resize(matrix.charge.bytes() + static_cast<std::uint64_t>(values) * sizeof(float));
+    matrix.charge.resize(matrix.charge.bytes() +
+                         static_cast<std::uint64_t>(values) * sizeof(float));
     entry.sums.resize(static_cast<std::size_t>(values));
     in.read_bytes(std::as_writable_bytes(std::span(entry.sums)), what);
     for (float& sum : entry.sums) sum *= static_cast<float>(chunk_tokens);
@@ -253,7 +256,8 @@ void write_dat(const std::string& path, const ImportanceMatrix& matrix, IfExists
                           [&](const auto& item) { return most(item.second) > 0; }));
     for (const auto& [name, entry] : matrix.entries) {
         if (most(entry) == 0) continue;
-        const std::int64_t calls = std::min<std::int64_t>((most(entry) + chunk - 1) / chunk, INT32_MAX);
+        const std::int64_t calls =
+            std::min<std::int64_t>((most(entry) + chunk - 1) / chunk, INT32_MAX);
         std::vector<float> values(entry.sums.size(), static_cast<float>(calls));
         for (std::size_t i = 0; i < values.size(); ++i) {
             const auto count = static_cast<double>(entry.counts[i / entry.cols()]);
@@ -267,7 +271,8 @@ void write_dat(const std::string& path, const ImportanceMatrix& matrix, IfExists
         out.write(std::as_bytes(std::span(values)));
     }
     out.put(matrix.chunk_count);
-    out.put(matrix.datasets.empty() ? std::string_view() : std::string_view(matrix.datasets.back()));
+    out.put(matrix.datasets.empty() ? std::string_view()
+                                    : std::string_view(matrix.datasets.back()));
     out.finish();
 }
 

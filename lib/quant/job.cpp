@@ -12,6 +12,7 @@
 #include "core/strings.h"
 #include "io/gguf_writer.h"
 #include "io/sha256.h"
+#include "quant/importance.h"
 #include "quant/name_rules.h"
 #include "quant/provenance.h"
 #include "quant/row_stream.h"
@@ -57,6 +58,7 @@ struct QuantizeJob::State {
     std::string version, output;
     ModelSource source;
     std::vector<TensorChoice> choices;
+    std::optional<ColumnImportance> importance;
     std::vector<TensorSpec> specs;
     std::vector<TensorReport> reports;
     Metadata base;      // the output's, but for the step recorded last
@@ -69,8 +71,14 @@ struct QuantizeJob::State {
           version(v),
           output(o.output_path()),
           source(ModelFile::open(o.model)),
-          choices(choose_formats(source, options)) {}
+          choices(choose_formats(source, options)),
+          importance(load_importance(options, source)) {
+        if (!importance) return;
+        apply_importance(*importance, choices);
+        warn_of_importance(*importance, choices, options.imatrix);
+    }
 
+    [[nodiscard]] std::vector<std::string> input_files() const;
     void make_base();
     [[nodiscard]] Metadata metadata(bool hash_inputs) const;
     [[nodiscard]] std::unique_ptr<TensorWriter> open_writer() const;
@@ -95,12 +103,19 @@ void QuantizeJob::State::make_base() {
     });
     base.erase("general.quantization_version");
     if (quantised) base.set("general.quantization_version", kQuantizationVersion);
+    if (importance) set_importance_keys(base, *importance, options.imatrix);
+}
+
+std::vector<std::string> QuantizeJob::State::input_files() const {
+    std::vector<std::string> files = source.file().files();
+    if (importance) files.push_back(options.imatrix);
+    return files;
 }
 
 Metadata QuantizeJob::State::metadata(bool hash_inputs) const {
     Metadata out = base;
     QuantizeOptions recorded = options;
-    const std::vector<std::string> files = source.file().files();
+    const std::vector<std::string> files = input_files();
     append_step(out, {"quantize", version, [&](OptionVisitor& v) { recorded.visit(v); }, files},
                 hash_inputs);
     return out;
@@ -130,7 +145,7 @@ std::size_t QuantizeJob::State::most_slice() const {
 QuantizeJob::QuantizeJob(const QuantizeOptions& options, std::string_view version)
     : state_(std::make_unique<State>(options, version)) {
     State& s = *state_;
-    refuse_overwriting_inputs(s.output, s.source.file().files());
+    refuse_overwriting_inputs(s.output, s.input_files());
     for (const TensorChoice& choice : s.choices) {
         s.specs.push_back(
             {choice.tensor->name, *tensor_type_of(choice.layout), choice.tensor->dims});
@@ -163,8 +178,12 @@ void QuantizeJob::State::add_notes(Plan& plan) const {
         Group& sum = formats[format];
         ++sum.tensors;
         sum.bytes += r.bytes_out;
-        if (c.reason.empty()) continue;
-        Group& group = exceptions[{without_layer(c.tensor->name) + " -> " + format, c.reason}];
+        std::string reason = c.reason;
+        if (!c.no_importance.empty()) {
+            reason += (reason.empty() ? "" : "; ") + ("without importance: " + c.no_importance);
+        }
+        if (reason.empty()) continue;
+        Group& group = exceptions[{without_layer(c.tensor->name) + " -> " + format, reason}];
         ++group.tensors;
         group.bytes += r.bytes_out;
     }
@@ -188,9 +207,11 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
     if (s.source.file().container() == Container::kHuggingFace)
         vocabulary = std::max(vocabulary, Tokenizer::predict_bytes(s.source.file()));
 
+    const std::uint64_t importance = s.importance ? s.importance->bytes() : 0;
+    plan.at(Tier::kRam, Purpose::kOther) = importance;
     s.slice = s.most_slice();
     if (ram_limit_bytes) {
-        const std::uint64_t used = baseline_bytes + vocabulary;
+        const std::uint64_t used = baseline_bytes + vocabulary + importance;
         const std::uint64_t left = *ram_limit_bytes > used ? *ram_limit_bytes - used : 0;
         const std::uint64_t share = left / workers / 64 * 64;
         s.slice = std::clamp<std::size_t>(share, s.least_slice(), s.slice);

@@ -51,6 +51,20 @@ void QuantizeOptions::visit(OptionVisitor& v) {
              token_embedding_type);
     v.option({.name = "leave-output-tensor", .help = "store output.weight as the model does"},
              leave_output_tensor);
+    v.option({.name = "imatrix",
+              .help = "importance matrix (GGUF or .dat): columns that matter more are encoded more "
+                      "closely",
+              .value = "FILE",
+              .is_input = true},
+             imatrix);
+    v.option({.name = "include-weights",
+              .help = "use only entries of the importance matrix whose name contains this",
+              .value = "TEXT"},
+             include_weights);
+    v.option({.name = "exclude-weights",
+              .help = "do not use entries of the importance matrix whose name contains this",
+              .value = "TEXT"},
+             exclude_weights);
     v.option({.name = "pure",
               .help = "all matrices in the base format of --format: no mix, no better output head"},
              pure);

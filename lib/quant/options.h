@@ -16,6 +16,8 @@ struct QuantizeOptions {
     std::string tensor_type_file;
     std::string output_tensor_type, token_embedding_type;  // "": by --format
     bool leave_output_tensor = false;
+    std::string imatrix;
+    std::vector<std::string> include_weights, exclude_weights;  // parts of names of its entries
     bool pure = false;
     bool strict = false;
     bool allow_requantize = false;

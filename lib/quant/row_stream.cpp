@@ -154,7 +154,7 @@ void RowStream::encode(const Chunk& chunk, std::span<const float> weights,
     const SourceTensor& tensor = *chunk.choice.tensor;
     SliceSink sink(packed.data());
     format_of(chunk.choice.layout)
-        .encoder({tensor.rows(), tensor.cols()}, {})
+        .encoder({tensor.rows(), tensor.cols()}, {chunk.choice.importance})
         ->encode(chunk.first, weights, sink);
     write(chunk, packed);
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,8 @@ struct TensorChoice {
     bool copied = false;       // the stored bytes are taken over as they are
     bool requantized = false;  // quantised in the source already
     std::string reason = {};   // "" for the base format, else what led to another
+    std::span<const float> importance = {};  // of the columns, [cols]; empty: encoded without
+    std::string no_importance = {};          // with --imatrix: why there is none
 };
 
 // One choice per tensor, in the source's order. Throws Error(kUsage) for a rule or option that

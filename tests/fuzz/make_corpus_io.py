@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the seed inputs of the fuzz targets gguf, safetensors, json and index (corpus/<target>/)."""
+"""Writes the seed inputs of the fuzz targets gguf, safetensors, json, index and
+importance (corpus/<target>/)."""
 import json
 import pathlib
 import struct
@@ -120,9 +121,61 @@ def index_seeds():
     yield "list", b'{"weight_map": []}'
 
 
+def importance_seeds():
+    nan, infinity = float("nan"), float("inf")
+    keys = [key("general.type", STR, "imatrix"), array("imatrix.datasets", STR, ["dir/a.txt", "b.txt"]),
+            key("imatrix.chunk_count", U32, 3), key("imatrix.chunk_size", U32, 512)]
+
+    def floats(values):
+        raw = struct.pack(f"<{len(values)}f", *values)
+        return raw + b"\0" * (-len(raw) % 32)
+
+    def matrix(entries, keys=keys, kind=0):
+        tensors, data = [], b""
+        for name, dims, values in entries:
+            tensors.append(tensor(name, dims, kind, len(data)))
+            data += floats(values)
+        return gguf(keys, tensors, data)
+
+    sums, counts = ("w.in_sum2", [4, 1], [1, 2, 3, 4]), ("w.counts", [1, 1], [8])
+    yield "plain", matrix([sums, counts])
+    yield "experts", matrix([("e.in_sum2", [2, 2], [1, 2, 0, 0]), ("e.counts", [1, 2], [5, 0]),
+                             ("w.in_sum", [4], [1, 1, 1, 1])])
+    yield "not_finite", matrix([("w.in_sum2", [4, 1], [nan, infinity, -1, 0]), counts])
+    yield "bad_count", matrix([sums, ("w.counts", [1, 1], [-8])])
+    yield "nan_count", matrix([sums, ("w.counts", [1, 1], [nan])])
+    yield "ragged", matrix([sums, ("w.counts", [1, 3], [8, 8, 8])])
+    yield "no_sums", matrix([("w.in_sum2", [0, 1], []), counts])
+    yield "half_a_pair", matrix([sums])
+    yield "other_type", matrix([("w.in_sum2", [8, 1], [1, 2, 3, 4]), ("w.counts", [2, 1], [8])], kind=1)
+    yield "model", matrix([sums, counts], keys=[key("general.type", STR, "model")])
+    yield "no_entries", matrix([])
+    yield "negative_chunks", matrix([sums, counts], keys=keys[:2] + [key("imatrix.chunk_count", I32, -1), keys[3]])
+
+    def entry(name, calls, values, count=None):
+        raw = name.encode()
+        return (struct.pack("<i", len(raw)) + raw + struct.pack("<ii", calls, len(values) if count is None else count)
+                + struct.pack(f"<{len(values)}f", *values))
+
+    def dat(entries, tail=b"", count=None):
+        return struct.pack("<i", len(entries) if count is None else count) + b"".join(entries) + tail
+
+    tail = struct.pack("<ii", 3, 5) + b"a.txt"
+    yield "dat", dat([entry("v", 2, [1, 2]), entry("w", 2, [0.5, nan, 3])], tail)
+    yield "dat_no_tail", dat([entry("v", 0, [1, 2])])
+    yield "dat_cut_tail", dat([entry("v", 1, [1, 2])], tail[:4])
+    yield "dat_long_tail", dat([entry("v", 1, [1, 2])], tail + b"x")
+    yield "dat_twice", dat([entry("v", 1, [1]), entry("v", 1, [1])])
+    yield "dat_count", dat([entry("v", 1, [1])], count=2**31 - 1)
+    yield "dat_values", dat([entry("v", 1, [1], count=2**31 - 1)])
+    yield "dat_negative", dat([entry("v", -1, [1])])
+    yield "dat_no_name", dat([entry("", 1, [1])])
+    yield "dat_long_name", struct.pack("<iI", 1, 0xFFFFFFFF) + b"w" * 20
+
+
 if __name__ == "__main__":
     for target, seeds in (("gguf", gguf_seeds()), ("safetensors", safetensors_seeds()), ("json", json_seeds()),
-                          ("index", index_seeds())):
+                          ("index", index_seeds()), ("importance", importance_seeds())):
         (CORPUS / target).mkdir(parents=True, exist_ok=True)
         for name, data in seeds:
             (CORPUS / target / name).write_bytes(data)

@@ -2,6 +2,7 @@
 // quantize: a GGUF file or Hugging Face directory in, a GGUF file of another format out.
 #include "baseline.h"
 #include "cli/tool.h"
+#include "imatrix_command.h"
 #include "quantize_command.h"
 
 using namespace thimble;
@@ -12,6 +13,8 @@ constexpr const char* kEpilog = R"(Examples:
   quantize -m model.gguf -o model-q8_0.gguf --format q8_0
   quantize -m ./hf-model --format q4_k --tensor-type 'ffn_down=q6_k' --tensor-type 'attn_v=q8_0'
   quantize -m model.gguf --format q4_0 --pure --dry-run
+  quantize -m model.gguf --format q4_k --imatrix model.imatrix.gguf
+  quantize imatrix a.gguf b.dat -o sum.gguf
 )";
 
 }  // namespace
@@ -21,5 +24,5 @@ int main(int argc, char** argv) {
                           .summary = "writes a model in another weight format",
                           .epilog = kEpilog,
                           .baseline_bytes = kBaselineBytes},
-                         {quantize_command()}, argc, argv);
+                         {quantize_command(), imatrix_command()}, argc, argv);
 }

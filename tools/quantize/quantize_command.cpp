@@ -54,6 +54,8 @@ class Quantize {
             t.set("bytes", r.bytes_out);
             if (r.choice->copied) t.set("copied", true);
             if (!r.choice->reason.empty()) t.set("reason", r.choice->reason);
+            if (!r.choice->importance.empty()) t.set("importance", true);
+            if (!r.choice->no_importance.empty()) t.set("no_importance", r.choice->no_importance);
             if (r.relative_error >= 0) t.set("relative_rmse", r.relative_error);
             tensors.push(std::move(t));
         }
