@@ -83,7 +83,9 @@ class Chooser {
         for (const SourceTensor& tensor : source_.tensors()) {
             if (tensor.is_matrix) matrices.push_back({tensor.name, tensor.cols()});
         }
-        return mixed_types(*mix_, facts_of(source_), matrices);
+        MixModel model = facts_of(source_);
+        model.importance = !options_.imatrix.empty();
+        return mixed_types(*mix_, model, matrices);
     }
 
     // `mixed` is what the mix says, null without one.

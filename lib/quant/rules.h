@@ -17,9 +17,9 @@ namespace thimble {
 struct TensorChoice {
     const SourceTensor* tensor = nullptr;
     LayoutId layout = LayoutId::k_f32;
-    bool copied = false;       // the stored bytes are taken over as they are
-    bool requantized = false;  // quantised in the source already
-    std::string reason = {};   // "" for the base format, else what led to another
+    bool copied = false;                     // the stored bytes are taken over as they are
+    bool requantized = false;                // quantised in the source already
+    std::string reason = {};                 // "" for the base format, else what led to another
     std::span<const float> importance = {};  // of the columns, [cols]; empty: encoded without
     std::string no_importance = {};          // with --imatrix: why there is none
 };

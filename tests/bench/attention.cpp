@@ -46,8 +46,8 @@ void attention(benchmark::State& state, LayoutId layout, std::int64_t slots) {
 const bool kRegistered = [] {
     for (const LayoutId layout : {LayoutId::k_f32, LayoutId::k_f16, LayoutId::k_q8_0}) {
         for (const std::int64_t slots : {512, 4096, 16384}) {
-            const std::string name = "attention/" + std::string(layout_info(layout).name) + "/" +
-                                     std::to_string(slots);
+            const std::string name =
+                "attention/" + std::string(layout_info(layout).name) + "/" + std::to_string(slots);
             benchmark::RegisterBenchmark(name.c_str(), attention, layout, slots)->UseRealTime();
         }
     }
