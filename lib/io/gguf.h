@@ -2,6 +2,7 @@
 // The header of one GGUF file: key-value pairs and tensor table, fully checked, data untouched.
 #pragma once
 
+#include <array>
 #include <bit>
 
 #include "io/cursor.h"
@@ -14,6 +15,10 @@ inline constexpr std::string_view kGgufAlignmentKey = "general.alignment";
 [[nodiscard]] constexpr bool is_gguf_alignment(std::uint32_t v) noexcept {
     return v >= 8 && v <= 65'536 && std::has_single_bit(v);
 }
+// They describe the files of a split model, not the model.
+inline constexpr std::string_view kGgufSplitNo = "split.no", kGgufSplitCount = "split.count",
+                                  kGgufSplitTensors = "split.tensors.count";
+inline constexpr std::array kGgufSplitKeys = {kGgufSplitNo, kGgufSplitCount, kGgufSplitTensors};
 inline constexpr std::size_t kGgufMaxDims = 4;
 inline constexpr std::uint64_t kGgufMaxHeaderBytes = std::uint64_t{256} << 20;
 

@@ -11,9 +11,6 @@
 namespace thimble {
 namespace {
 
-constexpr const char* kSplitNo = "split.no";
-constexpr const char* kSplitCount = "split.count";
-constexpr const char* kSplitTensors = "split.tensors.count";
 constexpr std::int64_t kMaxSplits = 10'000;
 
 GgufHeader read_header(const File& file) {
@@ -64,8 +61,8 @@ void load_other_parts(ContainerParts& parts, const std::string& path, std::int64
     for (std::int64_t i = 1; i < count; ++i) {
         File file(prefix + split_suffix(i + 1, count));
         GgufHeader header = read_header(file);
-        if (header.metadata.get_int(kSplitNo, 0, kMaxSplits) != i ||
-            header.metadata.get_int(kSplitCount, 0, kMaxSplits) != count) {
+        if (header.metadata.get_int(kGgufSplitNo, 0, kMaxSplits) != i ||
+            header.metadata.get_int(kGgufSplitCount, 0, kMaxSplits) != count) {
             throw Error(Exit::kBadData, escaped(file.path(), 1024),
                         "keys 'split.no' and 'split.count' do not say part " +
                             std::to_string(i + 1) + " of " + std::to_string(count));
@@ -82,20 +79,19 @@ ContainerParts load_gguf(const std::string& path) {
     GgufHeader header = read_header(file);
     append_tensors(parts, header, std::move(file));
     parts.metadata = std::move(header.metadata);
-    if (parts.metadata.find(kSplitCount) != nullptr) {
-        const std::int64_t count = parts.metadata.get_int(kSplitCount, 0, kMaxSplits);
+    if (parts.metadata.find(kGgufSplitCount) != nullptr) {
+        const std::int64_t count = parts.metadata.get_int(kGgufSplitCount, 0, kMaxSplits);
         if (count > 1) {
-            if (parts.metadata.get_int(kSplitNo, 0, kMaxSplits) != 0) {
+            if (parts.metadata.get_int(kGgufSplitNo, 0, kMaxSplits) != 0) {
                 throw Error(Exit::kUsage, escaped(path, 1024), "this is not the first part",
                             "give the part whose name ends in " + split_suffix(1, count));
             }
             load_other_parts(parts, path, count);
-            check_tensors(parts, parts.metadata.get_int(kSplitTensors, 0, INT32_MAX),
+            check_tensors(parts, parts.metadata.get_int(kGgufSplitTensors, 0, INT32_MAX),
                           escaped(path, 1024));
         }
     }
-    // They describe the files, not the model.
-    for (const char* key : {kSplitNo, kSplitCount, kSplitTensors}) parts.metadata.erase(key);
+    for (const std::string_view key : kGgufSplitKeys) parts.metadata.erase(key);
     return parts;
 }
 

@@ -185,7 +185,7 @@ void GgufWriter::write(std::size_t tensor, std::uint64_t offset, std::span<const
     state_->written[tensor] += bytes.size();
 }
 
-void GgufWriter::finish() {
+void GgufWriter::check_complete() const {
     for (std::size_t i = 0; i < state_->tensors.size(); ++i) {
         if (state_->written[i] != state_->layout.bytes[i]) {
             throw Error(Exit::kFailure, escaped(state_->tensors[i].name),
@@ -193,12 +193,17 @@ void GgufWriter::finish() {
                             std::to_string(state_->layout.bytes[i]) + " bytes were written");
         }
     }
+}
+
+void GgufWriter::finish() {
+    check_complete();
     state_->file.commit();
 }
 
-std::uint64_t GgufWriter::predict_bytes(const Metadata& metadata,
-                                        std::span<const TensorSpec> tensors) {
-    return lay_out(metadata, tensors, metadata.file()).file_bytes;
+GgufWriter::Prediction GgufWriter::predict(const Metadata& metadata,
+                                           std::span<const TensorSpec> tensors) {
+    const Layout layout = lay_out(metadata, tensors, metadata.file());
+    return {layout.file_bytes, layout.header.size()};
 }
 
 }  // namespace thimble

@@ -25,9 +25,16 @@ class GgufWriter final : public TensorWriter {
     void write(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> bytes) override;
     void finish() override;
 
-    // Size of the file that would be written.
-    [[nodiscard]] static std::uint64_t predict_bytes(const Metadata& metadata,
-                                                     std::span<const TensorSpec> tensors);
+    // The first half of finish(): throws kFailure when bytes are missing.
+    void check_complete() const;
+
+    // Size of the file that would be written, and of what precedes its tensors, which is held
+    // while it is written.
+    struct Prediction {
+        std::uint64_t file_bytes = 0, header_bytes = 0;
+    };
+    [[nodiscard]] static Prediction predict(const Metadata& metadata,
+                                            std::span<const TensorSpec> tensors);
 
   private:
     struct State;

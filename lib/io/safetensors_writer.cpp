@@ -15,11 +15,14 @@
 
 #include "core/checked.h"
 #include "core/error.h"
+#include "core/ledger.h"
 #include "core/strings.h"
 #include "io/safetensors.h"
 
 namespace thimble {
 namespace {
+
+bool is_one_file(const std::string& path) { return path.ends_with(".safetensors"); }
 
 struct Place {
     std::size_t shard = 0;
@@ -44,7 +47,7 @@ std::uint64_t checked_size(const TensorSpec& tensor, const std::string& where) {
 }
 
 // Widest types first, so that every tensor is aligned to its own type.
-std::vector<std::size_t> storage_order(const std::vector<TensorSpec>& tensors) {
+std::vector<std::size_t> storage_order(std::span<const TensorSpec> tensors) {
     std::vector<std::size_t> order(tensors.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     const auto width = [&](std::size_t i) {
@@ -77,12 +80,52 @@ std::string shard_name(std::size_t shard, std::size_t count) {
     return text.data();
 }
 
-std::string header_text(const std::vector<TensorSpec>& tensors, const std::vector<Place>& places,
-                        const std::vector<std::size_t>& order, std::size_t shard,
-                        const JsonMembers& metadata) {
+// Where everything goes; offsets are in the shard's data.
+struct Layout {
+    std::vector<std::size_t> order;  // of the tensors in their shards' headers
+    std::vector<Place> places;
+    std::size_t shards = 1;
+};
+
+Layout lay_out(const std::string& path, std::span<const TensorSpec> tensors,
+               const SafetensorsOptions& options) {
+    const std::string where = escaped(path, 1024);
+    Layout layout;
+    layout.order = storage_order(tensors);
+    std::unordered_set<std::string_view> names;
+    for (const TensorSpec& tensor : tensors) {
+        layout.places.push_back({0, 0, checked_size(tensor, where), 0});
+        if (!names.insert(tensor.name).second) {
+            throw Error(Exit::kBadData, where,
+                        "tensor '" + escaped(tensor.name) + "' would occur twice");
+        }
+    }
+    if (!is_one_file(path)) layout.shards = assign_shards(layout.places, options.max_shard_bytes);
+    if (layout.shards > SafetensorsWriter::kMostShards) {
+        throw Error(Exit::kUsage, where,
+                    std::to_string(layout.shards) + " shards, at most " +
+                        std::to_string(SafetensorsWriter::kMostShards) + " are written",
+                    "allow larger shards");
+    }
+    std::vector<std::uint64_t> filled(layout.shards);
+    for (const std::size_t i : layout.order) {
+        Place& place = layout.places[i];
+        place.offset = filled[place.shard];
+        const auto end = checked_add(place.offset, place.bytes);
+        if (!end || *end > INT64_MAX / 2) {
+            throw Error(Exit::kBadData, where, "the tensors' sizes pass 2^62 bytes");
+        }
+        filled[place.shard] = *end;
+    }
+    return layout;
+}
+
+std::string header_text(std::span<const TensorSpec> tensors, const Layout& layout,
+                        std::size_t shard, const JsonMembers& metadata) {
+    const std::vector<Place>& places = layout.places;
     JsonMembers root;
     if (!metadata.empty()) root.emplace_back(kSafetensorsMetadataKey, Json(metadata));
-    for (const std::size_t i : order) {
+    for (const std::size_t i : layout.order) {
         if (places[i].shard != shard) continue;
         Json shape = Json::array();
         for (const std::uint64_t dim : tensors[i].dims) shape.push(Json(dim));
@@ -96,6 +139,22 @@ std::string header_text(const std::vector<TensorSpec>& tensors, const std::vecto
     std::string text = Json(std::move(root)).dump();
     text.resize((text.size() + 7) / 8 * 8, ' ');
     return text;
+}
+
+std::string index_text(std::span<const TensorSpec> tensors, const Layout& layout) {
+    JsonMembers members;
+    std::int64_t total = 0;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const Place& place = layout.places[i];
+        members.emplace_back(tensors[i].name, Json(shard_name(place.shard, layout.shards)));
+        total += static_cast<std::int64_t>(place.bytes);
+    }
+    Json metadata = Json::object();
+    metadata.set("total_size", Json(total));
+    Json root = Json::object();
+    root.set("metadata", std::move(metadata));
+    root.set("weight_map", Json(std::move(members)));
+    return root.dump(2) + "\n";
 }
 
 // A directory made here and not filled is removed again.
@@ -125,17 +184,17 @@ class MadeDirectory {
 
 struct SafetensorsWriter::State {
     std::vector<TensorSpec> tensors;
-    std::vector<Place> places;
+    Layout layout;
+    std::uint64_t file_bytes = 0;
     std::optional<MadeDirectory> directory;  // destroyed after the files in it
     std::vector<AtomicFile> files;
     std::optional<AtomicFile> index;
-    std::uint64_t file_bytes = 0;
 
-    void open_shard(const std::string& path, std::size_t shard,
-                    const std::vector<std::size_t>& order, const SafetensorsOptions& options) {
-        const std::string header = header_text(tensors, places, order, shard, options.metadata);
+    void open_shard(const std::string& path, std::size_t shard, const SafetensorsOptions& options) {
+        const std::string header = header_text(tensors, layout, shard, options.metadata);
+        const Charge charge(Tier::kRam, Purpose::kIo, header.size());
         std::uint64_t bytes = sizeof(std::uint64_t) + header.size();
-        for (Place& place : places) {
+        for (Place& place : layout.places) {
             if (place.shard != shard) continue;
             place.offset += sizeof(std::uint64_t) + header.size();
             bytes += place.bytes;
@@ -147,54 +206,25 @@ struct SafetensorsWriter::State {
         file.write(sizeof(length), std::as_bytes(std::span(header)));
     }
 
-    void open_index(const std::string& path, std::size_t shards, IfExists if_exists) {
-        JsonMembers members;
-        std::int64_t total = 0;
-        for (std::size_t i = 0; i < tensors.size(); ++i) {
-            members.emplace_back(tensors[i].name, Json(shard_name(places[i].shard, shards)));
-            total += static_cast<std::int64_t>(places[i].bytes);
-        }
-        Json metadata = Json::object();
-        metadata.set("total_size", Json(total));
-        Json root = Json::object();
-        root.set("metadata", std::move(metadata));
-        root.set("weight_map", Json(std::move(members)));
-        const std::string text = root.dump(2) + "\n";
+    void open_index(const std::string& path, IfExists if_exists) {
+        const std::string text = index_text(tensors, layout);
+        const Charge charge(Tier::kRam, Purpose::kIo, text.size());
         index.emplace(path, text.size(), if_exists);
-        file_bytes += text.size();
         index->write(0, std::as_bytes(std::span(text)));
+        file_bytes += text.size();
     }
 };
 
 SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
                                      const SafetensorsOptions& options)
     : state_(std::make_unique<State>()) {
-    const bool one_file = path.ends_with(".safetensors");
-    const std::vector<std::size_t> order = storage_order(tensors);
+    state_->layout = lay_out(path, tensors, options);
     state_->tensors = std::move(tensors);
-    auto& places = state_->places;
-    std::unordered_set<std::string_view> names;
-    for (const TensorSpec& tensor : state_->tensors) {
-        places.push_back({0, 0, checked_size(tensor, escaped(path, 1024)), 0});
-        if (!names.insert(tensor.name).second) {
-            throw Error(Exit::kBadData, escaped(path, 1024),
-                        "tensor '" + escaped(tensor.name) + "' would occur twice");
-        }
-    }
-    const std::size_t shards = one_file ? 1 : assign_shards(places, options.max_shard_bytes);
-    std::vector<std::uint64_t> filled(shards);
-    for (const std::size_t i : order) {
-        places[i].offset = filled[places[i].shard];
-        const auto end = checked_add(places[i].offset, places[i].bytes);
-        if (!end || *end > INT64_MAX / 2) {
-            throw Error(Exit::kBadData, escaped(path, 1024), "the tensors' sizes pass 2^62 bytes");
-        }
-        filled[places[i].shard] = *end;
-    }
-    if (one_file) {
-        state_->open_shard(path, 0, order, options);
+    if (is_one_file(path)) {
+        state_->open_shard(path, 0, options);
         return;
     }
+    const std::size_t shards = state_->layout.shards;
     state_->directory.emplace(path);
     const std::string single = path + "/" + shard_name(0, 1);
     if (shards > 1 && ::access(single.c_str(), F_OK) == 0) {
@@ -202,8 +232,8 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<Tensor
                     "model.safetensors there would hide the shards", "remove it first");
     }
     for (std::size_t s = 0; s < shards; ++s)
-        state_->open_shard(path + "/" + shard_name(s, shards), s, order, options);
-    if (shards > 1) state_->open_index(single + ".index.json", shards, options.if_exists);
+        state_->open_shard(path + "/" + shard_name(s, shards), s, options);
+    if (shards > 1) state_->open_index(single + ".index.json", options.if_exists);
 }
 
 SafetensorsWriter::~SafetensorsWriter() = default;
@@ -212,7 +242,7 @@ std::uint64_t SafetensorsWriter::file_bytes() const noexcept { return state_->fi
 
 void SafetensorsWriter::write(std::size_t tensor, std::uint64_t offset,
                               std::span<const std::byte> bytes) {
-    Place& place = state_->places.at(tensor);
+    Place& place = state_->layout.places.at(tensor);
     if (offset > place.bytes || bytes.size() > place.bytes - offset) {
         throw Error(Exit::kFailure, escaped(state_->tensors[tensor].name),
                     "bytes to write lie outside the tensor");
@@ -222,8 +252,8 @@ void SafetensorsWriter::write(std::size_t tensor, std::uint64_t offset,
 }
 
 void SafetensorsWriter::finish() {
-    for (std::size_t i = 0; i < state_->places.size(); ++i) {
-        const Place& place = state_->places[i];
+    for (std::size_t i = 0; i < state_->tensors.size(); ++i) {
+        const Place& place = state_->layout.places[i];
         if (place.written != place.bytes) {
             throw Error(Exit::kFailure, escaped(state_->tensors[i].name),
                         std::to_string(place.written) + " of " + std::to_string(place.bytes) +
@@ -233,6 +263,26 @@ void SafetensorsWriter::finish() {
     for (AtomicFile& file : state_->files) file.commit();
     if (state_->index) state_->index->commit();
     if (state_->directory) state_->directory->keep();
+}
+
+SafetensorsWriter::Prediction SafetensorsWriter::predict(const std::string& path,
+                                                         std::span<const TensorSpec> tensors,
+                                                         const SafetensorsOptions& options) {
+    const Layout layout = lay_out(path, tensors, options);
+    Prediction out;
+    out.shards = layout.shards;
+    for (const Place& place : layout.places) out.file_bytes += place.bytes;
+    for (std::size_t s = 0; s < layout.shards; ++s) {
+        const std::uint64_t header = header_text(tensors, layout, s, options.metadata).size();
+        out.file_bytes += sizeof(std::uint64_t) + header;
+        out.header_bytes = std::max(out.header_bytes, header);
+    }
+    if (layout.shards > 1) {
+        const std::uint64_t index = index_text(tensors, layout).size();
+        out.file_bytes += index;
+        out.header_bytes = std::max(out.header_bytes, index);
+    }
+    return out;
 }
 
 }  // namespace thimble

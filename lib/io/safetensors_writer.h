@@ -23,13 +23,25 @@ class SafetensorsWriter final : public TensorWriter {
   public:
     // A path ending in .safetensors is one file. Any other is a directory, made if absent, for
     // model.safetensors or, past max_shard_bytes, model-00001-of-0000N.safetensors and the index.
-    // Throws kBadData (a name or type the container cannot hold), kCannotCreate or kIo.
+    // Throws kBadData (a name or type the container cannot hold), kUsage (more than kMostShards),
+    // kCannotCreate or kIo.
     SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
                       const SafetensorsOptions& options);
     ~SafetensorsWriter() override;
     [[nodiscard]] std::uint64_t file_bytes() const noexcept override;
     void write(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> bytes) override;
     void finish() override;
+
+    // What would be written.
+    struct Prediction {
+        std::uint64_t file_bytes = 0;
+        std::uint64_t header_bytes = 0;  // of the largest header or index: held while it is written
+        std::size_t shards = 0;
+    };
+    static constexpr std::size_t kMostShards = 512;  // all are open at once
+    [[nodiscard]] static Prediction predict(const std::string& path,
+                                            std::span<const TensorSpec> tensors,
+                                            const SafetensorsOptions& options);
 
   private:
     struct State;

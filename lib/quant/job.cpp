@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <map>
 
-#include "core/checked.h"
 #include "core/error.h"
 #include "core/strings.h"
 #include "io/gguf_writer.h"
@@ -156,12 +155,9 @@ QuantizeJob::QuantizeJob(const QuantizeOptions& options, std::string_view versio
     }
     s.make_base();
     const Metadata metadata = s.metadata(false);
-    s.output_bytes = GgufWriter::predict_bytes(metadata, s.specs);
-    std::uint64_t data = 0;
-    const auto alignment =
-        static_cast<std::uint64_t>(metadata.find_int("general.alignment").value_or(32));
-    for (const TensorReport& r : s.reports) data += *checked_round_up(r.bytes_out, alignment);
-    s.header_bytes = s.output_bytes - data;
+    const GgufWriter::Prediction size = GgufWriter::predict(metadata, s.specs);
+    s.output_bytes = size.file_bytes;
+    s.header_bytes = size.header_bytes;
 }
 
 QuantizeJob::~QuantizeJob() = default;

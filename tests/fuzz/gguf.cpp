@@ -29,7 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 // another type or range: every getter may refuse
             }
         }
-        (void)GgufWriter::predict_bytes(header.metadata, specs);
+        (void)GgufWriter::predict(header.metadata, specs);
     } catch (const Error& e) {
         if (e.exit() != Exit::kBadData) std::abort();
     }

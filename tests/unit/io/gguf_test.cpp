@@ -78,7 +78,7 @@ TEST_CASE("gguf: every metadata type and tensor survives; a rewrite is byte-iden
     const TempDir dir;
     write_model(dir / "a.gguf", every_type(), kTensors);
     const auto file = ModelFile::open(dir / "a.gguf");
-    CHECK(file->file_bytes() == GgufWriter::predict_bytes(every_type(), kTensors));
+    CHECK(file->file_bytes() == GgufWriter::predict(every_type(), kTensors).file_bytes);
     CHECK(file->container() == Container::kGguf);
     REQUIRE(file->metadata().entries().size() == every_type().entries().size());
     CHECK(file->metadata().find_string("string")->size() == 7);
@@ -136,10 +136,10 @@ TEST_CASE("gguf writer: nothing is left when it is not finished, incomplete or r
          }) {
         CAPTURE(bad.name);
         const std::vector<TensorSpec> specs = {bad};
-        CHECK_THROWS_AS((void)GgufWriter::predict_bytes(none, specs), Error);
+        CHECK_THROWS_AS((void)GgufWriter::predict(none, specs), Error);
     }
     const std::vector<TensorSpec> twice = {kTensors[0], kTensors[0]};
-    CHECK_THROWS_AS((void)GgufWriter::predict_bytes(none, twice), Error);
+    CHECK_THROWS_AS((void)GgufWriter::predict(none, twice), Error);
     GgufWriter writer(dir / "a.gguf", none, kTensors, IfExists::kRefuse);
     const std::vector<std::byte> bytes(3);
     CHECK_THROWS_AS(writer.write(3, 8, bytes), Error);  // tensor "v" has 10 bytes
