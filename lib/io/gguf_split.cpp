@@ -20,8 +20,7 @@ std::vector<std::size_t> assign(std::span<const TensorSpec> tensors, const GgufS
     std::uint64_t filled = 0, count = 0;
     for (const TensorSpec& tensor : tensors) {
         const auto bytes = tensor_bytes(tensor.type, tensor.dims);
-        const auto padded =
-            bytes ? checked_round_up(*bytes, kGgufDefaultAlignment) : std::nullopt;
+        const auto padded = bytes ? checked_round_up(*bytes, kGgufDefaultAlignment) : std::nullopt;
         if (!padded) {
             throw Error(Exit::kBadData, where,
                         "tensor '" + escaped(tensor.name) + "': GGUF cannot hold its shape");
@@ -62,10 +61,10 @@ GgufParts::GgufParts(const std::string& prefix, const Metadata& metadata,
     const std::vector<std::size_t> part_of = assign(tensors, split, where);
     const std::size_t count = part_of.empty() ? 1 : part_of.back() + 1;
     if (count > kMost) {
-        throw Error(Exit::kUsage, where,
-                    std::to_string(count) + " files, at most " + std::to_string(kMost) +
-                        " are written",
-                    "allow more in one file");
+        throw Error(
+            Exit::kUsage, where,
+            std::to_string(count) + " files, at most " + std::to_string(kMost) + " are written",
+            "allow more in one file");
     }
     const MetaValue* alignment = metadata.find(kGgufAlignmentKey);
     for (std::size_t i = 0; i < count; ++i) {
@@ -114,9 +113,8 @@ GgufSplitWriter::GgufSplitWriter(GgufParts parts, IfExists if_exists)
         for (std::size_t t = 0; t < part.tensors.size(); ++t)
             state_->places.emplace_back(state_->files.size(), t);
         state_->file_bytes += part.file_bytes;
-        state_->files.push_back(std::make_unique<GgufWriter>(
-            part.path, part.metadata, std::move(part.tensors), if_exists));
-        part.metadata = {};
+        state_->files.push_back(std::make_unique<GgufWriter>(part.path, part.metadata,
+                                                             std::move(part.tensors), if_exists));
     }
 }
 
@@ -132,7 +130,8 @@ void GgufSplitWriter::write(std::size_t tensor, std::uint64_t offset,
 
 void GgufSplitWriter::finish() {
     for (const auto& file : state_->files) file->check_complete();
-    for (auto file = state_->files.rbegin(); file != state_->files.rend(); ++file) (*file)->finish();
+    for (auto file = state_->files.rbegin(); file != state_->files.rend(); ++file)
+        (*file)->finish();
 }
 
 }  // namespace thimble

@@ -4,6 +4,7 @@
 #include "cli/tool.h"
 #include "imatrix_command.h"
 #include "quantize_command.h"
+#include "reshard_command.h"
 
 using namespace thimble;
 
@@ -15,6 +16,8 @@ constexpr const char* kEpilog = R"(Examples:
   quantize -m model.gguf --format q4_0 --pure --dry-run
   quantize -m model.gguf --format q4_k --imatrix model.imatrix.gguf
   quantize imatrix a.gguf b.dat -o sum.gguf
+  quantize split -m model.gguf -o parts/model --split-max-size 2GB
+  quantize merge -m parts/model-00001-of-00003.gguf -o model.gguf
 )";
 
 }  // namespace
@@ -24,5 +27,5 @@ int main(int argc, char** argv) {
                           .summary = "writes a model in another weight format",
                           .epilog = kEpilog,
                           .baseline_bytes = kBaselineBytes},
-                         {quantize_command(), imatrix_command()}, argc, argv);
+                         {quantize_command(), imatrix_command(), split_command(), merge_command()}, argc, argv);
 }
