@@ -105,9 +105,9 @@ void AtomicDirectory::commit() {
     std::error_code error;
     const bool replaces = if_exists_ == IfExists::kReplace && fs::exists(path_, error);
     // An empty directory gives way to the rename; a filled one changes places with the new one.
-    const int failed = replaces ? ::renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, path_.c_str(),
-                                              RENAME_EXCHANGE)
-                                : ::rename(partial_.c_str(), path_.c_str());
+    const int failed =
+        replaces ? ::renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE)
+                 : ::rename(partial_.c_str(), path_.c_str());
     if (failed != 0) throw cannot_create(path_, std::strerror(errno));
     if (replaces) fs::remove_all(partial_, error);
     ::close(std::exchange(lock_, -1));

@@ -83,7 +83,8 @@ std::vector<SideFile> side_files_of(const std::string& directory) {
                              for (std::uint64_t at = 0; at < source->bytes();) {
                                  const auto n = static_cast<std::size_t>(
                                      std::min<std::uint64_t>(piece.size(), source->bytes() - at));
-                                 source->read(at, std::as_writable_bytes(std::span(piece.data(), n)));
+                                 source->read(at,
+                                              std::as_writable_bytes(std::span(piece.data(), n)));
                                  sink({piece.data(), n});
                                  at += n;
                              }

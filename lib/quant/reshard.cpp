@@ -63,9 +63,9 @@ void SplitOptions::visit(OptionVisitor& v) {
               .least = 0,
               .most = 1e9},
              split_max_tensors);
-    v.option({.name = "no-tensor-first-split",
-              .help = "only the metadata in the first file (GGUF)"},
-             no_tensor_first_split);
+    v.option(
+        {.name = "no-tensor-first-split", .help = "only the metadata in the first file (GGUF)"},
+        no_tensor_first_split);
     v.option(overwrite_option(), overwrite);
 }
 
@@ -137,8 +137,7 @@ void ReshardJob::State::prepare_safetensors(std::uint64_t max_shard_bytes) {
     SafetensorsOptions options;
     options.max_shard_bytes = max_shard_bytes;
     options.if_exists = if_exists;
-    const SafetensorsWriter::Prediction size =
-        SafetensorsWriter::predict(output, specs, options);
+    const SafetensorsWriter::Prediction size = SafetensorsWriter::predict(output, specs, options);
     output_bytes = size.file_bytes;
     header_bytes = size.header_bytes;
     files = {output};

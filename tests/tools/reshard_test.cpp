@@ -36,8 +36,7 @@ struct Setting {
 
     Setting() { write_tiny_model(model, "llama-tied"); }
     void split(const std::string& flag, const std::string& value) {
-        const ProcessResult r =
-            quantize({"split", "-m", model, "-o", parts, flag, value, "-q"});
+        const ProcessResult r = quantize({"split", "-m", model, "-o", parts, flag, value, "-q"});
         CAPTURE(r.err);
         REQUIRE(r.exit == 0);
         first = r.out.substr(0, r.out.find('\n'));
@@ -52,9 +51,9 @@ bool mentions(const ProcessResult& r, const std::string& text) {
 }  // namespace
 
 TEST_CASE("split: merged again, the parts are the original byte for byte") {
-    for (const auto& [flag, value] : {std::pair{"--split-max-size", "20kB"},
-                                      std::pair{"--split-max-tensors", "7"},
-                                      std::pair{"--shard-size", "1G"}}) {
+    for (const auto& [flag, value] :
+         {std::pair{"--split-max-size", "20kB"}, std::pair{"--split-max-tensors", "7"},
+          std::pair{"--shard-size", "1G"}}) {
         CAPTURE(flag);
         Setting s;
         s.split(flag, value);
@@ -75,8 +74,8 @@ TEST_CASE("split: every tool reads the parts as the model") {
     Setting s;
     s.split("--split-max-tensors", "5");
     const auto answer = [](const std::string& model) {
-        return run_process({tool_path("run"), "-m", model, "-p", "abc", "-n", "8", "--temp", "0",
-                            "-q"});
+        return run_process(
+            {tool_path("run"), "-m", model, "-p", "abc", "-n", "8", "--temp", "0", "-q"});
     };
     const ProcessResult whole = answer(s.model), parts = answer(s.first);
     CHECK(parts.exit == 0);
@@ -132,8 +131,8 @@ TEST_CASE("split: the dry run foretells the bytes of all files, and writes none"
         const Json report = parse_json(read_file(json), json);
         return report.find("plan")->find("output_bytes")->as_int("report");
     };
-    const std::vector<std::string> command = {"split", "-m",     s.model, "-o", s.parts, "--shard-size",
-                                              "30kB",  "--json", json,    "-q"};
+    const std::vector<std::string> command = {"split",        "-m",   s.model,  "-o", s.parts,
+                                              "--shard-size", "30kB", "--json", json, "-q"};
     std::vector<std::string> dry = command;
     dry.emplace_back("--dry-run");
     REQUIRE(quantize(dry).exit == 0);
@@ -190,8 +189,8 @@ TEST_CASE("split: a full disk is 74, and nothing is left") {
         quantize({"split", s.model, "-o", disk + "/part", "--split-max-size", "20kB", "-q"});
     CHECK(gguf.exit == 74);
     CHECK(entries(disk) == 0);
-    const ProcessResult hf = quantize({"merge", golden_model("llama-untied").directory, "-o",
-                                       disk + "/hf", "-q"});
+    const ProcessResult hf =
+        quantize({"merge", golden_model("llama-untied").directory, "-o", disk + "/hf", "-q"});
     CHECK(hf.exit == 74);
     CHECK(mentions(hf, "disk/hf"));
     CHECK(entries(disk) == 0);

@@ -27,5 +27,6 @@ int main(int argc, char** argv) {
                           .summary = "writes a model in another weight format",
                           .epilog = kEpilog,
                           .baseline_bytes = kBaselineBytes},
-                         {quantize_command(), imatrix_command(), split_command(), merge_command()}, argc, argv);
+                         {quantize_command(), imatrix_command(), split_command(), merge_command()},
+                         argc, argv);
 }

@@ -42,7 +42,8 @@ std::vector<std::byte> contents(std::size_t tensor, std::size_t bytes) {
 }
 
 void fill(TensorWriter& writer, const std::vector<TensorSpec>& specs) {
-    for (std::size_t i = 0; i < specs.size(); ++i) writer.write(i, 0, contents(i, specs[i].dims[0]));
+    for (std::size_t i = 0; i < specs.size(); ++i)
+        writer.write(i, 0, contents(i, specs[i].dims[0]));
 }
 
 using Counts = std::vector<std::size_t>;

@@ -42,11 +42,10 @@ Exit refusal(const std::string& path, IfExists if_exists) {
 
 TEST_CASE("hf directory: appears whole, of the size foretold, with the files beside the weights") {
     const TempDir dir;
-    const std::vector<SideFile> sides = {
-        side_file("config.json", "{}"),
-        side_file("tokenizer.json", [](const TextSink& sink) {
-            for (int i = 0; i < 30'000; ++i) sink("piece ");
-        })};
+    const std::vector<SideFile> sides = {side_file("config.json", "{}"),
+                                         side_file("tokenizer.json", [](const TextSink& sink) {
+                                             for (int i = 0; i < 30'000; ++i) sink("piece ");
+                                         })};
     CHECK(total_bytes(sides) == 2 + 6 * 30'000);
     for (const std::uint64_t shard : {std::uint64_t{45}, std::uint64_t{1000}}) {
         CAPTURE(shard);
