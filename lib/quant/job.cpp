@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cmath>
 #include <filesystem>
 #include <map>
 
@@ -128,14 +127,14 @@ std::unique_ptr<TensorWriter> QuantizeJob::State::open_writer() const {
 std::size_t QuantizeJob::State::least_slice() const {
     std::size_t least = 0;
     for (const TensorChoice& c : choices)
-        least = std::max(least, slice_bytes(row_bytes(c, options.report_error), 1));
+        least = std::max(least, slice_bytes(row_bytes(c, options.measures_error()), 1));
     return least;
 }
 
 std::size_t QuantizeJob::State::most_slice() const {
     std::size_t most = least_slice();  // no more than the largest tensor can fill
     for (const TensorChoice& c : choices) {
-        const RowBytes row = row_bytes(c, options.report_error);
+        const RowBytes row = row_bytes(c, options.measures_error());
         most = std::max(most, std::min(slice_bytes(row, c.tensor->rows()), kSliceBytes));
     }
     return most;
@@ -148,8 +147,10 @@ QuantizeJob::QuantizeJob(const QuantizeOptions& options, std::string_view versio
     for (const TensorChoice& choice : s.choices) {
         s.specs.push_back(
             {choice.tensor->name, *tensor_type_of(choice.layout), choice.tensor->dims});
-        TensorReport report{&choice, choice.tensor->entry ? choice.tensor->entry->bytes : 0,
-                            bytes_of(s.specs.back()), -1};
+        TensorReport report{&choice,
+                            choice.tensor->entry ? choice.tensor->entry->bytes : 0,
+                            bytes_of(s.specs.back()),
+                            {}};
         s.input_bytes += report.bytes_in;
         s.reports.push_back(report);
     }
@@ -225,7 +226,7 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
     return plan;
 }
 
-bool QuantizeJob::run(Team& team, const QuantProgress& progress) {
+bool QuantizeJob::run(Team& team, const QuantizeEvents& events) {
     State& s = *state_;
     if (!s.options.overwrite && std::filesystem::exists(s.output)) {
         throw Error(Exit::kCannotCreate, escaped(s.output, 1024), "the output exists",
@@ -233,21 +234,21 @@ bool QuantizeJob::run(Team& team, const QuantProgress& progress) {
     }
     const std::unique_ptr<TensorWriter> writer = s.open_writer();
     const Charge disk(Tier::kDisk, Purpose::kWeights, writer->file_bytes());
-    RowStream stream({&s.source, writer.get(), &team, s.slice, s.options.report_error});
+    RowStream stream({&s.source, writer.get(), &team, s.slice, s.options.measures_error()});
     std::uint64_t before = 0;
     for (std::size_t i = 0; i < s.choices.size(); ++i) {
         const TensorChoice& choice = s.choices[i];
         TensorReport& report = s.reports[i];
-        RowStream::Error2 error;
+        TensorError error;
         const auto rows = static_cast<std::uint64_t>(choice.tensor->rows());
         const bool whole = stream.convert(choice, i, error, [&](std::int64_t done) {
             const std::uint64_t bytes = report.bytes_in / rows * static_cast<std::uint64_t>(done);
-            return progress(choice.tensor->name, before + bytes, s.input_bytes);
+            return events.progress(before + bytes, s.input_bytes);
         });
         if (!whole) return false;
         before += report.bytes_in;
-        if (s.options.report_error)
-            report.relative_error = error.norm > 0 ? std::sqrt(error.error / error.norm) : 0;
+        if (s.options.measures_error()) report.error = error;
+        if (events.stored) events.stored(report);
     }
     writer->finish();
     return true;

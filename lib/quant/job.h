@@ -5,24 +5,29 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "core/plan.h"
 #include "core/team.h"
 #include "quant/rules.h"
+#include "quant/tensor_error.h"
 
 namespace thimble {
-
-// How far the work is; called between tensors and between pieces of large ones, on the caller's
-// thread. Returning false stops the work and leaves no output.
-using QuantProgress = std::function<bool(std::string_view tensor, std::uint64_t bytes_done,
-                                         std::uint64_t bytes_total)>;
 
 // What became of one tensor.
 struct TensorReport {
     const TensorChoice* choice = nullptr;
     std::uint64_t bytes_in = 0, bytes_out = 0;
-    double relative_error = -1;  // sqrt(sum (w - w')^2 / sum w^2); < 0: not measured
+    std::optional<TensorError> error;  // where it was measured
+};
+
+// Called on the caller's thread.
+struct QuantizeEvents {
+    // How far the work is, between tensors and between pieces of large ones. Returning false stops
+    // the work and leaves no output.
+    std::function<bool(std::uint64_t bytes_done, std::uint64_t bytes_total)> progress;
+    std::function<void(const TensorReport&)> stored;  // (optional) after each tensor
 };
 
 class QuantizeJob {
@@ -38,7 +43,7 @@ class QuantizeJob {
                             std::optional<std::uint64_t> ram_limit_bytes);
 
     // Writes the output; false when progress stopped it. Buffers are as the last plan() said.
-    [[nodiscard]] bool run(Team& team, const QuantProgress& progress);
+    [[nodiscard]] bool run(Team& team, const QuantizeEvents& events);
 
     [[nodiscard]] const std::vector<TensorReport>& reports() const noexcept;
     [[nodiscard]] const std::string& output_path() const noexcept;

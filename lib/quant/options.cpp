@@ -80,9 +80,15 @@ void QuantizeOptions::visit(OptionVisitor& v) {
     v.option({.name = "overwrite", .help = "replace an existing output", .changes_output = false},
              overwrite);
     v.option({.name = "report-error",
-              .help = "add each tensor's relative error to the JSON report",
+              .help = "add each tensor's error to the JSON report",
               .changes_output = false},
              report_error);
+    v.option({.name = "error-report",
+              .help = "write each tensor's error as soon as it is stored, a line of JSON each",
+              .value = "FILE|-",
+              .changes_output = false,
+              .is_output = true},
+             error_report);
 }
 
 std::string QuantizeOptions::output_path() const {

@@ -23,8 +23,10 @@ struct QuantizeOptions {
     bool allow_requantize = false;
     bool overwrite = false;
     bool report_error = false;
+    std::string error_report;
     void visit(OptionVisitor& v);
 
+    [[nodiscard]] bool measures_error() const { return report_error || !error_report.empty(); }
     // The output's path: as given, or beside the input with the format in its name.
     [[nodiscard]] std::string output_path() const;
 };

@@ -82,25 +82,22 @@ RowStream::RowStream(const Setup& setup)
       buffer_(setup.slice * static_cast<std::size_t>(setup.team->threads()), Purpose::kIo) {}
 
 std::int64_t RowStream::convert_some(const TensorChoice& choice, std::size_t index,
-                                     std::int64_t first, Error2& error) {
+                                     std::int64_t first, TensorError& error) {
     const std::int64_t fit = rows_that_fit(row_bytes(choice, setup_.measure_error), setup_.slice);
     if (fit == 0) throw Error(Exit::kFailure, choice.tensor->name, "a row exceeds the row buffer");
     const std::int64_t rows = std::min(choice.tensor->rows() - first, fit * kChunksPerGroup);
-    std::array<Error2, kChunksPerGroup> errors{};
+    std::array<TensorError, kChunksPerGroup> errors{};
     std::mutex writing;
     setup_.team->run_indexed(rows, fit, [&](std::int64_t begin, std::int64_t end, int worker) {
         errors[static_cast<std::size_t>(begin / fit)] =
             convert_chunk({choice, index, first + begin, end - begin, writing},
                           buffer_.data() + setup_.slice * static_cast<std::size_t>(worker));
     });
-    for (const Error2& e : errors) {
-        error.error += e.error;
-        error.norm += e.norm;
-    }
+    for (const TensorError& e : errors) error.add(e);
     return first + rows;
 }
 
-RowStream::Error2 RowStream::convert_chunk(const Chunk& chunk, std::byte* slice) const try {
+TensorError RowStream::convert_chunk(const Chunk& chunk, std::byte* slice) const try {
     const RowBytes row = row_bytes(chunk.choice, setup_.measure_error);
     const auto count = static_cast<std::size_t>(chunk.count);
     const std::span<std::byte> stored(slice, row.stored * count);
@@ -159,20 +156,14 @@ void RowStream::encode(const Chunk& chunk, std::span<const float> weights,
     write(chunk, packed);
 }
 
-RowStream::Error2 RowStream::measure(const Chunk& chunk, std::span<const float> weights,
-                                     std::span<const std::byte> packed,
-                                     std::span<float> decoded) const {
+TensorError RowStream::measure(const Chunk& chunk, std::span<const float> weights,
+                               std::span<const std::byte> packed, std::span<float> decoded) const {
     const Shape2 shape{chunk.count, chunk.choice.tensor->cols()};
     format_of(chunk.choice.layout)
         .decode(view_of(chunk.choice.layout, shape, packed.data()), {0, chunk.count},
                 {decoded.data(), DType::kF32, shape.rows, shape.cols, shape.cols});
-    Error2 sums;
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-        const double w = static_cast<double>(weights[i]);
-        const double difference = static_cast<double>(decoded[i]) - w;
-        sums.error += difference * difference;
-        sums.norm += w * w;
-    }
+    TensorError sums;
+    sums.compare(weights, decoded);
     return sums;
 }
 

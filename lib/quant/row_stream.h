@@ -10,6 +10,7 @@
 #include "core/team.h"
 #include "io/tensor_writer.h"
 #include "quant/rules.h"
+#include "quant/tensor_error.h"
 #include "tensor/buffer.h"
 
 namespace thimble {
@@ -36,14 +37,12 @@ class RowStream {
     };
     explicit RowStream(const Setup& setup);
 
-    // Squared error and squared norm of what was written (0 unless measured).
-    struct Error2 {
-        double error = 0, norm = 0;
-    };
-    // Converts the whole tensor into the writer's tensor `index`. Calls between(rows done) between
+    // Converts the whole tensor into the writer's tensor `index`, adds to `error` if errors are
+    // measured. Calls between(rows done) between
     // groups of chunks on the calling thread; stops when it returns false.
     template <class Between>
-    bool convert(const TensorChoice& choice, std::size_t index, Error2& error, Between&& between) {
+    bool convert(const TensorChoice& choice, std::size_t index, TensorError& error,
+                 Between&& between) {
         const std::int64_t rows = choice.tensor->rows();
         std::int64_t done = 0;
         while (done < rows) {
@@ -57,14 +56,15 @@ class RowStream {
     struct Chunk;
     // Returns the row after the last one converted.
     std::int64_t convert_some(const TensorChoice& choice, std::size_t index, std::int64_t first,
-                              Error2& error);
-    Error2 convert_chunk(const Chunk& chunk, std::byte* slice) const;
+                              TensorError& error);
+    TensorError convert_chunk(const Chunk& chunk, std::byte* slice) const;
     void copy(const Chunk& chunk, std::span<std::byte> stored) const;
     void load(const Chunk& chunk, std::span<std::byte> stored, std::span<float> weights) const;
     void encode(const Chunk& chunk, std::span<const float> weights,
                 std::span<std::byte> packed) const;
-    [[nodiscard]] Error2 measure(const Chunk& chunk, std::span<const float> weights,
-                                 std::span<const std::byte> packed, std::span<float> decoded) const;
+    [[nodiscard]] TensorError measure(const Chunk& chunk, std::span<const float> weights,
+                                      std::span<const std::byte> packed,
+                                      std::span<float> decoded) const;
     void write(const Chunk& chunk, std::span<const std::byte> bytes) const;
 
     Setup setup_;

@@ -6,18 +6,26 @@
 
 #include "baseline.h"
 #include "core/cpu.h"
+#include "core/error.h"
 #include "core/log.h"
 #include "core/strings.h"
+#include "error_report.h"
 #include "quant/job.h"
 
 namespace thimble {
 namespace {
+
+constexpr const char* kErrorSchema = "thimble.tensor-error.1";  // of --error-report's lines
 
 class Quantize {
   public:
     void visit(OptionVisitor& v) { options_.visit(v); }
 
     Plan plan(const cli::CommonOptions& common) {
+        if (options_.error_report == "-" && common.json == "-") {
+            throw Error(Exit::kUsage, "--error-report", "--json - has standard output already",
+                        "give one of them a file");
+        }
         job_ = std::make_unique<QuantizeJob>(options_, cli::version());
         const int threads =
             common.threads > 0 ? static_cast<int>(common.threads) : default_threads();
@@ -31,34 +39,33 @@ class Quantize {
         const auto seconds = [&] {
             return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         };
-        const bool done = job_->run(
-            context.team, [&](std::string_view, std::uint64_t bytes, std::uint64_t total) {
-                context.progress("quantize", static_cast<std::int64_t>(bytes >> 20),
-                                 static_cast<std::int64_t>(total >> 20),
-                                 static_cast<double>(bytes) / 1e6 / seconds(), "MB/s");
-                return !context.interrupted();
-            });
-        if (!done) return;
+        JsonLines errors(options_.error_report,
+                         [&](std::string_view line) { context.print(line); });
+        QuantizeEvents events;
+        events.progress = [&](std::uint64_t bytes, std::uint64_t total) {
+            context.progress("quantize", static_cast<std::int64_t>(bytes >> 20),
+                             static_cast<std::int64_t>(total >> 20),
+                             static_cast<double>(bytes) / 1e6 / seconds(), "MB/s");
+            return !context.interrupted();
+        };
+        events.stored = [&](const TensorReport& report) {
+            Json line = Json::object();
+            line.set("schema", kErrorSchema);
+            const Json tensor = tensor_json(report);
+            for (const auto& [key, value] : tensor.as_members(kErrorSchema))
+                line.set(key, value);
+            errors.write(line);
+        };
+        if (!job_->run(context.team, events)) return;
         report(context, seconds());
-        if (!context.stdout_is_json()) context.print(job_->output_path() + "\n");
+        if (!context.stdout_is_json() && options_.error_report != "-")
+            context.print(job_->output_path() + "\n");
     }
 
   private:
     void report(cli::Context& context, double seconds) const {
         Json tensors = Json::array();
-        for (const TensorReport& r : job_->reports()) {
-            Json t = Json::object();
-            t.set("name", r.choice->tensor->name);
-            t.set("from", find_tensor_type(r.choice->tensor->type())->name);
-            t.set("to", layout_info(r.choice->layout).name);
-            t.set("bytes", r.bytes_out);
-            if (r.choice->copied) t.set("copied", true);
-            if (!r.choice->reason.empty()) t.set("reason", r.choice->reason);
-            if (!r.choice->importance.empty()) t.set("importance", true);
-            if (!r.choice->no_importance.empty()) t.set("no_importance", r.choice->no_importance);
-            if (r.relative_error >= 0) t.set("relative_rmse", r.relative_error);
-            tensors.push(std::move(t));
-        }
+        for (const TensorReport& r : job_->reports()) tensors.push(tensor_json(r));
         context.report.set("output", job_->output_path());
         context.report.set("output_bytes", job_->output_bytes());
         context.report.set("input_bytes", job_->input_bytes());
@@ -74,10 +81,12 @@ class Quantize {
 };
 
 Json names() {
-    Json formats = Json::array();
+    Json formats = Json::array(), targets = Json::array();
     for (const std::string& name : weight_formats().names()) formats.push(name);
+    for (const std::string& name : target_names()) targets.push(name);
     Json lists = Json::object();
     lists.set("formats", std::move(formats));
+    lists.set("targets", std::move(targets));
     return lists;
 }
 
