@@ -9,8 +9,6 @@
 namespace thimble {
 namespace {
 
-constexpr std::string_view kStepsKey = "thimble.steps";
-
 Json option_json(const OptionRecord& record) {
     if (record.type == OptionType::kList) {
         Json list = Json::array();

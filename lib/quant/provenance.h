@@ -13,6 +13,8 @@
 
 namespace thimble {
 
+inline constexpr std::string_view kStepsKey = "thimble.steps";
+
 struct ProvenanceStep {
     std::string_view tool, version;
     Visitable options;  // those that change the output are recorded

@@ -46,7 +46,7 @@ void TensorError::describe(Json& object) const {
     object.set("rmse", rmse());
     object.set("max_abs", greatest);
     object.set("cosine", cosine());
-    object.set("snr_db", 10 * std::log10(norm / error));
+    object.set("snr_db", error > 0 ? Json(10 * std::log10(norm / error)) : Json());
 }
 
 }  // namespace thimble

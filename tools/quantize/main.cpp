@@ -3,6 +3,7 @@
 #include "baseline.h"
 #include "cli/tool.h"
 #include "imatrix_command.h"
+#include "inspect_command.h"
 #include "quantize_command.h"
 #include "reshard_command.h"
 
@@ -12,12 +13,13 @@ namespace {
 
 constexpr const char* kEpilog = R"(Examples:
   quantize -m model.gguf -o model-q8_0.gguf --format q8_0
-  quantize -m ./hf-model --format q4_k --tensor-type 'ffn_down=q6_k' --tensor-type 'attn_v=q8_0'
+  quantize -m ./hf-model --format Q4_K_M --tensor-type 'ffn_down=q6_k' --tensor-type 'attn_v=q8_0'
   quantize -m model.gguf --format q4_0 --pure --dry-run
   quantize -m model.gguf --format q4_k --imatrix model.imatrix.gguf
   quantize imatrix a.gguf b.dat -o sum.gguf
   quantize split -m model.gguf -o parts/model --split-max-size 2GB
   quantize merge -m parts/model-00001-of-00003.gguf -o model.gguf
+  quantize inspect model-q8_0.gguf --reference model.gguf
 )";
 
 }  // namespace
@@ -27,6 +29,7 @@ int main(int argc, char** argv) {
                           .summary = "writes a model in another weight format",
                           .epilog = kEpilog,
                           .baseline_bytes = kBaselineBytes},
-                         {quantize_command(), imatrix_command(), split_command(), merge_command()},
+                         {quantize_command(), inspect_command(), imatrix_command(),
+                          split_command(), merge_command()},
                          argc, argv);
 }

@@ -52,8 +52,7 @@ class Quantize {
             Json line = Json::object();
             line.set("schema", kErrorSchema);
             const Json tensor = tensor_json(report);
-            for (const auto& [key, value] : tensor.as_members(kErrorSchema))
-                line.set(key, value);
+            for (const auto& [key, value] : tensor.as_members(kErrorSchema)) line.set(key, value);
             errors.write(line);
         };
         if (!job_->run(context.team, events)) return;
