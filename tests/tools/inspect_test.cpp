@@ -104,8 +104,7 @@ TEST_CASE("inspect: tensors, totals and metadata of an unknown architecture, who
 
 TEST_CASE("inspect: the table names every tensor, and long arrays are shortened") {
     const TemporaryDirectory directory;
-    const ProcessResult r =
-        quantize({"inspect", unknown_model(directory, 1), "--values", "2"});
+    const ProcessResult r = quantize({"inspect", unknown_model(directory, 1), "--values", "2"});
     CHECK(r.exit == 0);
     for (const char* text : {"martian.numbers: [0,1, ...] (1000)", "canal", "3 x 2 x 32", "8.500",
                              "martian.epsilon: 1e-05"}) {
@@ -127,8 +126,9 @@ TEST_CASE("inspect: the error against a reference is the one that quantising mea
     const std::string source = directory.file("f32.gguf"), made = directory.file("q4.gguf");
     ModelCopy::as_gguf(hf, "f32").write_gguf(source);
     const std::string lines = directory.file("errors.jsonl");
-    REQUIRE(quantize({"-m", source, "-o", made, "--format", "Q4_0", "--error-report", lines})
-                .exit == 0);
+    REQUIRE(
+        quantize({"-m", source, "-o", made, "--format", "Q4_0", "--error-report", lines}).exit ==
+        0);
     const Json by_file = inspected({made, "--reference", source, "--threads", "1"});
     const Json by_three = inspected({made, "--reference", source, "--threads", "3"});
     const Json by_directory = inspected({made, "--reference", hf});  // other names, permuted rows
@@ -166,8 +166,7 @@ TEST_CASE("inspect: a reference without any common tensor is refused") {
     const TemporaryDirectory directory;
     const std::string made = directory.file("m2.gguf");
     ModelCopy::as_gguf(golden_model("llama-tied").directory, "f32").write_gguf(made);
-    const ProcessResult r =
-        quantize({"inspect", made, "--reference", unknown_model(directory, 1)});
+    const ProcessResult r = quantize({"inspect", made, "--reference", unknown_model(directory, 1)});
     CHECK(r.exit == 2);
     CHECK(r.err.find("no tensor") != std::string::npos);
     CHECK(quantize({"inspect", directory.file("absent.gguf")}).exit == 66);

@@ -29,7 +29,7 @@ int main(int argc, char** argv) {
                           .summary = "writes a model in another weight format",
                           .epilog = kEpilog,
                           .baseline_bytes = kBaselineBytes},
-                         {quantize_command(), inspect_command(), imatrix_command(),
-                          split_command(), merge_command()},
+                         {quantize_command(), inspect_command(), imatrix_command(), split_command(),
+                          merge_command()},
                          argc, argv);
 }
