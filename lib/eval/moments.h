@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <span>
 
 namespace thimble::eval {
 
@@ -37,5 +38,16 @@ class Moments {
     std::int64_t count_ = 0;
     double mean_ = 0, squares_ = 0;
 };
+
+// The same of numbers that are all at hand: a mean of zeros and ones is their exact fraction.
+[[nodiscard]] inline Estimate estimate_of(std::span<const double> values) noexcept {
+    if (values.empty()) return {};
+    const auto n = static_cast<double>(values.size());
+    double sum = 0, squares = 0;
+    for (const double value : values) sum += value;
+    const double mean = sum / n;
+    for (const double value : values) squares += (value - mean) * (value - mean);
+    return {mean, values.size() < 2 ? 0 : std::sqrt(squares / (n - 1) / n)};
+}
 
 }  // namespace thimble::eval

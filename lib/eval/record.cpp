@@ -45,11 +45,12 @@ class Reader {
         inner("standard_error", value.standard_error);
     }
 
-  private:
     // Non-finite numbers are written as null.
     static double number(const Json& json, const std::string& name) {
         return json.is_null() ? std::numeric_limits<double>::quiet_NaN() : json.as_double(name);
     }
+
+  private:
     const Json& at(const char* key) const {
         if (const Json* found = json_.find(key)) return *found;
         throw Error(Exit::kBadData, where_, std::string("key '") + key + "' is missing");
@@ -135,6 +136,72 @@ void read(const Json& in, const char* key, std::optional<T>& value, std::string_
     if (in.find(key) != nullptr) read(in, key, value.emplace(), where);
 }
 
+template <class Io, class T>
+void fields(Io& io, T& v) requires std::is_same_v<std::remove_const_t<T>, TaskResult> {
+    io("name", v.name), io("kind", v.kind), io("options", v.options), io("filter", v.filter);
+    io("file", v.file), io("sha256", v.sha256);
+    io("samples", v.samples), io("shots", v.shots), io("seconds", v.seconds);
+}
+
+Json metrics_json(const std::vector<Metric>& metrics) {
+    Json out = Json::object();
+    for (const Metric& metric : metrics) {
+        Json one = Json::object();
+        one.set("value", metric.value.value);
+        one.set("standard_error", metric.value.standard_error);
+        one.set("higher_is_better", metric.info.higher_is_better);
+        out.set(metric.info.name, std::move(one));
+    }
+    return out;
+}
+
+Json task_json(const TaskResult& task) {
+    Writer writer;
+    fields(writer, task);
+    writer.json.set("metrics", metrics_json(task.metrics));
+    Json columns = Json::object();
+    for (const Column& column : task.columns) {
+        Json values = Json::array();
+        for (const double value : column.values) values.push(value);
+        columns.set(column.name, std::move(values));
+    }
+    writer.json.set("per_sample", std::move(columns));
+    return std::move(writer.json);
+}
+
+const Json& required(const Json& in, const char* key, const std::string& where) {
+    if (const Json* found = in.find(key)) return *found;
+    throw Error(Exit::kBadData, where, std::string("key '") + key + "' is missing");
+}
+
+std::vector<Metric> read_metrics(const Json& in, const std::string& where) {
+    std::vector<Metric> out;
+    for (const auto& [name, json] : in.as_members(where)) {
+        const std::string place = where + ": " + escaped(name);
+        Reader reader(json, place);
+        Metric metric{{name, required(json, "higher_is_better", place).as_bool(place)}, {}};
+        reader("value", metric.value.value);
+        reader("standard_error", metric.value.standard_error);
+        out.push_back(std::move(metric));
+    }
+    return out;
+}
+
+TaskResult read_task(const Json& in, const std::string& where) {
+    TaskResult task;
+    Reader reader(in, where);
+    fields(reader, task);
+    task.metrics = read_metrics(required(in, "metrics", where), where + ": metrics");
+    const std::string place = where + ": per_sample";
+    for (const auto& [name, json] : required(in, "per_sample", where).as_members(place)) {
+        Column column{name, {}};
+        for (const Json& value : json.as_array(place))
+            column.values.push_back(Reader::number(value, place));
+        task.columns.push_back(std::move(column));
+    }
+    return task;
+}
+
 }  // namespace
 
 Json to_json(const Record& record) {
@@ -149,6 +216,10 @@ Json to_json(const Record& record) {
     write(out, "speed", record.speed);
     write(out, "peak_memory", record.peak);
     out.set("seconds", record.seconds);
+    Json tasks = Json::array();
+    for (const TaskResult& task : record.tasks) tasks.push(task_json(task));
+    if (!record.tasks.empty()) out.set("tasks", std::move(tasks));
+    if (!record.averages.empty()) out.set("averages", metrics_json(record.averages));
     return out;
 }
 
@@ -169,6 +240,12 @@ Record record_from_json(const Json& json, std::string_view where) {
     read(json, "speed", record.speed, where);
     read(json, "peak_memory", record.peak, where);
     if (const Json* seconds = json.find("seconds")) record.seconds = seconds->as_double(where);
+    if (const Json* tasks = json.find("tasks")) {
+        for (const Json& task : tasks->as_array(where))
+            record.tasks.push_back(read_task(task, std::string(where) + ": tasks"));
+    }
+    if (const Json* averages = json.find("averages"))
+        record.averages = read_metrics(*averages, std::string(where) + ": averages");
     return record;
 }
 

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // One evaluation as it is written to disk and read back for reports: what was evaluated, how, and
-// the figures. No host paths and no dates; files are named by basename and SHA-256.
+// the figures. No host paths and no dates; files are named by basename and SHA-256. Several tasks
+// share a record; the figures of the first text also stand under the record's own keys.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "eval/metrics.h"
 #include "io/json.h"
@@ -50,6 +52,36 @@ struct Peak {
     std::uint64_t predicted_bytes = 0, measured_bytes = 0;
 };
 
+struct MetricInfo {
+    std::string name;  // "acc_norm"
+    bool higher_is_better = false;
+};
+struct Metric {
+    MetricInfo info;
+    Estimate value;
+};
+// One number per sample, in the order of the samples.
+struct Column {
+    std::string name;  // "acc_norm"
+    std::vector<double> values;
+};
+
+struct TaskResult {
+    std::string name;     // unique in the record, made of letters, digits, dots and '_'
+    std::string kind;     // "hellaswag"
+    std::string options;  // "score=all,buckets=8": what differs from the defaults, without files
+    std::string filter = "none";   // what was done with the model's answers
+    std::string file, sha256;      // the samples' file
+    std::int64_t samples = 0, shots = 0;
+    double seconds = 0;
+    std::vector<Metric> metrics;
+    std::vector<Column> columns;
+    // Texts only; not written as part of the task.
+    std::optional<TextFacts> text;
+    std::optional<PerplexityFigures> perplexity;
+    std::optional<DivergenceFigures> divergence;
+};
+
 struct Record {
     ModelFacts model;
     std::optional<ModelFacts> reference;
@@ -58,7 +90,9 @@ struct Record {
     std::optional<PerplexityFigures> perplexity;
     std::optional<DivergenceFigures> divergence;
     std::optional<Speed> speed;
-    double seconds = 0;  // scoring the text
+    double seconds = 0;  // scoring
+    std::vector<TaskResult> tasks;
+    std::vector<Metric> averages;  // means over the texts, each counting the same; if several
     Peak peak;
 };
 

@@ -106,6 +106,33 @@ std::string text_table(const std::vector<std::vector<std::string>>& rows) {
     return out;
 }
 
+namespace {
+
+// Figures of tasks that have no column above: one line each.
+std::string task_lines(std::span<const Record> records) {
+    std::vector<std::vector<std::string>> rows = {{"model", "task", "samples", "figure", "value"}};
+    for (const Record& record : records) {
+        const bool several = !record.averages.empty();
+        for (const TaskResult& task : record.tasks) {
+            for (const Metric& metric : task.metrics) {
+                const bool shown_above = task.perplexity && !several &&
+                                         !metric.info.name.starts_with("ppl_from_");
+                if (shown_above) continue;
+                rows.push_back({shown(record.model.file), shown(task.name),
+                                std::to_string(task.samples), shown(metric.info.name),
+                                with_error(metric.value, 4)});
+            }
+        }
+        for (const Metric& metric : record.averages) {
+            rows.push_back({shown(record.model.file), "mean of texts", "", shown(metric.info.name),
+                            with_error(metric.value, 4)});
+        }
+    }
+    return rows.size() == 1 ? "" : "\n" + text_table(rows);
+}
+
+}  // namespace
+
 std::string report_text(std::span<const Record> records) {
     std::vector<std::vector<std::string>> rows = {{"model", "format", "size", "bits/weight", "PPL",
                                                    "KLD", "same top-1 %", "RMS Δp %",
@@ -114,8 +141,7 @@ std::string report_text(std::span<const Record> records) {
         rows.push_back(cells(record));
         for (std::string& cell : rows.back()) cell = shown(cell);
     }
-    std::string out = text_table(rows);
-    out += "\n";
+    std::string out = text_table(rows) + task_lines(records) + "\n";
     append_notes(out, records, "text", describe_text);
     append_notes(out, records, "speed", describe_speed);
     append_notes(out, records, "machine", describe_machine);

@@ -6,8 +6,7 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <optional>
+#include <span>
 
 #include "core/plan.h"
 #include "eval/metrics.h"
@@ -16,29 +15,52 @@
 
 namespace thimble::eval {
 
-// Rows of a window that are made at once. Policies that drop tokens at the end of a step would give
-// other figures with other pieces, so for them the pieces are the same with and without a
-// reference.
+// Rows of a window that are made at once, of `scored` ones. Policies that drop tokens at the end of
+// a step would give other figures with other pieces, so for them the pieces are the same with and
+// without a reference.
 [[nodiscard]] std::int64_t rows_per_piece(const ModelSpec& spec, const RunnerOptions& options,
-                                          std::int64_t context_tokens, bool with_reference);
+                                          std::int64_t scored, bool with_reference);
 
-struct Scores {
-    PerplexityFigures perplexity;
-    std::optional<DivergenceFigures> divergence;
-    double seconds = 0;
+class WindowScorer {
+  public:
+    // `reference` may be null; it must have the same vocabulary.
+    WindowScorer(Runner& model, Runner* reference, std::int64_t scored_rows,
+                 std::int64_t piece_rows);
+
+    // Scores of the rows that the window scores, in order; valid until the next call. Error(kBadData)
+    // naming the model's file where a logit is not finite.
+    [[nodiscard]] std::span<const RowScore> score(const Windows& windows, std::int64_t window);
+
+    // What an instance holds beside the runners.
+    static void add_to_plan(Plan& plan, const ModelSpec& spec, Device device,
+                            std::int64_t scored_rows, std::int64_t piece_rows, bool with_reference);
+
+  private:
+    void keep_reference(SeqId sequence, std::span<const Token> tokens, std::int64_t count);
+    void score_piece(const Windows& windows, std::int64_t window, std::int64_t row, View logits,
+                     std::int64_t first);
+    void check_finite(std::int64_t window, std::int64_t row, const RowScore& score) const;
+
+    Runner& model_;
+    Runner* reference_;
+    std::int64_t piece_rows_;
+    Buffer scores_;  // RowScore [scored rows]
+    Buffer rows_;    // the reference's logits of one piece
+    View kept_;
 };
-// After each window: windows done and tokens read per second so far. Returns whether to go on.
-using WindowDone = std::function<bool(std::int64_t done, double tokens_per_second)>;
 
-// `reference` may be null; it must have the same vocabulary. Error(kBadData) naming the model's
-// file where a logit is not finite; nullopt if `done` said to stop.
-[[nodiscard]] std::optional<Scores> score_text(Runner& model, Runner* reference,
-                                               const Windows& windows, std::int64_t piece_rows,
-                                               const WindowDone& done);
+// An open sequence of a runner.
+class OpenSequence {
+  public:
+    explicit OpenSequence(Runner& runner) : runner_(runner), id_(runner.kv().open()) {}
+    ~OpenSequence() { runner_.kv().close(id_); }
+    OpenSequence(const OpenSequence&) = delete;
+    OpenSequence& operator=(const OpenSequence&) = delete;
+    [[nodiscard]] SeqId id() const noexcept { return id_; }
 
-// What score_text holds beside the runners.
-void add_scoring_to_plan(Plan& plan, const ModelSpec& spec, Device device,
-                         std::int64_t context_tokens, std::int64_t windows, std::int64_t piece_rows,
-                         bool with_reference);
+  private:
+    Runner& runner_;
+    SeqId id_;
+};
 
 }  // namespace thimble::eval

@@ -9,11 +9,12 @@
 namespace thimble::eval {
 
 Windows::Windows(std::vector<Token> tokens, std::int64_t context, std::int64_t limit,
-                 std::optional<Token> bos, std::string_view where)
+                 std::optional<Token> bos, std::string_view where, Scored scored)
     : tokens_(std::move(tokens)),
       charge_(Tier::kRam, Purpose::kIo, tokens_.size() * sizeof(Token)),
-      context_(context) {
-    if (scored_rows() < 1) {
+      context_(context),
+      scored_(scored) {
+    if (scored_rows(context, Scored::kSecondHalf) < 1) {
         throw Error(Exit::kUsage, "--ctx-size",
                     std::to_string(context) + " tokens leave none to score", "use at least 4");
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // evaluate: perplexity, divergence from a reference model, speed; and tables of such results.
+#include "eval/task.h"
 #include "pipeline.h"
 
 using namespace thimble;
@@ -11,8 +12,33 @@ constexpr std::uint64_t kBaselineBytes = std::uint64_t{10} << 20;
 constexpr const char* kExamples = R"(Examples:
   evaluate -m model.gguf -f text.txt -o model.json
   evaluate -m model-q4_0.gguf --reference model-f16.gguf -f text.txt --bench -o q4.json
+  evaluate -m model.gguf --task hellaswag:file=hellaswag_val.jsonl --limit 400 -o hs.json
   evaluate report f16.json q4.json
 )";
+
+// The kinds of tasks with their options, as --help shows them.
+std::string tasks_text() {
+    std::string out = "Tasks:\n";
+    for (const auto& type : eval::task_types().items()) {
+        out += "  " + std::string(type->name()) + ": " + std::string(type->help()) + "\n";
+        for (const OptionRecord& record :
+             list_options([&](OptionVisitor& v) { type->visit_options(v); })) {
+            std::string value = record.values.empty() ? "" : record.values.front();
+            if (value.empty()) value = record.info.value;
+            out += "      " + std::string(record.info.name) + "=" + value + "  " +
+                   record.info.help + "\n";
+        }
+    }
+    return out + "\n";
+}
+
+Json list_names() {
+    Json names = Json::array();
+    for (const std::string& name : eval::task_types().names()) names.push(name);
+    Json out = Json::object();
+    out.set("tasks", std::move(names));
+    return out;
+}
 
 }  // namespace
 
@@ -22,17 +48,18 @@ int main(int argc, char** argv) {
     std::vector<cli::Command> commands;
     commands.push_back(
         {.name = "",
-         .help = "perplexity, divergence from a reference, speed of one model",
+         .help = "perplexity, divergence from a reference, tasks, speed of one model",
          .options = [&](OptionVisitor& v) { pipeline.options.visit(v); },
          .plan = [&](const cli::CommonOptions& common) { return pipeline.plan(common); },
-         .run = [&](cli::Context& context) { pipeline.run(context); }});
+         .run = [&](cli::Context& context) { pipeline.run(context); },
+         .list = list_names});
     commands.push_back({.name = "report",
                         .help = "one table of several results",
                         .options = [&](OptionVisitor& v) { report.visit(v); },
                         .run = [&](cli::Context& context) { run_report(report, context); }});
     return cli::run_tool({.name = "evaluate",
                           .summary = "measures a model's quality, speed and memory",
-                          .epilog = kExamples,
+                          .epilog = tasks_text() + kExamples,
                           .baseline_bytes = kBaselineBytes},
                          std::move(commands), argc, argv);
 }

@@ -14,10 +14,14 @@ void EvaluateOptions::visit(OptionVisitor& v) {
              model);
     v.option({.name = "file",
               .letter = 'f',
-              .help = "text for perplexity; - for stdin; may be left out with --bench",
+              .help = "text for perplexity; - for stdin; several are also averaged",
               .value = "FILE",
               .is_input = true},
-             text);
+             texts);
+    v.option({.name = "task",
+              .help = "what else to evaluate on; --list names them",
+              .value = "NAME:KEY=VALUE,..."},
+             tasks);
     v.option(
         {.name = "reference",
          .help = "model whose distribution the KL divergence is against, of the same vocabulary",
@@ -25,11 +29,23 @@ void EvaluateOptions::visit(OptionVisitor& v) {
          .is_input = true},
         reference);
     v.option({.name = "chunks",
-              .help = "windows of the text to use; 0: all",
+              .help = "windows of each text to use; 0: all",
               .value = "N",
               .least = 0,
               .most = 1e9},
              chunks);
+    v.option({.name = "limit",
+              .help = "samples of each other task to use; 0: all",
+              .value = "N",
+              .least = 0,
+              .most = 1e9},
+             limit);
+    v.option({.name = "num-fewshot",
+              .help = "solved examples before each sample, from the task's fewshot=FILE",
+              .value = "N",
+              .least = 0,
+              .most = 1000},
+             shots);
     v.option({.name = "output",
               .letter = 'o',
               .help = "write the result as JSON, for evaluate report",
@@ -37,6 +53,12 @@ void EvaluateOptions::visit(OptionVisitor& v) {
               .changes_output = false,
               .is_output = true},
              output);
+    v.option({.name = "samples",
+              .help = "keep the outcome of each sample, as JSONL",
+              .value = "FILE",
+              .changes_output = false,
+              .is_output = true},
+             samples);
     v.option({.name = "bench", .help = "measure prefill and decode speed, as llama-bench does"},
              bench);
     v.option({.name = "bench-prompt",

@@ -11,8 +11,9 @@
 namespace thimble::evaluate {
 
 struct EvaluateOptions {
-    std::string model, text, reference, output, profile;
-    std::int64_t chunks = 0;
+    std::string model, reference, output, samples, profile;
+    std::vector<std::string> texts, tasks;
+    std::int64_t chunks = 0, limit = 0, shots = 0;
     std::int64_t batch = 512;
     std::string activations = "auto";
     bool bench = false;

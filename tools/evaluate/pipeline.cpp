@@ -2,40 +2,60 @@
 #include "pipeline.h"
 
 #include <sys/stat.h>
-#include <algorithm>
-#include <array>
-#include <cstdio>
 
+#include <algorithm>
+#include <csignal>
+
+#include "cli/console.h"
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/strings.h"
 #include "cost/time_model.h"
 #include "eval/facts.h"
+#include "eval/lines.h"
 #include "eval/report.h"
-#include "eval/scoring.h"
+#include "eval/windows.h"
 #include "io/atomic_file.h"
-#include "io/file.h"
 #include "io/sha256.h"
 #include "ops/ops.h"
 
 namespace thimble::evaluate {
 namespace {
 
-constexpr std::uint64_t kMostTextBytes = std::uint64_t{1} << 32;
+// "perplexity:file=..." of a file name.
+std::string text_task(const std::string& file) {
+    std::string spec = "perplexity:file=";
+    for (const char c : file) {
+        if (c == ',' || c == '\\') spec += '\\';
+        spec += c;
+    }
+    return spec;
+}
 
 }  // namespace
 
-void Pipeline::open() {
-    if (model_) return;
-    if (options.text.empty() && !options.bench) {
-        throw Error(Exit::kUsage, "--file", "no text to evaluate on",
-                    "give -f FILE, or --bench to measure speed only");
+void Pipeline::check_options() const {
+    if (suite_.empty() && !options.bench) {
+        throw Error(Exit::kUsage, "--file", "nothing to evaluate on",
+                    "give -f FILE or --task NAME:..., or --bench to measure speed only");
     }
-    if (!options.reference.empty() && options.text.empty())
+    if (!options.reference.empty() && !suite_.has_text())
         throw Error(Exit::kUsage, "--reference", "needs a text to compare on", "give -f FILE");
-    const std::vector<std::string> inputs = {options.model, options.reference, options.text};
-    if (!options.output.empty()) refuse_overwriting_inputs(options.output, inputs);
+    if (options.shots > 0 && !suite_.takes_shots())
+        throw Error(Exit::kUsage, "--num-fewshot", "no task here takes examples");
+    if (options.limit > 0 && !suite_.takes_shots())
+        throw Error(Exit::kUsage, "--limit", "there is no task that it limits",
+                    "--chunks limits texts");
+    if (options.chunks > 0 && !suite_.has_text())
+        throw Error(Exit::kUsage, "--chunks", "there is no text that it limits",
+                    "--limit limits other tasks");
+    const auto& files = options.texts;
+    if (std::count(files.begin(), files.end(), "-") > 1)
+        throw Error(Exit::kUsage, "--file", "stdin can be read once only");
+}
+
+void Pipeline::open_models() {
     model_ = ModelSource::open(options.model);
     if (!options.reference.empty()) reference_ = ModelSource::open(options.reference);
     if (reference_ && reference_->spec().vocab != model_->spec().vocab) {
@@ -44,71 +64,68 @@ void Pipeline::open() {
                         " tokens, the model of " + std::to_string(model_->spec().vocab),
                     "a reference must share the model's vocabulary");
     }
-    if (options.text == "-") stdin_text_ = read_stdin(kMostTextBytes);
-    if (options.kv.context_tokens == 0) options.kv.context_tokens = model_->spec().context_tokens;
-    if (options.kv.context_tokens > model_->spec().context_tokens) {
+    const std::int64_t trained = model_->spec().context_tokens;
+    if (options.kv.context_tokens == 0) options.kv.context_tokens = trained;
+    if (options.kv.context_tokens > trained) {
         log_warning("--ctx-size " + std::to_string(options.kv.context_tokens) +
-                    " is more than the model was trained with, " +
-                    std::to_string(model_->spec().context_tokens));
+                    " is more than the model was trained with, " + std::to_string(trained));
     }
 }
 
-RunnerOptions Pipeline::runner_options(Device device, Isa isa) const {
+void Pipeline::open(const cli::CommonOptions& common) {
+    if (model_) return;
+    device_ = common.device == "ref" ? Device::kRef : Device::kCpu;
+    isa_ = parse_isa(common.cpu_isa, "--cpu-isa");
+    for (const std::string& file : options.texts) suite_.add(text_task(file), "--file");
+    for (const std::string& spec : options.tasks) suite_.add(spec, "--task");
+    check_options();
+    std::vector<std::string> inputs = suite_.inputs();
+    inputs.insert(inputs.end(), {options.model, options.reference});
+    for (const std::string& output : {options.output, options.samples, journal_path()})
+        if (!output.empty()) refuse_overwriting_inputs(output, inputs);
+    open_models();
+    if (suite_.empty()) return;
+    tokenizer_ = Tokenizer::open(model_->file());
+    setting_ = {.model = model_.get(),
+                .reference = reference_.get(),
+                .tokenizer = tokenizer_.get(),
+                .runner = runner_options(),
+                .windows_limit = options.chunks,
+                .samples_limit = options.limit,
+                .shots = options.shots};
+    suite_.open(setting_);
+}
+
+// As texts are scored; other tasks and the speed test may need a longer context.
+RunnerOptions Pipeline::runner_options() const {
     RunnerOptions out;
-    out.device = device;
-    out.isa = isa;
+    out.device = device_;
+    out.isa = isa_;
     out.activations = activations_named(options.activations);
     out.step_tokens = options.batch;
     out.kv = options.kv;
-    if (options.bench) {
-        out.kv.context_tokens = std::max(
-            {out.kv.context_tokens, options.speed.prompt_tokens, options.speed.decode_tokens});
-    }
     return out;
 }
 
-std::uint64_t Pipeline::text_bytes() const {
-    if (options.text.empty()) return 0;
-    return stdin_text_ ? stdin_text_->size() : File(options.text).bytes();
-}
-
-// Every token stands for at least one byte, but for BOS and a leading space.
-std::int64_t Pipeline::most_windows() const {
-    const auto most = static_cast<std::int64_t>(text_bytes() + 2) / options.kv.context_tokens;
-    return options.chunks > 0 ? std::min(options.chunks, most) : most;
-}
-
-void Pipeline::add_models(Plan& plan, Device device, Isa isa) const {
-    const RunnerOptions runner = runner_options(device, isa);
-    const std::int64_t context = options.kv.context_tokens;
+void Pipeline::add_models(Plan& plan) const {
+    RunnerOptions runner = runner_options();
+    const eval::TaskNeeds needs = suite_.needs();
     const std::int64_t bench =
         options.bench ? std::max(options.speed.prompt_tokens, options.speed.decode_tokens) : 0;
-    const std::int64_t rows =
-        options.text.empty()
-            ? 1
-            : eval::rows_per_piece(model_->spec(), runner, context, reference_ != nullptr);
-    const std::int64_t tokens = options.text.empty() ? bench : std::max(context - 1, bench);
+    const std::int64_t tokens = std::max({needs.sequence_tokens, bench, std::int64_t{1}});
+    runner.kv.context_tokens = std::max(runner.kv.context_tokens, tokens);
+    const std::int64_t rows = std::max<std::int64_t>(needs.logit_rows, 1);
     for (const ModelSource* source : {model_.get(), reference_.get()}) {
-        if (source != nullptr)
-            plan.at(Tier::kRam, Purpose::kVocabulary) += source->file().metadata().memory_bytes();
+        if (source == nullptr) continue;
+        std::uint64_t& vocabulary = plan.at(Tier::kRam, Purpose::kVocabulary);
+        vocabulary += source->file().metadata().memory_bytes();
+        if (!suite_.empty()) vocabulary += Tokenizer::predict_bytes(source->file());
     }
     Runner::add_to_plan(plan, *model_, runner, tokens, 1, rows);
-    if (reference_) Runner::add_to_plan(plan, *reference_, runner, context - 1, 1, rows);
-}
-
-void Pipeline::add_text(Plan& plan, Device device, Isa isa) const {
-    const std::uint64_t bytes = text_bytes();
-    for (const ModelSource* source : {model_.get(), reference_.get()}) {
-        if (source != nullptr)
-            plan.at(Tier::kRam, Purpose::kVocabulary) += Tokenizer::predict_bytes(source->file());
+    if (reference_) {
+        Runner::add_to_plan(plan, *reference_, runner_options(), options.kv.context_tokens - 1, 1,
+                            rows);
     }
-    plan.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
-    plan.at(Tier::kRam, Purpose::kIo) += bytes + (bytes + 2) * sizeof(Token);
-    const std::int64_t context = options.kv.context_tokens;
-    const std::int64_t rows = eval::rows_per_piece(model_->spec(), runner_options(device, isa),
-                                                   context, reference_ != nullptr);
-    eval::add_scoring_to_plan(plan, model_->spec(), device, context, most_windows(), rows,
-                              reference_ != nullptr);
 }
 
 void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const {
@@ -116,13 +133,16 @@ void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const 
     const cost::Machine machine{profile, common.threads > 0 ? common.threads : default_threads(),
                                 false};
     const std::int64_t context = options.kv.context_tokens;
-    for (const ModelSource* source : {model_.get(), reference_.get()}) {
-        if (source == nullptr) continue;
-        plan.seconds += cost::load_seconds(machine, source->file().file_bytes());
-        if (options.text.empty()) continue;
-        plan.seconds += static_cast<double>(most_windows()) *
-                        cost::prefill_seconds(machine, source->spec(), context - 1,
-                                              eval::Windows::scored_rows(context));
+    const auto windows = [&](const ModelSource& source, double tokens) {
+        return tokens / static_cast<double>(context) *
+               cost::prefill_seconds(machine, source.spec(), context - 1,
+                                     eval::scored_rows(context, eval::Scored::kSecondHalf));
+    };
+    plan.seconds += cost::load_seconds(machine, model_->file().file_bytes()) +
+                    windows(*model_, suite_.predicted_tokens());
+    if (reference_) {
+        plan.seconds += cost::load_seconds(machine, reference_->file().file_bytes()) +
+                        windows(*reference_, suite_.compared_tokens());
     }
     if (options.bench) {
         const auto runs = static_cast<double>(options.speed.repeats + 1);
@@ -134,23 +154,28 @@ void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const 
     plan.time_basis = "machine profile " + profile.name;
 }
 
-Plan Pipeline::memory(Device device, Isa isa) const {
+Plan Pipeline::memory() const {
     Plan plan;
-    add_models(plan, device, isa);
-    if (!options.text.empty()) add_text(plan, device, isa);
+    add_models(plan);
+    if (!suite_.empty()) {
+        suite_.add_to_plan(plan);
+        plan.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
+        if (!journal_path().empty())
+            plan.at(Tier::kRam, Purpose::kIo) += eval::line_reader_bytes();
+    }
     std::uint64_t& io = plan.at(Tier::kRam, Purpose::kIo);
-    io = std::max<std::uint64_t>(io, kHashBufferBytes);  // the models' hashes come first
+    io = std::max<std::uint64_t>(io, kHashBufferBytes);  // the files' hashes come first
     return plan;
 }
 
 // The first of these that fits: what changes no figure, then what does, then what gives some up.
-std::string Pipeline::remedy(std::uint64_t limit_bytes, Device device, Isa isa) {
+std::string Pipeline::remedy(std::uint64_t limit_bytes) {
     const EvaluateOptions wanted = options;
     std::string change, found;
     std::uint64_t bytes = 0;
     const auto fits = [&](const std::string& next) {
         change += (change.empty() ? "" : " ") + next;
-        bytes = memory(device, isa).total_bytes(Tier::kRam) + baseline_bytes_;
+        bytes = memory().total_bytes(Tier::kRam) + baseline_bytes_;
         if (found.empty() && bytes <= limit_bytes) found = change + " needs " + format_bytes(bytes);
     };
     options.batch = std::min<std::int64_t>(options.batch, 64);
@@ -161,8 +186,10 @@ std::string Pipeline::remedy(std::uint64_t limit_bytes, Device device, Isa isa) 
     }
     if (reference_) {
         std::unique_ptr<ModelSource> kept = std::move(reference_);
+        setting_.reference = nullptr;
         fits("without --reference");
         reference_ = std::move(kept);
+        setting_.reference = reference_.get();
     }
     options = wanted;
     return !found.empty() ? found
@@ -171,54 +198,26 @@ std::string Pipeline::remedy(std::uint64_t limit_bytes, Device device, Isa isa) 
 }
 
 Plan Pipeline::plan(const cli::CommonOptions& common) {
-    open();
-    const Device device = common.device == "ref" ? Device::kRef : Device::kCpu;
-    const Isa isa = parse_isa(common.cpu_isa, "--cpu-isa");
-    Plan plan = memory(device, isa);
+    open(common);
+    Plan plan = memory();
     predict_time(plan, common);
     predicted_bytes_ = plan.total_bytes(Tier::kRam) + baseline_bytes_;
     const auto limit = Budget::parse(common.max_memory, "--max-memory")
                            .limit_bytes[static_cast<std::size_t>(Tier::kRam)];
-    if (limit && predicted_bytes_ > *limit) plan.cheapest_change = remedy(*limit, device, isa);
+    if (limit && predicted_bytes_ > *limit) plan.cheapest_change = remedy(*limit);
     return plan;
 }
 
-void Pipeline::check_reference_tokenizer(const Tokenizer& tokenizer, std::string_view text) const {
-    constexpr std::size_t kSampleBytes = 1 << 16;
-    std::size_t cut = std::min(text.size(), kSampleBytes);
-    while (cut < text.size() && cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xc0) == 0x80)
-        --cut;
-    const std::string_view sample = text.substr(0, cut);
-    const std::unique_ptr<Tokenizer> other = Tokenizer::open(reference_->file());
-    if (tokenizer.encode(sample, {}) == other->encode(sample, {})) return;
-    throw Error(Exit::kUsage, options.reference, "splits the text into other tokens than the model",
-                "a reference must share the model's vocabulary");
-}
-
-eval::Windows Pipeline::read_text(eval::TextFacts& facts) const {
-    const std::string text =
-        stdin_text_ ? *stdin_text_ : read_text_file(options.text, kMostTextBytes);
-    const Charge charge(Tier::kRam, Purpose::kIo, text.size());
-    const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(model_->file());
-    if (reference_) check_reference_tokenizer(*tokenizer, text);
-    facts = {stdin_text_ ? "-" : eval::basename_of(options.text), sha256_of(text), text.size(), 0};
-    std::optional<Token> bos;
-    std::vector<Token> tokens = eval::window_tokens(*tokenizer, text, bos);
-    facts.tokens = static_cast<std::int64_t>(tokens.size());
-    return {std::move(tokens), options.kv.context_tokens, options.chunks, bos,
-            stdin_text_ ? "stdin" : options.text};
-}
-
-void Pipeline::fill_settings(eval::Record& record, const cli::Context& context,
-                             const RunnerOptions& runner) const {
+void Pipeline::fill_settings(eval::Record& record, const cli::Context& context) const {
     eval::Settings& s = record.settings;
     s.context_tokens = options.kv.context_tokens;
-    s.step_tokens = runner.step_tokens;
+    s.step_tokens = options.batch;
     s.cache_type_k = options.kv.type_k;
     s.cache_type_v = options.kv.type_v;
     s.kv_policy = options.kv.policy;
     Exec exec;
-    exec.device = runner.device, exec.isa = runner.isa, exec.activations = runner.activations;
+    exec.device = device_, exec.isa = isa_;
+    exec.activations = activations_named(options.activations);
     s.activations = describe_activations(exec);
     s.device = context.common.device;
     s.isa = name(context.isa);
@@ -226,45 +225,92 @@ void Pipeline::fill_settings(eval::Record& record, const cli::Context& context,
     s.threads = context.team.threads();
 }
 
-void Pipeline::run(cli::Context& context) {
-    eval::Record record;
-    const RunnerOptions runner = runner_options(context.device, context.isa);
-    fill_settings(record, context, runner);
-    record.model = eval::model_facts(*model_);
-    if (reference_) record.reference = eval::model_facts(*reference_);
-    std::optional<eval::Windows> windows;
-    if (!options.text.empty()) windows.emplace(read_text(record.text.emplace()));
-
-    Runner model(std::move(model_), runner, context.team);
-    std::unique_ptr<Runner> reference;
-    if (reference_)
-        reference = std::make_unique<Runner>(std::move(reference_), runner, context.team);
-    if (windows) {
-        record.settings.windows = windows->count();
-        const std::int64_t rows = eval::rows_per_piece(
-            model.spec(), runner, options.kv.context_tokens, reference != nullptr);
-        const auto scores = eval::score_text(
-            model, reference.get(), *windows, rows, [&](std::int64_t done, double rate) {
-                context.progress("windows", done, windows->count(), rate, "tok/s");
-                return !context.interrupted();
-            });
-        if (!scores) return;
-        record.perplexity = scores->perplexity;
-        record.divergence = scores->divergence;
-        record.seconds = scores->seconds;
-    }
-    reference.reset();
-    if (options.bench) record.speed = eval::measure_speed(model, options.speed);
-    finish(context, record);
+// Beside the results; none where they go to a pipe or are not kept.
+std::string Pipeline::journal_path() const {
+    const std::string& beside = options.output.empty() ? options.samples : options.output;
+    if (beside.empty() || suite_.empty()) return {};
+    struct stat info {};
+    if (::stat(beside.c_str(), &info) == 0 && !S_ISREG(info.st_mode)) return {};
+    return beside + ".journal";
 }
 
-void Pipeline::finish(cli::Context& context, eval::Record& record) const {
+Json Pipeline::journal_about(const eval::Record& record) const {
+    const eval::Settings& s = record.settings;
+    Json about = Json::object();
+    about.set("version", cli::version());
+    about.set("model", record.model.sha256);
+    if (record.reference) about.set("reference", record.reference->sha256);
+    about.set("context_tokens", s.context_tokens);
+    about.set("step_tokens", s.step_tokens);
+    about.set("cache_type_k", s.cache_type_k);
+    about.set("cache_type_v", s.cache_type_v);
+    about.set("kv_policy", s.kv_policy);
+    about.set("activations", s.activations);
+    about.set("device", s.device);
+    about.set("isa", s.isa);
+    about.set("tasks", suite_.identity());
+    return about;
+}
+
+// Whether all is scored; else a signal came.
+bool Pipeline::score(cli::Context& context, eval::Record& record) {
+    if (!suite_.empty()) suite_.load();
+    if (const std::string path = journal_path(); !path.empty()) {
+        journal_ = std::make_unique<eval::Journal>(path, journal_about(record));
+        const std::int64_t resumed = suite_.resume(*journal_);
+        if (resumed > 0) {
+            log_info("going on from " + escaped(path, 1024) + ": " + std::to_string(resumed) +
+                     " of " + std::to_string(suite_.samples()) + " samples are done");
+        }
+        context.report.set("resumed_samples", resumed);
+    }
+    RunnerOptions runner = runner_options();
+    const std::int64_t bench =
+        options.bench ? std::max(options.speed.prompt_tokens, options.speed.decode_tokens) : 0;
+    runner.kv.context_tokens =
+        std::max({runner.kv.context_tokens, suite_.needs().sequence_tokens, bench});
+    Runner model(std::move(model_), runner, context.team);
+    std::unique_ptr<Runner> reference;
+    if (reference_) {
+        reference = std::make_unique<Runner>(std::move(reference_), runner_options(), context.team);
+    }
+    const eval::TaskRun run = {model, reference.get(), [&] { return context.interrupted(); }};
+    const auto progress = [&](std::string_view task, std::int64_t done, std::int64_t total) {
+        context.progress(task, done, total);
+    };
+    if (!suite_.run(run, journal_.get(), progress, [&] { reference.reset(); })) return false;
+    suite_.results(record);
+    if (options.bench) record.speed = eval::measure_speed(model, options.speed);
+    return true;
+}
+
+void Pipeline::run(cli::Context& context) {
+    eval::Record record;
+    fill_settings(record, context);
+    record.model = eval::model_facts(*model_);
+    if (reference_) record.reference = eval::model_facts(*reference_);
+    if (score(context, record)) return finish(context, record);
+    // Ctrl-C ends as everywhere; a scheduler is told to run the job again.
+    if (!journal_ || cli::seen_signal() == SIGINT) return;
+    throw Error(Exit::kAgain, escaped(journal_->path(), 1024),
+                "holds the first " + std::to_string(suite_.done()) + " of " +
+                    std::to_string(suite_.samples()) + " samples",
+                "run the same command again to go on");
+}
+
+void Pipeline::finish(cli::Context& context, eval::Record& record) {
     record.peak = {predicted_bytes_, process_memory().peak_resident_bytes};
     const Json json = eval::to_json(record);
     context.report.set("result", json);
     if (!options.output.empty())
         write_text_file(options.output, json.dump(2) + "\n", IfExists::kReplace);
     if (!context.stdout_is_json()) context.print(eval::report_text({&record, 1}));
+    if (!journal_) return;
+    if (options.samples.empty()) {
+        journal_->remove();
+    } else {
+        journal_->keep_as(options.samples);
+    }
 }
 
 void run_report(const ReportOptions& options, cli::Context& context) {

@@ -8,7 +8,7 @@
 
 #include "cli/tool.h"
 #include "eval/record.h"
-#include "eval/windows.h"
+#include "eval/suite.h"
 #include "model/runner.h"
 #include "options.h"
 
@@ -24,25 +24,29 @@ class Pipeline {
     void run(cli::Context& context);
 
   private:
-    void open();  // headers of both models, and the text if it comes from stdin
-    [[nodiscard]] RunnerOptions runner_options(Device device, Isa isa) const;
-    [[nodiscard]] std::uint64_t text_bytes() const;
-    [[nodiscard]] std::int64_t most_windows() const;
-    [[nodiscard]] Plan memory(Device device, Isa isa) const;
-    void add_models(Plan& plan, Device device, Isa isa) const;
-    void add_text(Plan& plan, Device device, Isa isa) const;
+    void open(const cli::CommonOptions& common);  // headers of the models, and small data
+    void open_models();
+    void check_options() const;
+    [[nodiscard]] RunnerOptions runner_options() const;
+    [[nodiscard]] Plan memory() const;
+    void add_models(Plan& plan) const;
     void predict_time(Plan& plan, const cli::CommonOptions& common) const;
-    [[nodiscard]] std::string remedy(std::uint64_t limit_bytes, Device device, Isa isa);
+    [[nodiscard]] std::string remedy(std::uint64_t limit_bytes);
 
-    [[nodiscard]] eval::Windows read_text(eval::TextFacts& facts) const;
-    void check_reference_tokenizer(const Tokenizer& tokenizer, std::string_view text) const;
-    void fill_settings(eval::Record& record, const cli::Context& context,
-                       const RunnerOptions& runner) const;
-    void finish(cli::Context& context, eval::Record& record) const;
+    [[nodiscard]] std::string journal_path() const;
+    [[nodiscard]] Json journal_about(const eval::Record& record) const;
+    [[nodiscard]] bool score(cli::Context& context, eval::Record& record);
+    void fill_settings(eval::Record& record, const cli::Context& context) const;
+    void finish(cli::Context& context, eval::Record& record);
 
     std::uint64_t baseline_bytes_, predicted_bytes_ = 0;
+    Device device_ = Device::kCpu;
+    Isa isa_ = Isa::kPortable;
     std::unique_ptr<ModelSource> model_, reference_;
-    std::optional<std::string> stdin_text_;
+    std::unique_ptr<Tokenizer> tokenizer_;
+    eval::TaskSetting setting_;
+    eval::Suite suite_;
+    std::unique_ptr<eval::Journal> journal_;
 };
 
 void run_report(const ReportOptions& options, cli::Context& context);

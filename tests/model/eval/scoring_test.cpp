@@ -42,15 +42,24 @@ struct Pair {
     }
 };
 
+struct Scores {
+    PerplexityFigures perplexity;
+    std::optional<DivergenceFigures> divergence;
+};
+
 Scores run(const Pair& pair, bool with_reference, int threads, std::int64_t step,
            std::int64_t piece) {
     Team team(threads);
     Runner model(ModelSource::open(pair.model), options_for(step), team);
     Runner reference(ModelSource::open(pair.reference), options_for(step), team);
-    const auto scores = score_text(model, with_reference ? &reference : nullptr,
-                                   windows_of(model.spec().vocab), piece, {});
-    REQUIRE(scores.has_value());
-    return *scores;
+    const Windows windows = windows_of(model.spec().vocab);
+    WindowScorer scorer(model, with_reference ? &reference : nullptr, windows.rows(), piece);
+    ScoreSums sums(windows.count() * windows.rows(), with_reference);
+    for (std::int64_t w = 0; w < windows.count(); ++w)
+        for (const RowScore& score : scorer.score(windows, w)) sums.add(score);
+    Scores out{sums.perplexity(), {}};
+    if (with_reference) out.divergence = sums.divergence();
+    return out;
 }
 
 bool same_bits(const Scores& a, const Scores& b) {
@@ -122,16 +131,6 @@ TEST_CASE("eval scoring: a model against itself has no divergence") {
     CHECK(scores.divergence->rms_delta_p.value == 0);
 }
 
-TEST_CASE("eval scoring: stops when told to") {
-    const Pair pair("llama-tied");
-    Team team(1);
-    Runner model(ModelSource::open(pair.model), options_for(512), team);
-    std::int64_t seen = 0;
-    const auto stop = [&](std::int64_t done, double) { return seen = done, done < 2; };
-    CHECK_FALSE(score_text(model, nullptr, windows_of(model.spec().vocab), 11, stop).has_value());
-    CHECK(seen == 2);
-}
-
 TEST_CASE("eval scoring: the plan is what the ledger counts") {
     const Pair pair("gemma3");
     const std::int64_t piece = 4;
@@ -143,8 +142,10 @@ TEST_CASE("eval scoring: the plan is what the ledger counts") {
         const Windows windows = windows_of(model->spec().vocab);
         Runner::add_to_plan(plan, *model, options, kContext - 1, 1, piece);
         Runner::add_to_plan(plan, *reference, options, kContext - 1, 1, piece);
-        add_scoring_to_plan(plan, model->spec(), options.device, kContext, windows.count(), piece,
-                            true);
+        WindowScorer::add_to_plan(plan, model->spec(), options.device, windows.rows(), piece,
+                                  true);
+        plan.at(Tier::kRam, Purpose::kLogits) +=
+            ScoreSums::charged_bytes(windows.count() * windows.rows(), true);
     }
     Ledger& ledger = Ledger::process();
     const std::uint64_t before = ledger.current_bytes(Tier::kRam, Purpose::kLogits);

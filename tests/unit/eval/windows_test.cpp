@@ -21,7 +21,7 @@ TEST_CASE("eval windows: whole windows, second half scored, BOS in place of the 
     const Windows windows(counting(27), 8, 0, Token{1}, "text");
     CHECK(windows.count() == 3);
     CHECK(windows.first_row() == 4);
-    CHECK(windows.scored_rows() == 3);
+    CHECK(windows.rows() == 3);
     CHECK(windows.text_tokens() == 27);
     CHECK(windows.inputs(0).size() == 7);
     CHECK(windows.inputs(1)[0] == 1);
@@ -35,7 +35,7 @@ TEST_CASE("eval windows: odd context, no BOS, limit") {
     const Windows windows(counting(30), 7, 2, std::nullopt, "text");
     CHECK(windows.count() == 2);
     CHECK(windows.first_row() == 3);
-    CHECK(windows.scored_rows() == 3);
+    CHECK(windows.rows() == 3);
     CHECK(windows.inputs(1)[0] == 107);
 }
 
