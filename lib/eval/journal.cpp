@@ -52,7 +52,8 @@ Journal::Journal(std::string path, const Json& about) : path_(std::move(path)) {
 }
 
 Journal::~Journal() {
-    if (fd_ >= 0) ::close(fd_);
+    if (samples_ == 0 && !settled_) ::unlink(path_.c_str());
+    ::close(fd_);
 }
 
 void Journal::write(std::string_view line) {
@@ -107,6 +108,7 @@ std::int64_t Journal::replay(const Take& take) {
         log_warning(std::string(error.what()) + ": samples from there on are scored again");
     }
     cut(good_bytes);
+    samples_ = count;
     return count;
 }
 
@@ -116,14 +118,17 @@ void Journal::append(std::string_view task, std::int64_t sample, const Json& out
     record.set("sample", sample);
     record.set("outcome", outcome);
     write(record.dump());
+    ++samples_;
 }
 
 void Journal::keep_as(const std::string& path) {
     if (::rename(path_.c_str(), path.c_str()) != 0) throw failed(path, "rename the journal to");
+    settled_ = true;
 }
 
 void Journal::remove() {
     if (::unlink(path_.c_str()) != 0 && errno != ENOENT) throw failed(path_, "remove");
+    settled_ = true;
 }
 
 }  // namespace thimble::eval

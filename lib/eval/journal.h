@@ -20,7 +20,7 @@ class Journal {
     // `about`: what the samples depend on. Opens or creates the file and locks it. Throws
     // kCannotCreate, also when another process writes it.
     Journal(std::string path, const Json& about);
-    ~Journal();
+    ~Journal();  // one without samples goes
     Journal(const Journal&) = delete;
     Journal& operator=(const Journal&) = delete;
 
@@ -46,6 +46,8 @@ class Journal {
 
     std::string path_, header_;
     int fd_ = -1;
+    std::int64_t samples_ = 0;
+    bool settled_ = false;  // kept or removed on purpose
 };
 
 }  // namespace thimble::eval
