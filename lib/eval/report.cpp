@@ -112,12 +112,11 @@ namespace {
 std::string task_lines(std::span<const Record> records) {
     std::vector<std::vector<std::string>> rows = {{"model", "task", "samples", "figure", "value"}};
     for (const Record& record : records) {
-        const bool several = !record.averages.empty();
         for (const TaskResult& task : record.tasks) {
+            const bool has_columns = record.averages.empty() && record.text &&
+                                     record.text->sha256 == task.sha256;
             for (const Metric& metric : task.metrics) {
-                const bool shown_above = task.perplexity && !several &&
-                                         !metric.info.name.starts_with("ppl_from_");
-                if (shown_above) continue;
+                if (has_columns && !metric.info.name.starts_with("ppl_from_")) continue;
                 rows.push_back({shown(record.model.file), shown(task.name),
                                 std::to_string(task.samples), shown(metric.info.name),
                                 with_error(metric.value, 4)});
