@@ -29,18 +29,30 @@ THIMBLE_INLINE To load_bytes(const void* p) {
 THIMBLE_INLINE vf to_floats(vi v) { return __builtin_convertvector(v, vf); }
 THIMBLE_INLINE vi broadcast(std::int32_t x) { return x - vi{}; }
 
-THIMBLE_INLINE vf load_u8(const std::uint8_t* p) {
+THIMBLE_INLINE vi load_u8_whole(const std::uint8_t* p) {
 #if defined(THIMBLE_ISA_avx512)
-    return _mm512_cvtepi32_ps(
+    return reinterpret_cast<vi>(
         _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(THIMBLE_ISA_avx2)
-    return _mm256_cvtepi32_ps(
+    return reinterpret_cast<vi>(
         _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #else
-    vf v;
-    for (int i = 0; i < kLanes; ++i) v[i] = static_cast<float>(p[i]);
+    vi v;
+    for (int i = 0; i < kLanes; ++i) v[i] = p[i];
     return v;
 #endif
+}
+THIMBLE_INLINE vf load_u8(const std::uint8_t* p) { return to_floats(load_u8_whole(p)); }
+// Bits shift .. shift + 3 of every byte.
+THIMBLE_INLINE vf load_nibbles(const std::uint8_t* p, int shift) {
+    return to_floats((load_u8_whole(p) >> shift) & 15);
+}
+
+// A block's scales: halves, or E8M0 bytes for doubled E2M1 values, as e8m0_half_to_f32 has them.
+THIMBLE_INLINE vf load_scales(const std::uint16_t* p) { return load_f16(p); }
+THIMBLE_INLINE vf load_scales(const std::uint8_t* p) {
+    const vi e = load_u8_whole(p);
+    return reinterpret_cast<vf>(e < 2 ? (e + 1) << 21 : (e - 1) << 23);
 }
 
 // sum[r] += sum over c in 0..3 of w[4 r + c] * x[c]. Codes of up to 7 bits are unsigned; of 8 bits,
@@ -71,10 +83,11 @@ THIMBLE_INLINE vi dot4(vi sum, vb w, const std::int8_t* x) {
 #endif
 }
 
-// Byte j is 16 where bit j is set, else 0.
-THIMBLE_INLINE vb bits_to_16(const std::uint8_t* bits) {
+// Byte j is `value`, a power of two, where bit j is set, else 0.
+template <int value>
+THIMBLE_INLINE vb spread_bits(const std::uint8_t* bits) {
 #if defined(THIMBLE_ISA_avx512)
-    return reinterpret_cast<vb>(_mm512_maskz_set1_epi8(load_bytes<std::uint64_t>(bits), 16));
+    return reinterpret_cast<vb>(_mm512_maskz_set1_epi8(load_bytes<std::uint64_t>(bits), value));
 #elif defined(THIMBLE_ISA_avx2)
     const __m256i spread =
         _mm256_shuffle_epi8(_mm256_set1_epi32(load_bytes<std::int32_t>(bits)),
@@ -82,11 +95,11 @@ THIMBLE_INLINE vb bits_to_16(const std::uint8_t* bits) {
                                              2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3));
     const __m256i own = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
     const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, own), own);
-    return reinterpret_cast<vb>(_mm256_and_si256(set, _mm256_set1_epi8(16)));
+    return reinterpret_cast<vb>(_mm256_and_si256(set, _mm256_set1_epi8(value)));
 #else
     vb v;
     for (int j = 0; j < 4 * kLanes; ++j)
-        v[j] = static_cast<std::uint8_t>((bits[j / 8] >> j % 8 & 1) << 4);
+        v[j] = static_cast<std::uint8_t>((bits[j / 8] >> j % 8 & 1) * value);
     return v;
 #endif
 }
@@ -106,19 +119,67 @@ THIMBLE_INLINE void read_codes(const CodePlane<4>& plane, int row, vb* codes) {
         codes[g + 4] = reinterpret_cast<vb>(reinterpret_cast<vh>(both) >> 4) & 15;
     }
 }
+THIMBLE_INLINE void read_codes(const CodePlane<2>& plane, int row, vb* codes) {
+    for (int h = 0; h < 2; ++h) {
+        const vb four = load_bytes<vb>(plane.codes[h] + 4 * row);
+        const vh wide = reinterpret_cast<vh>(four);
+        codes[4 * h] = four & 3;
+        codes[4 * h + 1] = reinterpret_cast<vb>(wide >> 2) & 3;
+        codes[4 * h + 2] = reinterpret_cast<vb>(wide >> 4) & 3;
+        codes[4 * h + 3] = reinterpret_cast<vb>(wide >> 6) & 3;
+    }
+}
+THIMBLE_INLINE void read_codes(const CodePlane<3>& plane, int row, vb* codes) {
+    read_codes(plane.low, row, codes);
+    for (int g = 0; g < 8; ++g) codes[g] |= spread_bits<4>(plane.high.bits[g] + row / 2);
+}
 THIMBLE_INLINE void read_codes(const CodePlane<5>& plane, int row, vb* codes) {
     read_codes(plane.low, row, codes);
-    for (int g = 0; g < 8; ++g) codes[g] |= bits_to_16(plane.high[g] + row / 2);
+    for (int g = 0; g < 8; ++g) codes[g] |= spread_bits<16>(plane.high.bits[g] + row / 2);
 }
 THIMBLE_INLINE void read_codes(const CodePlane<6>& plane, int row, vb* codes) {
     read_codes(plane.low, row, codes);
     for (int h = 0; h < 2; ++h) {
-        const vh high = load_bytes<vh>(plane.high[h] + 4 * row);
+        const vh high = load_bytes<vh>(plane.high.codes[h] + 4 * row);
         codes[4 * h] |= reinterpret_cast<vb>(high << 4) & 48;
         codes[4 * h + 1] |= reinterpret_cast<vb>(high << 2) & 48;
         codes[4 * h + 2] |= reinterpret_cast<vb>(high) & 48;
         codes[4 * h + 3] |= reinterpret_cast<vb>(high >> 2) & 48;
     }
+}
+
+// Values of 4-bit codes, offset as codes of Values::kBits bits are: see dot4.
+template <class Values>
+struct ValueTable {
+    std::uint8_t bytes[16];
+};
+template <class Values>
+static constexpr ValueTable<Values> make_table() {
+    ValueTable<Values> table{};
+    constexpr int kAdded = kSignedBytes && Values::kBits == 8 ? 0 : Values::kOffset;
+    for (int i = 0; i < 16; ++i)
+        table.bytes[i] = static_cast<std::uint8_t>(Values::value(i) + kAdded);
+    return table;
+}
+template <class Values>
+THIMBLE_INLINE void read_codes(const TablePlane<Values>& plane, int row, vb* codes) {
+    constexpr ValueTable<Values> kTable = make_table<Values>();
+    read_codes(plane.codes, row, codes);
+#if defined(THIMBLE_ISA_avx512)
+    const __m512i table = _mm512_broadcast_i32x4(load_bytes<__m128i>(kTable.bytes));
+    for (int g = 0; g < 8; ++g)
+        codes[g] =
+            reinterpret_cast<vb>(_mm512_shuffle_epi8(table, reinterpret_cast<__m512i>(codes[g])));
+#elif defined(THIMBLE_ISA_avx2)
+    const __m256i table = _mm256_broadcastsi128_si256(load_bytes<__m128i>(kTable.bytes));
+    for (int g = 0; g < 8; ++g)
+        codes[g] =
+            reinterpret_cast<vb>(_mm256_shuffle_epi8(table, reinterpret_cast<__m256i>(codes[g])));
+#else
+    for (int g = 0; g < 8; ++g) {
+        for (int j = 0; j < 4 * kLanes; ++j) codes[g][j] = kTable.bytes[codes[g][j]];
+    }
+#endif
 }
 
 }  // namespace thimble::cpu::THIMBLE_ISA

@@ -32,8 +32,9 @@ struct I8Block {
     std::int8_t codes[32];
     float scale;
     float sum;                        // scale * sum of the codes
+    float half_sums[2];               // the same of columns 0-15 and 16-31
     std::int32_t negative_sum;        // -(sum of the codes)
-    std::int32_t negative_halves[2];  // the same of columns 0-15 and 16-31
+    std::int32_t negative_halves[2];  // of the same halves
 };
 
 // The same for groups of 16 rows in an interleaved layout. Input is `x`, or `i8` where that is not

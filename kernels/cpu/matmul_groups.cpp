@@ -9,12 +9,12 @@
 namespace thimble::cpu::THIMBLE_ISA {
 namespace {
 
-// 32 columns of kLanes rows: w[k] = scale[k / (32 / kScales)] * (codes - 2^kOffsetBits) + minimum.
+// 32 columns of kLanes rows: w[k] = scale[k / (32 / kScales)] * (codes - kOffset) + minimum.
 template <LayoutId id>
 struct Part {
     vb codes[8];
     vf scale[Interleaved<id>::kScales];
-    vf minimum;
+    vf minimum[Interleaved<id>::kScales];
 };
 
 template <LayoutId id>
@@ -23,17 +23,25 @@ THIMBLE_INLINE void read_part(const typename Interleaved<id>::Block& block, int 
     using I = Interleaved<id>;
     if constexpr (I::kElements == 32) {
         read_codes(block.codes, row, part.codes);
-        part.scale[0] = load_f16(block.d + row);
-        if constexpr (I::kMinimum) part.minimum = load_f16(block.m + row);
+        part.scale[0] = load_scales(block.d + row);
+        if constexpr (I::kMinimum) part.minimum[0] = load_f16(block.m + row);
     } else {
         const auto& own = block.sub[sub];
         read_codes(own.codes, row, part.codes);
         const vf d = load_f16(block.d + row);
-        if constexpr (I::kMinimum) {
+        if constexpr (I::kMinimum && I::kScales == 1) {
             part.scale[0] = d * load_u8(own.scale + row);
-            part.minimum = -(load_f16(block.dmin + row) * load_u8(own.minimum + row));
-        } else {
+            part.minimum[0] = -(load_f16(block.dmin + row) * load_u8(own.minimum + row));
+        } else if constexpr (I::kMinimum) {
+            const vf dmin = load_f16(block.dmin + row);
+            for (int h = 0; h < I::kScales; ++h) {
+                part.scale[h] = d * load_nibbles(own.scale_minimum[h] + row, 0);
+                part.minimum[h] = -(dmin * load_nibbles(own.scale_minimum[h] + row, 4));
+            }
+        } else if constexpr (I::kSubScales) {
             for (int h = 0; h < I::kScales; ++h) part.scale[h] = d * load_i8(own.scale[h] + row);
+        } else {
+            part.scale[0] = d;
         }
     }
 }
@@ -53,7 +61,7 @@ THIMBLE_INLINE void run_i8(const MatmulGroups& p, const std::byte* weights, int 
                            std::int64_t token, vf (*sums)[T]) {
     using I = Interleaved<id>;
     constexpr int kSubs = I::kElements / 32, kDots = 8 / I::kScales;
-    constexpr bool kOffset = I::kOffsetBits > 0 && !(kSignedBytes && I::kBits == 8);
+    constexpr int kOffset = kSignedBytes && I::kBits == 8 ? 0 : I::kOffset;
     const I8Block* x = p.i8 + token * p.i8_stride;
     const std::int64_t blocks = p.cols / I::kElements;
     for (std::int64_t b = 0; b < blocks; ++b) {
@@ -66,18 +74,19 @@ THIMBLE_INLINE void run_i8(const MatmulGroups& p, const std::byte* weights, int 
                     const I8Block& q = x[t * p.i8_stride];
                     for (int h = 0; h < I::kScales; ++h) {
                         vi dots = {};
-                        if constexpr (kOffset) {
-                            dots =
-                                broadcast(I::kScales == 2 ? q.negative_halves[h] : q.negative_sum)
-                                << I::kOffsetBits;
+                        if constexpr (kOffset != 0) {
+                            dots = broadcast(kOffset * (I::kScales == 2 ? q.negative_halves[h]
+                                                                        : q.negative_sum));
                         }
                         for (int g = h * kDots; g < (h + 1) * kDots; ++g)
                             dots = dot4<I::kBits>(dots, part.codes[g], q.codes + 4 * g);
                         sums[r][t] =
                             fma(to_floats(dots), part.scale[h] * broadcast(q.scale), sums[r][t]);
+                        if constexpr (I::kMinimum) {
+                            const float sum = I::kScales == 2 ? q.half_sums[h] : q.sum;
+                            sums[r][t] = fma(part.minimum[h], broadcast(sum), sums[r][t]);
+                        }
                     }
-                    if constexpr (I::kMinimum)
-                        sums[r][t] = fma(part.minimum, broadcast(q.sum), sums[r][t]);
                 }
             }
         }
@@ -111,8 +120,7 @@ THIMBLE_INLINE void run_f32(const MatmulGroups& p, const std::byte* weights, int
             }
         }
     } else {
-        constexpr int kOffset =
-            I::kOffsetBits == 0 || (kSignedBytes && I::kBits == 8) ? 0 : 1 << I::kOffsetBits;
+        constexpr int kOffset = kSignedBytes && I::kBits == 8 ? 0 : I::kOffset;
         for (std::int64_t k = 0; k < p.cols; k += 32) {
             for (int r = 0; r < R; ++r) {
                 Part<id> part;
@@ -127,7 +135,7 @@ THIMBLE_INLINE void run_f32(const MatmulGroups& p, const std::byte* weights, int
                                             ? reinterpret_cast<vi>(top) >> 24
                                             : reinterpret_cast<vi>(top >> 24) - kOffset;
                         vf w = part.scale[g * I::kScales / 8] * to_floats(code);
-                        if constexpr (I::kMinimum) w += part.minimum;
+                        if constexpr (I::kMinimum) w += part.minimum[g * I::kScales / 8];
                         const float* column = x + k + 4 * g + c;
                         for (int t = 0; t < T; ++t)
                             sums[r][t] = fma(w, broadcast(column[t * p.x_stride]), sums[r][t]);
@@ -231,6 +239,7 @@ void quantise_i8(const float* x, std::int64_t cols, I8Block* out) {
                 sum += codes[i];
             }
             block.negative_halves[h] = -sum;
+            block.half_sums[h] = block.scale * static_cast<float>(sum);
         }
         block.negative_sum = block.negative_halves[0] + block.negative_halves[1];
         block.sum = block.scale * static_cast<float>(-block.negative_sum);

@@ -6,6 +6,11 @@
 #include "kernels/layout/bf16.h"
 #include "kernels/layout/f16.h"
 #include "kernels/layout/f32.h"
+#include "kernels/layout/iq4_nl.h"
+#include "kernels/layout/iq4_xs.h"
+#include "kernels/layout/mxfp4.h"
+#include "kernels/layout/q2_k.h"
+#include "kernels/layout/q3_k.h"
 #include "kernels/layout/q4_0.h"
 #include "kernels/layout/q4_1.h"
 #include "kernels/layout/q4_k.h"
@@ -14,6 +19,8 @@
 #include "kernels/layout/q5_k.h"
 #include "kernels/layout/q6_k.h"
 #include "kernels/layout/q8_0.h"
+#include "kernels/layout/tq1_0.h"
+#include "kernels/layout/tq2_0.h"
 
 namespace thimble {
 

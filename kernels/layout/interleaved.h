@@ -3,88 +3,22 @@
 // holds one column (floats) or four columns (codes) of all sixteen, and an output row is a lane.
 // The values are those of the stored block, bit for bit; only rows that pad the last group are new
 // (zero).
-//
-//   codes of 32 columns x 16 rows: column k, row r stands at byte j = 4 r + k % 4 of vector g = k /
-//   4
-//     8 bits   codes[g][j]
-//     4 bits   low[g % 4][j], low nibble if g < 4, else high nibble
-//     5 bits   low, and bit 4 in bit j of the 64-bit word high[g]
-//     6 bits   low, and bits 4-5 in bits 2 (g % 4), 2 (g % 4) + 1 of high[g / 4][j]
 #pragma once
 
 #include "kernels/layout/all.h"
+#include "kernels/layout/code_planes.h"
 
 namespace thimble {
 
 inline constexpr int kGroupRows = 16;
-
-template <int bits>
-struct CodePlane;
-
-template <>
-struct CodePlane<4> {
-    std::uint8_t low[4][64];
-    void set(int row, int column, int code) {
-        const int g = column / 4, shift = g < 4 ? 0 : 4;
-        std::uint8_t& at = low[g % 4][4 * row + column % 4];
-        at = static_cast<std::uint8_t>((at & ~(15 << shift)) | (code & 15) << shift);
-    }
-    [[nodiscard]] int get(int row, int column) const {
-        const int g = column / 4;
-        return (low[g % 4][4 * row + column % 4] >> (g < 4 ? 0 : 4)) & 15;
-    }
-};
-
-template <>
-struct CodePlane<5> {
-    CodePlane<4> low;
-    std::uint8_t high[8][8];
-    void set(int row, int column, int code) {
-        low.set(row, column, code);
-        const int j = 4 * row + column % 4;
-        std::uint8_t& at = high[column / 4][j / 8];
-        at = static_cast<std::uint8_t>((at & ~(1 << j % 8)) | (code >> 4 & 1) << j % 8);
-    }
-    [[nodiscard]] int get(int row, int column) const {
-        const int j = 4 * row + column % 4;
-        return low.get(row, column) | (high[column / 4][j / 8] >> j % 8 & 1) << 4;
-    }
-};
-
-template <>
-struct CodePlane<6> {
-    CodePlane<4> low;
-    std::uint8_t high[2][64];
-    void set(int row, int column, int code) {
-        low.set(row, column, code);
-        const int g = column / 4, shift = 2 * (g % 4);
-        std::uint8_t& at = high[g / 4][4 * row + column % 4];
-        at = static_cast<std::uint8_t>((at & ~(3 << shift)) | (code >> 4 & 3) << shift);
-    }
-    [[nodiscard]] int get(int row, int column) const {
-        const int g = column / 4;
-        return low.get(row, column) | (high[g / 4][4 * row + column % 4] >> 2 * (g % 4) & 3) << 4;
-    }
-};
-
-template <>
-struct CodePlane<8> {
-    std::uint8_t codes[8][64];
-    void set(int row, int column, int code) {
-        codes[column / 4][4 * row + column % 4] = static_cast<std::uint8_t>(code);
-    }
-    [[nodiscard]] int get(int row, int column) const {
-        return codes[column / 4][4 * row + column % 4];
-    }
-};
 
 // Specialised for every layout of interleaved.def with
 //   struct Block;                    16 rows x kElements columns
 //   static constexpr int kElements;
 //   static void pack(const Stored&, int row, Block&);   stored block into lane `row`
 //   static void unpack(const Block&, int row, Real* out /* [kElements] */);
-// and, where weights are codes, w = scale * (code - 2^kOffsetBits) + minimum (2^0 stands for no
-// offset) with kScales scales per 32 columns.
+// and, where weights are codes, w = scale * (code - kOffset) + minimum, codes of at most kBits
+// bits, with kScales scales per 32 columns.
 template <LayoutId>
 struct Interleaved;
 
@@ -109,41 +43,52 @@ struct Interleaved<LayoutId::k_f16> : InterleavedFloat<LayoutId::k_f16> {};
 template <>
 struct Interleaved<LayoutId::k_bf16> : InterleavedFloat<LayoutId::k_bf16> {};
 
+// A block's scale field: a half, or the E8M0 power of two that scales doubled E2M1 values.
+inline float scale_value(std::uint16_t half) { return f16_to_f32(half); }
+inline float scale_value(std::uint8_t e8m0) { return e8m0_half_to_f32(e8m0); }
 inline constexpr std::uint16_t kHalfOne = 0x3c00;
+template <class Scale>
+inline constexpr Scale kScaleOne = sizeof(Scale) == 1 ? kE8m0One + 1 : kHalfOne;
 
 // Codes of a stored block are read by unpacking a copy whose scales are one and minima zero: the
 // stored layout's own definition stays the only one.
-template <LayoutId id, int bits, int offset_bits>
+template <LayoutId id, int bits, int offset, class Plane = CodePlane<bits>>
 struct InterleavedScaled {
     using Stored = typename Layout<id>::Block;
+    using Scale = decltype(Stored::d);
     struct Block {
-        std::uint16_t d[kGroupRows];
-        CodePlane<bits> codes;
+        Scale d[kGroupRows];
+        Plane codes;
     };
-    static constexpr int kElements = 32, kBits = bits, kOffsetBits = offset_bits, kScales = 1;
+    static constexpr int kElements = 32, kBits = bits, kOffset = offset, kScales = 1;
     static constexpr bool kCodes = true, kMinimum = false;
     static void pack(const Stored& stored, int row, Block& block) {
         float values[32];
         Stored unit = stored;
-        unit.d = kHalfOne;
+        unit.d = kScaleOne<Scale>;
         Layout<id>::unpack(unit, values);
         block.d[row] = stored.d;
-        for (int k = 0; k < 32; ++k)
-            block.codes.set(row, k, static_cast<int>(values[k]) + (1 << offset_bits));
+        for (int k = 0; k < 32; ++k) block.codes.set(row, k, static_cast<int>(values[k]) + offset);
     }
     template <class Real>
     static void unpack(const Block& block, int row, Real* out) {
-        const Real d = static_cast<Real>(f16_to_f32(block.d[row]));
+        const Real d = static_cast<Real>(scale_value(block.d[row]));
         for (int k = 0; k < 32; ++k)
-            out[k] = d * static_cast<Real>(block.codes.get(row, k) - (1 << offset_bits));
+            out[k] = d * static_cast<Real>(block.codes.get(row, k) - offset);
     }
 };
+template <LayoutId id, class Values>
+using InterleavedTable = InterleavedScaled<id, Values::kBits, Values::kOffset, TablePlane<Values>>;
 template <>
-struct Interleaved<LayoutId::k_q4_0> : InterleavedScaled<LayoutId::k_q4_0, 4, 3> {};
+struct Interleaved<LayoutId::k_q4_0> : InterleavedScaled<LayoutId::k_q4_0, 4, 8> {};
 template <>
-struct Interleaved<LayoutId::k_q5_0> : InterleavedScaled<LayoutId::k_q5_0, 5, 4> {};
+struct Interleaved<LayoutId::k_q5_0> : InterleavedScaled<LayoutId::k_q5_0, 5, 16> {};
 template <>
-struct Interleaved<LayoutId::k_q8_0> : InterleavedScaled<LayoutId::k_q8_0, 8, 7> {};
+struct Interleaved<LayoutId::k_q8_0> : InterleavedScaled<LayoutId::k_q8_0, 8, 128> {};
+template <>
+struct Interleaved<LayoutId::k_iq4_nl> : InterleavedTable<LayoutId::k_iq4_nl, Iq4> {};
+template <>
+struct Interleaved<LayoutId::k_mxfp4> : InterleavedTable<LayoutId::k_mxfp4, E2m1> {};
 
 template <LayoutId id, int bits>
 struct InterleavedAffine {
@@ -152,7 +97,7 @@ struct InterleavedAffine {
         std::uint16_t d[kGroupRows], m[kGroupRows];
         CodePlane<bits> codes;
     };
-    static constexpr int kElements = 32, kBits = bits, kOffsetBits = 0, kScales = 1;
+    static constexpr int kElements = 32, kBits = bits, kOffset = 0, kScales = 1;
     static constexpr bool kCodes = true, kMinimum = true;
     static void pack(const Stored& stored, int row, Block& block) {
         float values[32];
@@ -185,7 +130,7 @@ struct InterleavedKAffine {
             CodePlane<bits> codes;
         } sub[8];
     };
-    static constexpr int kElements = 256, kBits = bits, kOffsetBits = 0, kScales = 1;
+    static constexpr int kElements = 256, kBits = bits, kOffset = 0, kScales = 1;
     static constexpr bool kCodes = true, kMinimum = true;
     static void pack(const Stored& stored, int row, Block& block) {
         float values[256];
@@ -221,29 +166,32 @@ struct Interleaved<LayoutId::k_q4_k> : InterleavedKAffine<LayoutId::k_q4_k, 4> {
 template <>
 struct Interleaved<LayoutId::k_q5_k> : InterleavedKAffine<LayoutId::k_q5_k, 5> {};
 
-template <>
-struct Interleaved<LayoutId::k_q6_k> {
-    using Stored = Layout<LayoutId::k_q6_k>::Block;
+// Signed scales of bytes, `scales` of them per 32 columns.
+template <LayoutId id, int bits, int offset, int scales, class Plane = CodePlane<bits>>
+struct InterleavedKScaled {
+    using Stored = typename Layout<id>::Block;
     struct Block {
         std::uint16_t d[kGroupRows];
         struct Sub {
-            std::int8_t scale[2][kGroupRows];
-            CodePlane<6> codes;
+            std::int8_t scale[scales][kGroupRows];
+            Plane codes;
         } sub[8];
     };
-    static constexpr int kElements = 256, kBits = 6, kOffsetBits = 5, kScales = 2;
-    static constexpr bool kCodes = true, kMinimum = false;
+    static constexpr int kElements = 256, kBits = bits, kOffset = offset, kScales = scales;
+    static constexpr bool kCodes = true, kMinimum = false, kSubScales = true;
     static void pack(const Stored& stored, int row, Block& block) {
         float values[256];
         Stored unit = stored;
         unit.d = kHalfOne;
-        for (std::int8_t& scale : unit.scales) scale = 1;
-        Layout<LayoutId::k_q6_k>::unpack(unit, values);
+        for (int g = 0; g < 8 * scales; ++g) Layout<id>::set_scale(unit, g, 1);
+        Layout<id>::unpack(unit, values);
         block.d[row] = stored.d;
         for (int s = 0; s < 8; ++s) {
-            for (int h = 0; h < 2; ++h) block.sub[s].scale[h][row] = stored.scales[2 * s + h];
+            for (int h = 0; h < scales; ++h)
+                block.sub[s].scale[h][row] =
+                    static_cast<std::int8_t>(Layout<id>::scale(stored, scales * s + h));
             for (int k = 0; k < 32; ++k)
-                block.sub[s].codes.set(row, k, static_cast<int>(values[32 * s + k]) + 32);
+                block.sub[s].codes.set(row, k, static_cast<int>(values[32 * s + k]) + offset);
         }
     }
     template <class Real>
@@ -251,12 +199,93 @@ struct Interleaved<LayoutId::k_q6_k> {
         const Real d = static_cast<Real>(f16_to_f32(block.d[row]));
         for (int k = 0; k < 256; ++k) {
             const auto& sub = block.sub[k / 32];
-            const int half = k % 32 / 16;
-            out[k] = d * static_cast<Real>(sub.scale[half][row]) *
-                     static_cast<Real>(sub.codes.get(row, k % 32) - 32);
+            out[k] = d * static_cast<Real>(sub.scale[k % 32 * scales / 32][row]) *
+                     static_cast<Real>(sub.codes.get(row, k % 32) - offset);
         }
     }
 };
+template <>
+struct Interleaved<LayoutId::k_q3_k> : InterleavedKScaled<LayoutId::k_q3_k, 3, 4, 2> {};
+template <>
+struct Interleaved<LayoutId::k_q6_k> : InterleavedKScaled<LayoutId::k_q6_k, 6, 32, 2> {};
+template <>
+struct Interleaved<LayoutId::k_iq4_xs>
+    : InterleavedKScaled<LayoutId::k_iq4_xs, Iq4::kBits, Iq4::kOffset, 1, TablePlane<Iq4>> {};
+
+// A scale and a minimum share a byte, as they do on disk.
+template <>
+struct Interleaved<LayoutId::k_q2_k> {
+    using Stored = Layout<LayoutId::k_q2_k>::Block;
+    struct Block {
+        std::uint16_t d[kGroupRows], dmin[kGroupRows];
+        struct Sub {
+            std::uint8_t scale_minimum[2][kGroupRows];  // low and high nibble
+            CodePlane<2> codes;
+        } sub[8];
+    };
+    static constexpr int kElements = 256, kBits = 2, kOffset = 0, kScales = 2;
+    static constexpr bool kCodes = true, kMinimum = true;
+    static void pack(const Stored& stored, int row, Block& block) {
+        float values[256];
+        Stored unit = stored;
+        unit.d = kHalfOne, unit.dmin = 0;
+        for (std::uint8_t& scale : unit.scales) scale = 1;
+        Layout<LayoutId::k_q2_k>::unpack(unit, values);
+        block.d[row] = stored.d, block.dmin[row] = stored.dmin;
+        for (int s = 0; s < 8; ++s) {
+            for (int h = 0; h < 2; ++h)
+                block.sub[s].scale_minimum[h][row] = stored.scales[2 * s + h];
+            for (int k = 0; k < 32; ++k)
+                block.sub[s].codes.set(row, k, static_cast<int>(values[32 * s + k]));
+        }
+    }
+    template <class Real>
+    static void unpack(const Block& block, int row, Real* out) {
+        const Real d = static_cast<Real>(f16_to_f32(block.d[row]));
+        const Real dmin = static_cast<Real>(f16_to_f32(block.dmin[row]));
+        for (int k = 0; k < 256; ++k) {
+            const auto& sub = block.sub[k / 32];
+            const int both = sub.scale_minimum[k % 32 / 16][row];
+            out[k] =
+                d * static_cast<Real>(both & 15) * static_cast<Real>(sub.codes.get(row, k % 32)) -
+                dmin * static_cast<Real>(both >> 4);
+        }
+    }
+};
+
+// Two bits per weight for both: base-3 digits of tq1_0 would cost more to take apart than the bytes
+// that they save cost to read.
+template <LayoutId id>
+struct InterleavedTernary {
+    using Stored = typename Layout<id>::Block;
+    struct Block {
+        std::uint16_t d[kGroupRows];
+        struct Sub {
+            CodePlane<2> codes;
+        } sub[8];
+    };
+    static constexpr int kElements = 256, kBits = 2, kOffset = 1, kScales = 1;
+    static constexpr bool kCodes = true, kMinimum = false, kSubScales = false;
+    static void pack(const Stored& stored, int row, Block& block) {
+        float values[256];
+        Stored unit = stored;
+        unit.d = kHalfOne;
+        Layout<id>::unpack(unit, values);
+        block.d[row] = stored.d;
+        for (int k = 0; k < 256; ++k)
+            block.sub[k / 32].codes.set(row, k % 32, static_cast<int>(values[k]) + 1);
+    }
+    template <class Real>
+    static void unpack(const Block& block, int row, Real* out) {
+        const Real d = static_cast<Real>(f16_to_f32(block.d[row]));
+        for (int k = 0; k < 256; ++k)
+            out[k] = d * static_cast<Real>(block.sub[k / 32].codes.get(row, k % 32) - 1);
+    }
+};
+template <>
+struct Interleaved<LayoutId::k_tq1_0> : InterleavedTernary<LayoutId::k_tq1_0> {};
+template <>
+struct Interleaved<LayoutId::k_tq2_0> : InterleavedTernary<LayoutId::k_tq2_0> {};
 
 // Calls fn(id) with the stored layout's identity as a compile-time constant (id.value) for the
 // interleaved layout `layout`.

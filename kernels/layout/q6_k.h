@@ -25,6 +25,11 @@ struct Layout<LayoutId::k_q6_k> {
     };
     static constexpr int kElements = 256;
 
+    THIMBLE_HOST_DEVICE static int scale(const Block& block, int g) { return block.scales[g]; }
+    THIMBLE_HOST_DEVICE static void set_scale(Block& block, int g, int scale) {
+        block.scales[g] = static_cast<std::int8_t>(scale);
+    }
+
     template <class Real>
     THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
         const Real d = static_cast<Real>(f16_to_f32(block.d));

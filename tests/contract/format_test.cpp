@@ -187,10 +187,12 @@ TEST_SUITE("format") {
             bool exact;
         };
         const std::map<std::string, Known> known{
-            {"f32", {0, true}},      {"f16", {0.0208, true}}, {"bf16", {0.166, true}},
-            {"q8_0", {0.533, true}}, {"q4_0", {8.57, true}},  {"q4_1", {7.78, true}},
-            {"q5_0", {4.05, false}}, {"q5_1", {3.40, false}}, {"q4_k", {7.10, false}},
-            {"q5_k", {3.52, false}}, {"q6_k", {1.77, false}}};
+            {"f32", {0, true}},       {"f16", {0.0208, true}},   {"bf16", {0.166, true}},
+            {"q8_0", {0.533, true}},  {"q4_0", {8.57, true}},    {"q4_1", {7.78, true}},
+            {"q5_0", {4.05, false}},  {"q5_1", {3.40, false}},   {"q4_k", {7.10, false}},
+            {"q5_k", {3.52, false}},  {"q6_k", {1.77, false}},   {"q2_k", {30, false}},
+            {"q3_k", {15, false}},    {"iq4_nl", {7.59, false}}, {"iq4_xs", {7.59, false}},
+            {"mxfp4", {11.5, false}}, {"tq1_0", {43.6, true}},   {"tq2_0", {43.6, true}}};
         const Shape2 shape{64, 2048};
         const std::vector<float> w = normals(shape.rows * shape.cols, 11);
         for (const auto& format : weight_formats().items()) {
@@ -224,13 +226,16 @@ TEST_SUITE("format") {
         };
         for (const auto& format : weight_formats().items()) {
             CAPTURE(std::string(format->name()));
+            const FormatInfo info = format->info();
             EncodeOptions options;
             options.column_importance = importance;
             const Packed with = pack(*format, shape, w, options), without = pack(*format, shape, w);
             const double a = weighted(unpack(*format, with.view, {0, 16}));
             const double b = weighted(unpack(*format, without.view, {0, 16}));
             if (with.sink.planes[0] == without.sink.planes[0]) continue;  // does not use it
-            CHECK(a < 0.9 * b);
+            // Scales that are powers of two and weights of three values have little to choose from.
+            const bool coarse = info.name == "mxfp4" || info.nominal_bits_per_weight < 2.5;
+            CHECK(a < (coarse ? 0.97 : 0.9) * b);
             // Columns that do not matter at all: no error thrown, bound by the plain search.
             const std::vector<float> zeros(1024, 0.0f);
             options.column_importance = zeros;
@@ -260,7 +265,7 @@ TEST_SUITE("format") {
             }
             std::vector<float> huge = normals(shape.rows * shape.cols, 15);
             huge[512 + 40] = 3e38f;
-            if (info.name == "f32" || info.name == "bf16") {
+            if (info.name == "f32" || info.name == "bf16" || info.name == "mxfp4") {
                 CHECK_NOTHROW(pack(*format, shape, huge));
             } else {
                 const Error e = error_of([&] { (void)pack(*format, shape, huge); });

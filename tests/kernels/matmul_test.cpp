@@ -8,9 +8,11 @@ using namespace thimble::test;
 
 namespace {
 
-const LayoutId kStored[] = {LayoutId::k_f32,  LayoutId::k_f16,  LayoutId::k_bf16, LayoutId::k_q4_0,
-                            LayoutId::k_q4_1, LayoutId::k_q5_0, LayoutId::k_q5_1, LayoutId::k_q8_0,
-                            LayoutId::k_q4_k, LayoutId::k_q5_k, LayoutId::k_q6_k};
+std::vector<LayoutId> stored_layouts() {
+    std::vector<LayoutId> out;
+    for (const auto& format : weight_formats().items()) out.push_back(format->info().layout);
+    return out;
+}
 
 Guarded run(Machine& m, const PackedView& weight, const std::vector<float>& x, std::int64_t tokens,
             const std::vector<float>& bias, bool accumulate) {
@@ -57,7 +59,7 @@ double norm(const double* x, std::int64_t n) {
 }  // namespace
 
 TEST_CASE("matmul: every layout and level agrees with double") {
-    for (const LayoutId layout : kStored) {
+    for (const LayoutId layout : stored_layouts()) {
         for (const std::int64_t rows : {1, 15, 16, 37}) {
             for (const std::int64_t cols : {256, 768, 1280}) {
                 CAPTURE(layout_info(layout).name);
@@ -114,7 +116,7 @@ static std::vector<float> through_i8(const std::vector<float>& x) {
 }
 
 TEST_CASE("matmul: 8-bit input multiplies codes exactly") {
-    for (const LayoutId layout : kStored) {
+    for (const LayoutId layout : stored_layouts()) {
         if (layout_info(layout).block_elements == 1) continue;
         for (const std::int64_t rows : {1, 37, 130}) {
             CAPTURE(layout_info(layout).name);
@@ -173,7 +175,7 @@ TEST_CASE("matmul: a NaN or infinity in the input shows in every output of its t
 }
 
 TEST_CASE("matmul: a row's bits do not depend on threads, batch size or chunk") {
-    for (const LayoutId layout : kStored) {
+    for (const LayoutId layout : stored_layouts()) {
         CAPTURE(layout_info(layout).name);
         const std::int64_t rows = 150, cols = 512, tokens = 17;
         const Matrix w = make_matrix(layout, {rows, cols}, 110);
@@ -234,7 +236,7 @@ TEST_CASE("matmul: matrices that share an input give the bits they give alone") 
 }
 
 TEST_CASE("repack keeps every value, whole or piece by piece") {
-    for (const LayoutId layout : kStored) {
+    for (const LayoutId layout : stored_layouts()) {
         CAPTURE(layout_info(layout).name);
         const Shape2 shape = {2 * ops::kRepackRows + 5, 512};
         const Matrix w = make_matrix(layout, shape, 115);
@@ -260,7 +262,7 @@ TEST_CASE("repack keeps every value, whole or piece by piece") {
 }
 
 TEST_CASE("embed reads scaled rows of any layout") {
-    for (const LayoutId layout : kStored) {
+    for (const LayoutId layout : stored_layouts()) {
         const Matrix table = make_matrix(layout, {19, 256}, 120);
         const std::vector<std::int32_t> tokens = {18, 0, 7, 7};
         for (const Isa isa : levels()) {

@@ -36,11 +36,15 @@ int bits(const std::vector<std::uint8_t>& b, std::size_t base, std::size_t at, i
     return v;
 }
 
+const int kIq4Values[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+const double kE2m1Values[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+
 // Weight i of a block, read from the byte diagrams alone.
 double weight(LayoutId id, const std::vector<std::uint8_t>& b, std::size_t i) {
     const std::size_t nibble32 = (i % 16) * 8 + (i / 16) * 4;  // 32-weight blocks
     const std::size_t nibble_k = (i / 64) * 256 + (i % 32) * 8 + (i / 32 % 2) * 4;
     const std::size_t g = i / 32;
+    const std::size_t two_bits = (i / 128) * 256 + (i % 32) * 8 + (i / 32 % 4) * 2;
     const auto k_scale = [&](std::size_t base) {
         return g < 4 ? bits(b, base, g * 8, 6)
                      : bits(b, base + 8, (g - 4) * 8, 4) | bits(b, base, (g - 4) * 8 + 6, 2) << 4;
@@ -92,6 +96,41 @@ double weight(LayoutId id, const std::vector<std::uint8_t>& b, std::size_t i) {
             return half_value(u16_at(b, 208)) * static_cast<std::int8_t>(b[192 + i / 16]) *
                    (low + 16 * high - 32);
         }
+        case LayoutId::k_q2_k: {
+            const int both = b[i / 16];
+            return half_value(u16_at(b, 80)) * (both % 16) * bits(b, 16, two_bits, 2) -
+                   half_value(u16_at(b, 82)) * (both / 16);
+        }
+        case LayoutId::k_q3_k: {
+            const std::size_t j = i / 16;
+            const int scale = bits(b, 96, j % 8 * 8 + (j < 8 ? 0u : 4u), 4) +
+                              16 * bits(b, 104, j % 4 * 8 + j / 4 * 2, 2);
+            const int code = bits(b, 32, two_bits, 2) + 4 * bits(b, 0, i % 32 * 8 + g, 1);
+            return half_value(u16_at(b, 108)) * (scale - 32) * (code - 4);
+        }
+        case LayoutId::k_iq4_nl:
+            return half_value(u16_at(b, 0)) * kIq4Values[bits(b, 2, nibble32, 4)];
+        case LayoutId::k_iq4_xs: {
+            const int scale = bits(b, 4, 4 * g, 4) + 16 * bits(b, 2, 2 * g, 2);
+            const std::size_t nibble = g * 128 + (i % 16) * 8 + (i % 32 / 16) * 4;
+            return half_value(u16_at(b, 0)) * (scale - 32) * kIq4Values[bits(b, 8, nibble, 4)];
+        }
+        case LayoutId::k_mxfp4: {
+            const int code = bits(b, 1, nibble32, 4);
+            return std::ldexp(kE2m1Values[code % 8] * (code < 8 ? 1 : -1), b[0] - 127);
+        }
+        case LayoutId::k_tq1_0: {
+            // The byte's digits in base 3, of which the first stands for 85 1/3 and a bit.
+            const std::size_t base = i < 160 ? 0 : i < 240 ? 160 : 240;
+            const std::size_t count = i < 160 ? 32 : i < 240 ? 16 : 4;
+            const std::size_t first = i < 160 ? 0 : i < 240 ? 32 : 48;
+            const int byte = b[first + (i - base) % count];
+            const double shifted = byte * std::pow(3.0, static_cast<double>((i - base) / count));
+            const int digit = static_cast<int>(3 * std::fmod(shifted, 256.0) / 256);
+            return half_value(u16_at(b, 52)) * (digit - 1);
+        }
+        case LayoutId::k_tq2_0:
+            return half_value(u16_at(b, 64)) * (bits(b, 0, two_bits, 2) - 1);
         default:
             break;  // no file holds it
     }
@@ -104,6 +143,8 @@ std::vector<std::size_t> half_fields(LayoutId id) {
         case LayoutId::k_q4_0:
         case LayoutId::k_q5_0:
         case LayoutId::k_q8_0:
+        case LayoutId::k_iq4_nl:
+        case LayoutId::k_iq4_xs:
             return {0};
         case LayoutId::k_q4_1:
         case LayoutId::k_q5_1:
@@ -112,6 +153,14 @@ std::vector<std::size_t> half_fields(LayoutId id) {
             return {0, 2};
         case LayoutId::k_q6_k:
             return {208};
+        case LayoutId::k_q2_k:
+            return {80, 82};
+        case LayoutId::k_q3_k:
+            return {108};
+        case LayoutId::k_tq1_0:
+            return {52};
+        case LayoutId::k_tq2_0:
+            return {64};
         default:
             return {};
     }

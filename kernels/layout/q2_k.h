@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// q2_k: 256 weights in sixteen groups of 16 with 4-bit scales and minima, 2-bit codes (2.625 bits
+// per weight).
+//   w[i] = (d * s[g]) * code[i] - (dmin * m[g])      g = i / 16
+//
+//   byte  0              16                    80      82         83
+//        | scales[0..15] | codes[0] .. codes[63] | d f16 | dmin f16 |
+//   scales[g]: low nibble = s[g], high nibble = m[g]
+//   bits 2 q, 2 q + 1 of byte 32 h + i of codes, h in 0..1, q in 0..3: code of weight 128 h + 32 q
+//   + i
+#pragma once
+
+#include "kernels/layout/half.h"
+#include "kernels/layout/layout.h"
+
+namespace thimble {
+
+template <>
+struct Layout<LayoutId::k_q2_k> {
+    struct Block {
+        std::uint8_t scales[16];
+        std::uint8_t codes[64];
+        std::uint16_t d, dmin;
+    };
+    static constexpr int kElements = 256;
+
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        const Real d = static_cast<Real>(f16_to_f32(block.d));
+        const Real dmin = static_cast<Real>(f16_to_f32(block.dmin));
+        for (int g = 0; g < 16; ++g) {
+            const Real scale = d * static_cast<Real>(block.scales[g] & 15);
+            const Real minimum = dmin * static_cast<Real>(block.scales[g] >> 4);
+            const std::uint8_t* codes = block.codes + 32 * (g / 8) + 16 * (g % 2);
+            for (int i = 0; i < 16; ++i)
+                out[16 * g + i] =
+                    scale * static_cast<Real>((codes[i] >> (g / 2 % 4 * 2)) & 3) - minimum;
+        }
+    }
+};
+static_assert(sizeof(Layout<LayoutId::k_q2_k>::Block) == 84);
+
+}  // namespace thimble
