@@ -61,8 +61,12 @@ void throw_too_large(const FormatInfo& info, std::int64_t row, std::int64_t colu
 }
 
 void throw_bad_block(const FormatInfo& info, std::int64_t row, std::int64_t block) {
+    const std::int64_t first = block * info.block_elements;
+    const std::int64_t last = first + info.block_elements - 1;
     throw Error(Exit::kBadData, "row " + std::to_string(row) + ", block " + std::to_string(block),
-                "NaN or infinite value in a " + std::string(info.name) + " block");
+                "NaN or infinite value in a " + std::string(info.name) + " block (column" +
+                    (first == last ? " " : "s ") + std::to_string(first) +
+                    (first == last ? "" : " to " + std::to_string(last)) + ")");
 }
 
 void throw_bad_rows(const FormatInfo& info) {

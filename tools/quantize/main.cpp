@@ -6,6 +6,7 @@
 #include "inspect_command.h"
 #include "quantize_command.h"
 #include "reshard_command.h"
+#include "verify_command.h"
 
 using namespace thimble;
 
@@ -16,6 +17,7 @@ constexpr const char* kEpilog = R"(Examples:
   quantize -m ./hf-model --format Q4_K_M --tensor-type 'ffn_down=q6_k' --tensor-type 'attn_v=q8_0'
   quantize -m model.gguf --format q4_0 --pure --dry-run
   quantize -m model.gguf --format q4_k --imatrix model.imatrix.gguf
+  quantize verify model-q8_0.gguf --manifest model-q8_0.sha256
   quantize imatrix a.gguf b.dat -o sum.gguf
   quantize split -m model.gguf -o parts/model --split-max-size 2GB
   quantize merge -m parts/model-00001-of-00003.gguf -o model.gguf
@@ -29,7 +31,7 @@ int main(int argc, char** argv) {
                           .summary = "writes a model in another weight format",
                           .epilog = kEpilog,
                           .baseline_bytes = kBaselineBytes},
-                         {quantize_command(), inspect_command(), imatrix_command(), split_command(),
-                          merge_command()},
+                         {quantize_command(), inspect_command(), verify_command(),
+                          imatrix_command(), split_command(), merge_command()},
                          argc, argv);
 }
