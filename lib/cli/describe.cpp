@@ -225,6 +225,7 @@ Json option_schema(const ToolInfo& tool, const Command& command,
     schema.set("$schema", "https://json-schema.org/draft/2020-12/schema");
     schema.set("title", full_name(tool, command));
     schema.set("description", command.help);
+    schema.set("x-version", version());
     schema.set("type", "object");
     schema.set("properties", properties);
     schema.set("required", required);

@@ -167,7 +167,14 @@ class Invocation {
         given = std::move(rest);
     }
 
-    [[nodiscard]] Json schema() { return option_schema(tool_, *command_, list_options(settings_)); }
+    [[nodiscard]] Json schema() {
+        Json schema = option_schema(tool_, *command_, list_options(settings_));
+        if (!command_->name.empty()) return schema;
+        Json names = Json::array();
+        for (const std::string& name : command_names()) names.push(name);
+        schema.set("x-commands", names);
+        return schema;
+    }
 
     void describe(std::span<const OptionRecord> all) {
         if (about_.help) {

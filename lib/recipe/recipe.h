@@ -12,6 +12,10 @@
 //     - id: table
 //       uses: evaluate report
 //       with: {files: ["${steps.q[*].json}"]}
+//     - id: good
+//       uses: evaluate
+//       with: {model: "${steps.q[q4_0].output}", reference: in.gguf, file: text.txt}
+//       assert: [kld_mean<0.03]
 #pragma once
 
 #include <cstddef>
@@ -20,6 +24,8 @@
 #include <vector>
 
 #include "cli/yaml.h"
+#include "recipe/gate.h"
+#include "recipe/overrides.h"
 
 namespace thimble::recipe {
 
@@ -33,7 +39,7 @@ struct Value {
 
 struct StepOption {
     std::string name;
-    int line = 0;
+    std::string where;  // "r.yaml:8" or "--set steps.q.with.format"
     std::vector<Value> values;
 };
 
@@ -50,6 +56,7 @@ struct Step {
     std::string tool, command;  // "evaluate", "report"
     std::vector<StepOption> with;
     std::vector<std::size_t> needs;  // indices of earlier steps, ascending
+    std::vector<Gate> gates;         // `assert`
     Measure measure = Measure::kNone;
     bool show = false;  // its stdout is part of the recipe's
     [[nodiscard]] const StepOption* find(std::string_view option) const noexcept;
@@ -64,8 +71,8 @@ struct Recipe {
     [[nodiscard]] std::vector<std::size_t> find(std::string_view id, std::string_view where) const;
 };
 
-// `sets` are "key=value" texts that replace variables. Errors are kUsage with "file:line".
+// Errors are kUsage with "file:line", also for an override that hits nothing.
 [[nodiscard]] Recipe parse_recipe(const cli::YamlNode& root, std::string_view file,
-                                  const std::vector<std::string>& sets);
+                                  const Overrides& overrides = {});
 
 }  // namespace thimble::recipe

@@ -68,8 +68,9 @@ std::vector<std::string> files_below(const std::string& directory) {
     return files;
 }
 
-// A step's id as a file name: brackets and commas of matrix ids would only invite quoting.
-std::string file_name(const std::string& id) {
+}  // namespace
+
+std::string file_name_of(const std::string& id) {
     std::string name = id;
     std::replace_if(
         name.begin(), name.end(), [](char c) { return c == '[' || c == ','; }, '.');
@@ -77,9 +78,21 @@ std::string file_name(const std::string& id) {
     return name;
 }
 
-}  // namespace
-
 DirectoryLock::DirectoryLock(const std::string& path, void (*on_wait)(), bool (*give_up)()) {
+    for (;;) {
+        acquire(path, on_wait, give_up);
+        // While this process waited, `recipe clean` may have removed the file.
+        struct stat held = {}, named = {};
+        if (fstat(fd_, &held) == 0 && stat(path.c_str(), &named) == 0 &&
+            held.st_ino == named.st_ino && held.st_dev == named.st_dev)
+            return;
+        close(fd_);
+    }
+}
+
+void DirectoryLock::acquire(const std::string& path, void (*on_wait)(), bool (*give_up)()) {
+    std::error_code failed;
+    fs::create_directories(fs::path(path).parent_path(), failed);
     fd_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd_ < 0) throw Error(Exit::kCannotCreate, path, std::strerror(errno));
     if (flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
@@ -88,8 +101,10 @@ DirectoryLock::DirectoryLock(const std::string& path, void (*on_wait)(), bool (*
         if (errno == EINTR && !give_up()) continue;
         const int reason = errno;
         close(fd_);
-        throw Error(Exit::kFailure, path,
-                    std::string("cannot be locked: ") + std::strerror(reason));
+        throw Error(Exit::kFailure, path, std::string("cannot be locked: ") + std::strerror(reason),
+                    reason == ENOLCK || reason == EOPNOTSUPP
+                        ? "choose a --workdir on a file system with locks"
+                        : "");
     }
 }
 
@@ -106,7 +121,7 @@ Store::Store(const std::string& workdir) : directory_((fs::path(workdir) / ".thi
 }
 
 void Store::create() const {
-    for (const char* part : {"", "/records", "/last", "/output", "/reports"}) {
+    for (const char* part : {"", "/records", "/last", "/output", "/reports", "/begun"}) {
         std::error_code failed;
         fs::create_directories(directory_ + part, failed);
         if (failed) throw Error(Exit::kCannotCreate, directory_ + part, failed.message());
@@ -162,7 +177,7 @@ std::optional<Json> Store::record(const std::string& key) const {
 }
 
 std::optional<Json> Store::last_record(const std::string& id) const {
-    const std::optional<Json> last = read(directory_ + "/last/" + file_name(id) + ".json");
+    const std::optional<Json> last = read(directory_ + "/last/" + file_name_of(id) + ".json");
     const Json* key = last ? last->find("key") : nullptr;
     if (key == nullptr || !key->is_string()) return std::nullopt;
     const std::string& text = key->as_string("key");
@@ -176,8 +191,46 @@ void Store::put_record(const std::string& id, const std::string& key, const Json
     Json last = Json::object();
     last.set("id", id);
     last.set("key", key);
-    write_text_file(directory_ + "/last/" + file_name(id) + ".json", last.dump() + "\n",
+    write_text_file(directory_ + "/last/" + file_name_of(id) + ".json", last.dump() + "\n",
                     IfExists::kReplace);
+}
+
+std::string Store::begun_path(const std::string& id) const {
+    return directory_ + "/begun/" + file_name_of(id) + ".json";
+}
+
+void Store::begin(const std::string& id, const std::vector<std::string>& outputs) const {
+    Json list = Json::array();
+    for (const std::string& output : outputs) list.push(output);
+    Json begun = Json::object();
+    begun.set("id", id);
+    begun.set("outputs", list);
+    write_text_file(begun_path(id), begun.dump() + "\n", IfExists::kReplace);
+}
+
+void Store::end(const std::string& id) const {
+    std::error_code failed;
+    fs::remove(begun_path(id), failed);
+}
+
+std::map<std::string, MadeFile> Store::made() const {
+    std::map<std::string, MadeFile> files;
+    std::error_code failed;
+    for (const auto& entry : fs::directory_iterator(directory_ + "/records", failed)) {
+        const std::optional<Json> record = read(entry.path().string());
+        const Json* outputs = record ? record->find("outputs") : nullptr;
+        if (outputs == nullptr || !outputs->is_object()) continue;
+        for (const auto& [path, hash] : outputs->as_members("outputs"))
+            if (hash.is_string()) files[path].hashes.push_back(hash.as_string("outputs"));
+    }
+    for (const auto& entry : fs::directory_iterator(directory_ + "/begun", failed)) {
+        const std::optional<Json> begun = read(entry.path().string());
+        const Json* outputs = begun ? begun->find("outputs") : nullptr;
+        if (outputs == nullptr || !outputs->is_array()) continue;
+        for (const Json& path : outputs->as_array("outputs"))
+            if (path.is_string()) files[path.as_string("outputs")].unfinished = true;
+    }
+    return files;
 }
 
 std::string Store::stdout_path(const std::string& key) const {

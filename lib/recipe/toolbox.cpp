@@ -147,9 +147,19 @@ const Json& Toolbox::schema(const Recipe& recipe, const Step& step) {
                     "no tool '" + step.tool + "' that a step could use",
                     did_you_mean(step.tool, directory_.names()));
     }
-    std::vector<std::string> command = {executable};
-    if (!step.command.empty()) command.push_back(step.command);
-    command.push_back("--print-schema");
+    std::optional<Json> schema = ask(step.tool, step.command);
+    const Json* title = schema ? schema->find("title") : nullptr;
+    if (title == nullptr || !title->is_string() || title->as_string("title") != name)
+        throw Error(Exit::kUsage, recipe.at(step.line), "no command '" + name + "'",
+                    "see " + step.tool + " --help");
+    return schemas_.emplace(name, std::move(*schema)).first->second;
+}
+
+std::optional<Json> Toolbox::ask(const std::string& tool, const std::string& command) const {
+    const std::string executable = directory_.path(tool);
+    std::vector<std::string> argv = {executable};
+    if (!command.empty()) argv.push_back(command);
+    argv.push_back("--print-schema");
     std::string text;
     const auto take = [&](std::string_view part) {
         text += part;
@@ -157,77 +167,95 @@ const Json& Toolbox::schema(const Recipe& recipe, const Step& step) {
             throw Error(Exit::kFailure, executable, "prints a schema larger than 4 MiB");
     };
     const int code =
-        run_child(command, {.on_stdout = take, .pending_signal = {}, .quiet_stderr = true});
-    if (code != 0)
-        throw Error(Exit::kUsage, recipe.at(step.line), "no command '" + name + "'",
-                    "see " + step.tool + " --help");
-    Json schema = parse_json(text, executable + " --print-schema");
-    const Json* title = schema.find("title");
-    if (title == nullptr || !title->is_string() || title->as_string("title") != name)
-        throw Error(Exit::kUsage, recipe.at(step.line), "no command '" + name + "'",
-                    "see " + step.tool + " --help");
-    return schemas_.emplace(name, std::move(schema)).first->second;
+        run_child(argv, {.on_stdout = take, .pending_signal = {}, .quiet_stderr = true});
+    if (code != 0) return std::nullopt;
+    return parse_json(text, executable + " --print-schema");
 }
 
-StepCommand Toolbox::command(const Recipe& recipe, const Step& step,
-                             const Surroundings& surroundings) {
-    const Json& tool_schema = schema(recipe, step);
-    const Json* found = tool_schema.find("properties");
-    const JsonMembers& properties = found->as_members("properties");
+std::map<std::string, Json> Toolbox::all_schemas() const {
+    // Not whatever lies beside them: a directory may hold programs that are no tools.
+    static const std::vector<std::string> kTools = {"compress", "evaluate", "offload-train",
+                                                    "prune",    "quantize", "run"};
+    std::map<std::string, Json> all;
+    for (const std::string& tool : kTools) {
+        if (access(directory_.path(tool).c_str(), X_OK) != 0) continue;
+        std::optional<Json> schema = ask(tool, "");
+        if (!schema) continue;
+        const Json* commands = schema->find("x-commands");
+        if (commands == nullptr) {  // no default command: all of them by name
+            for (const auto& [name, one] : schema->as_members(tool)) all[tool + " " + name] = one;
+            continue;
+        }
+        for (const Json& command : commands->as_array("x-commands")) {
+            const std::string& name = command.as_string("x-commands");
+            if (std::optional<Json> one = ask(tool, name)) all[tool + " " + name] = std::move(*one);
+        }
+        all[tool] = std::move(*schema);
+    }
+    return all;
+}
+
+namespace {
+
+// Every option must be the tool's, and those it requires must be there.
+void check_options(const Recipe& recipe, const Step& step, const Json& schema) {
     std::vector<std::string> names;
-    for (const auto& [name, entry] : properties) names.push_back(name);
+    for (const auto& [name, entry] : schema.find("properties")->as_members("properties"))
+        names.push_back(name);
     for (const StepOption& option : step.with) {
         if (std::find(names.begin(), names.end(), option.name) == names.end())
-            throw Error(Exit::kUsage, recipe.at(option.line),
+            throw Error(Exit::kUsage, option.where,
                         step.tool + " has no option '" + escaped(option.name) + "'",
                         did_you_mean(option.name, names));
     }
-    for (const Json& required : tool_schema.find("required")->as_array("required")) {
+    for (const Json& required : schema.find("required")->as_array("required")) {
         const std::string& name = required.as_string("required");
         if (step.find(name) == nullptr)
             throw Error(
                 Exit::kUsage, recipe.at(step.line),
                 "step '" + step.id + "' lacks '" + name + "', which " + step.tool + " requires");
     }
+}
 
-    StepCommand result;
-    result.executable = directory_.path(step.tool);
-    result.argv = {result.executable};
-    if (!step.command.empty()) result.argv.push_back(step.command);
-    for (const auto& [name, entry] : properties) {
-        const StepOption* option = step.find(name);
-        if (option == nullptr) continue;
-        const std::string where = recipe.at(option->line) + ": " + name;
-        const bool input = flag_of(entry, "x-input"), output = flag_of(entry, "x-output");
-        std::vector<std::string> texts, keyed;
-        for (const Value& value : option->values) {
-            keyed.push_back(value.text);
-            texts.push_back(input || output ? resolve_path(value, surroundings, output, where)
-                                            : value.text);
-            if (texts.back().empty()) continue;
-            if (input) result.inputs.push_back({name, texts.back(), option->line});
-            if (output) result.outputs.push_back({name, texts.back(), option->line});
-        }
-        const std::vector<std::string> values = ValueSetter(name, entry).canonical(texts, where);
-        for (const std::string& value : values)
-            append_flag(result.argv, name, type_of(entry), value);
-        if (name == "json") result.report = values.front(), result.own_report = true;
-        const bool matters = flag_of(entry, "x-changes-output") || output;
-        if (!matters || is_default(entry, values)) continue;
-        Json list = Json::array();
-        if (!input)
-            for (const std::string& text : output ? keyed : values) list.push(text);
-        result.key_options.set(name, list);
+void add_option(StepCommand& result, const StepOption& option, const Json& entry,
+                const Surroundings& surroundings) {
+    const std::string& name = option.name;
+    const std::string where = option.where + ": " + name;
+    const bool input = flag_of(entry, "x-input"), output = flag_of(entry, "x-output");
+    std::vector<std::string> texts, keyed;
+    for (const Value& value : option.values) {
+        keyed.push_back(value.text);
+        texts.push_back(input || output ? resolve_path(value, surroundings, output, where)
+                                        : value.text);
+        const std::string& path = texts.back();
+        if (path.empty()) continue;
+        if (input) result.inputs.push_back({name, path, option.where});
+        if (!output) continue;
+        result.outputs.push_back({name, path, option.where});
+        if (name != "json" && result.figures.empty() && path.ends_with(".json"))
+            result.figures = path;
     }
-    for (const auto& record : list_options([&](OptionVisitor& v) {
-             cli::CommonOptions copy = *surroundings.common;
-             copy.visit(v);
-         })) {
-        static const std::vector<std::string> kPassedOn = {"max-memory", "threads", "device",
-                                                           "cpu-isa", "seed"};
+    const std::vector<std::string> values = ValueSetter(name, entry).canonical(texts, where);
+    for (const std::string& value : values) append_flag(result.argv, name, type_of(entry), value);
+    if (name == "json") result.report = values.front();
+    const bool matters = flag_of(entry, "x-changes-output") || output;
+    if (!matters || is_default(entry, values)) return;
+    Json list = Json::array();
+    if (!input)
+        for (const std::string& text : output ? keyed : values) list.push(text);
+    result.key_options.set(name, list);
+}
+
+// The caller's own budget, threads and so on, unless the step has some.
+void pass_on(StepCommand& result, const Step& step, const Json& properties,
+             const cli::CommonOptions& common) {
+    static const std::vector<std::string> kPassedOn = {"max-memory", "threads", "device", "cpu-isa",
+                                                       "seed"};
+    cli::CommonOptions copy = common;
+    for (const OptionRecord& record : list_options([&](OptionVisitor& v) { copy.visit(v); })) {
         const std::string name = record.info.name;
         if (std::find(kPassedOn.begin(), kPassedOn.end(), name) == kPassedOn.end()) continue;
-        const Json* entry = found->find(name);
+        const Json* entry = properties.find(name);
         if (entry == nullptr || step.find(name) != nullptr || is_default(*entry, record.values))
             continue;
         append_flag(result.argv, name, type_of(*entry), record.values.front());
@@ -236,6 +264,28 @@ StepCommand Toolbox::command(const Recipe& recipe, const Step& step,
         list.push(record.values.front());
         result.key_options.set(name, list);
     }
+}
+
+}  // namespace
+
+StepCommand Toolbox::command(const Recipe& recipe, const Step& step,
+                             const Surroundings& surroundings) {
+    const Json& tool_schema = schema(recipe, step);
+    check_options(recipe, step, tool_schema);
+    const Json& properties = *tool_schema.find("properties");
+    StepCommand result;
+    result.executable = directory_.path(step.tool);
+    const Json* version = tool_schema.find("x-version");
+    result.version = step.tool + (version == nullptr ? "" : " " + version->as_string("x-version"));
+    result.argv = {result.executable};
+    if (!step.command.empty()) result.argv.push_back(step.command);
+    for (const auto& [name, entry] : properties.as_members("properties"))
+        if (const StepOption* option = step.find(name))
+            add_option(result, *option, entry, surroundings);
+    pass_on(result, step, properties, *surroundings.common);
+    if (result.figures.empty()) result.figures = result.report;
+    result.can_replace =
+        properties.find("overwrite") != nullptr && step.find("overwrite") == nullptr;
     return result;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,14 +24,18 @@ struct ToolDirectory {
 // One step made concrete: checked options, paths resolved.
 struct StepCommand {
     std::string executable;
+    std::string version;  // "quantize 0.1.0"
     std::vector<std::string> argv;
     struct Path {
         std::string option, path;  // resolved
-        int line = 0;
+        std::string where;         // in the recipe
     };
     std::vector<Path> inputs, outputs;
-    std::string report;  // the --json file, set by the step or added
-    bool own_report = false;
+    std::string report;        // the step's own --json file, or empty
+    bool can_replace = false;  // takes --overwrite and does not set it
+    // Where gates find their figures: an output whose name ends in .json, else the step's own
+    // report, else empty: the report that the runner asks for.
+    std::string figures;
     // The options that can change the result, in the schema's order, defaults left out, inputs
     // without their paths: what a cache key is made of.
     Json key_options = Json::object();
@@ -48,11 +53,17 @@ class Toolbox {
 
     // JSON Schema of a tool's command; asked once.
     [[nodiscard]] const Json& schema(const Recipe& recipe, const Step& step);
+    // Of every tool that a step can use and its commands, by name; those that are not there are
+    // left out.
+    [[nodiscard]] std::map<std::string, Json> all_schemas() const;
     // Checks `with` against the schema. Error(kUsage) with file:line.
     [[nodiscard]] StepCommand command(const Recipe& recipe, const Step& step,
                                       const Surroundings& surroundings);
 
   private:
+    // Nothing when the tool refuses the command.
+    [[nodiscard]] std::optional<Json> ask(const std::string& tool,
+                                          const std::string& command) const;
     ToolDirectory directory_;
     std::map<std::string, Json> schemas_;
 };

@@ -11,7 +11,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     const std::string_view text(reinterpret_cast<const char*>(data), size);
     try {
-        (void)thimble::recipe::parse_recipe(thimble::cli::parse_yaml(text, "fuzz"), "fuzz", {});
+        (void)thimble::recipe::parse_recipe(thimble::cli::parse_yaml(text, "fuzz"), "fuzz");
     } catch (const thimble::Error& e) {
         if (e.exit() != thimble::Exit::kUsage) __builtin_trap();
     }

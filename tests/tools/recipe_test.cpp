@@ -6,37 +6,12 @@
 #include <thread>
 
 #include "io/json.h"
-#include "tests/support/process.h"
+#include "tests/tools/recipe_kitchen.h"
 
 using namespace thimble;
 using namespace thimble::test;
 
 namespace {
-
-struct Kitchen {
-    TemporaryDirectory directory;
-    std::string recipe_file = directory.file("r.yaml");
-
-    explicit Kitchen(const std::string& text) {
-        directory.write("r.yaml", text);
-        directory.write("in.txt", "hello");
-    }
-    ProcessResult run(std::vector<std::string> arguments, ProcessOptions options = {}) const {
-        std::vector<std::string> command = {tool_path("recipe"),
-                                            arguments.front(),
-                                            recipe_file,
-                                            "--workdir",
-                                            directory.file("w"),
-                                            "--tools",
-                                            std::filesystem::path(THIMBLE_TOY).parent_path()};
-        command.insert(command.end(), arguments.begin() + 1, arguments.end());
-        if (options.directory.empty()) options.directory = directory.path();
-        return run_process(command, options);
-    }
-    [[nodiscard]] std::string out(std::string_view name) const {
-        return read_file(directory.file("w/" + std::string(name)));
-    }
-};
 
 // a -> b -> show
 const std::string kChain =
@@ -56,16 +31,6 @@ const std::string kChain =
     "    with: {input: '${vars.text}', output: a.txt, newline: false}\n";
 
 const std::vector<std::string> kRun = {"run", "--set", "text=in.txt"};
-
-std::vector<std::string> with(std::vector<std::string> arguments,
-                              const std::vector<std::string>& more) {
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    return arguments;
-}
-
-bool has(const std::string& text, std::string_view part) {
-    return text.find(part) != std::string::npos;
-}
 
 }  // namespace
 

@@ -1,140 +1,83 @@
 // SPDX-License-Identifier: Apache-2.0
-// recipe: runs, checks and plans chains of the other tools.
-#include <cstdio>
-#include <string>
-#include <vector>
-
-#include "cli/console.h"
-#include "cli/tool.h"
-#include "core/cpu.h"
-#include "core/error.h"
-#include "core/strings.h"
-#include "options.h"
-#include "recipe/runner.h"
+// recipe: runs, checks, plans, explains and exports chains of the other tools.
+#include "commands.h"
 
 using namespace thimble;
-using recipe::RecipeOptions;
-using recipe::RunOptions;
 
 namespace {
 
 constexpr std::uint64_t kBaselineBytes = std::uint64_t{8} << 20;
 
 constexpr const char* kEpilog = R"(A recipe, r.yaml:
+  # yaml-language-server: $schema=recipe.schema.json
   recipe: 1
-  vars: {model: model.gguf}
+  vars: {model: model.gguf, text: text.txt}
   steps:
     - id: small
       uses: quantize
       with: {model: "${vars.model}", output: small.gguf, format: q4_0}
+    - id: good
+      uses: evaluate
+      with: {model: "${steps.small.output}", reference: "${vars.model}", file: "${vars.text}"}
+      assert: [kld_mean<0.05]
     - id: answer
       uses: run
+      needs: [good]
       show: true
       with: {model: "${steps.small.output}", prompt: Once upon a time, n-predict: 32}
 
 'uses' names a tool and its command, 'with' holds its long options; a step may have 'needs' (ids),
-'matrix' (one instance per value), 'measure' (once or always: its result holds timings) and 'show'.
+'matrix' (one instance per combination of values, less 'exclude', plus 'include'), 'assert' (gates on
+the figures that it writes; exit code 3), 'measure' (once or always: its result holds timings) and
+'show'. Jobs that share a work directory take turns.
 
 Examples:
-  recipe run r.yaml --set model=other.gguf --workdir out
+  recipe run r.yaml --set model=other.gguf --set steps.small.with.format=q5_k --workdir out
   recipe plan r.yaml                 what would run, why, and what it would need
+  recipe explain r.yaml small        why it would run, and where its result is kept
   recipe run r.yaml --dry-run        commands to paste into a shell
-  recipe run r.yaml --max-memory ram=2GiB
+  recipe run r.yaml --locked         only what recipe.lock.json says
+  recipe export r.yaml --make -o Makefile
+  recipe export r.yaml --slurm -o job.sbatch --time 01:00:00 --mem 8G
 )";
-
-recipe::Runner make_runner(const RecipeOptions& options, recipe::RunnerOptions runner,
-                           cli::Context& context) {
-    recipe::ToolDirectory tools = recipe::ToolDirectory::beside_this_executable();
-    if (!options.tools.empty()) tools = {options.tools, ""};
-    runner.workdir = options.workdir;
-    recipe::Host host{.common = &context.common,
-                      .isa = name(context.isa),
-                      .threads = context.team.threads(),
-                      .show = {},
-                      .pending_signal = cli::seen_signal};
-    if (!context.stdout_is_json())
-        host.show = [&context](std::string_view text) { context.print(text); };
-    recipe::Toolbox toolbox(tools);
-    return {recipe::parse_recipe(cli::read_yaml_file(options.file), options.file, options.sets),
-            toolbox, runner, host};
-}
-
-void run(const RunOptions& options, cli::Context& context) {
-    recipe::Runner runner = make_runner(options.recipe, options.runner, context);
-    if (context.common.dry_run) {
-        runner.check_inputs();
-        if (!context.stdout_is_json()) context.print(runner.script());
-        context.report.set("script", runner.script());
-        return;
-    }
-    context.report.set("steps", runner.run());
-}
-
-void check(const RecipeOptions& options, cli::Context& context) {
-    const recipe::Runner runner = make_runner(options, {}, context);
-    runner.check_inputs();
-    const std::int64_t steps = static_cast<std::int64_t>(runner.recipe().steps.size());
-    context.report.set("steps", steps);
-    if (!context.stdout_is_json())
-        context.print(options.file + ": " + std::to_string(steps) + " steps, valid\n");
-}
-
-std::string plan_line(const Json& step) {
-    const auto size = [](const Json* predicted, const char* key) {
-        const Json* value = predicted == nullptr ? nullptr : predicted->find(key);
-        const std::int64_t bytes = value == nullptr ? 0 : value->as_int(key);
-        return bytes == 0 ? std::string("-") : format_bytes(static_cast<std::uint64_t>(bytes));
-    };
-    const Json* predicted = step.find("predicted");
-    char text[512];
-    std::snprintf(
-        text, sizeof(text), "%-28s %-12s %12s %12s  %s\n", step.find("id")->as_string("id").c_str(),
-        step.find("runs")->as_bool("runs") ? "runs" : "up to date",
-        size(predicted, "ram_peak_bytes").c_str(), size(predicted, "output_bytes").c_str(),
-        escaped(step.find("reason")->as_string("reason"), 200).c_str());
-    return text;
-}
-
-void plan(const RunOptions& options, cli::Context& context) {
-    recipe::Runner runner = make_runner(options.recipe, options.runner, context);
-    const Json steps = runner.plan();
-    context.report.set("steps", steps);
-    if (context.stdout_is_json()) return;
-    char head[160];
-    std::snprintf(head, sizeof(head), "%-28s %-12s %12s %12s  %s\n", "step", "state", "ram peak",
-                  "output", "why");
-    std::string text = head;
-    for (const Json& step : steps.as_array("steps")) text += plan_line(step);
-    context.print(text);
-}
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    RunOptions run_options, plan_options;
-    RecipeOptions check_options;
-    const auto visit = [](auto& options) {
-        return [&options](OptionVisitor& v) { options.visit(v); };
+    recipe::RunOptions run, plan;
+    recipe::RecipeOptions check;
+    recipe::GraphOptions graph;
+    recipe::ExplainOptions explain;
+    recipe::CleanToolOptions clean;
+    recipe::ExportOptions exported;
+    recipe::GateOptions gate;
+    recipe::SchemaOptions schema;
+    std::vector<cli::Command> commands;
+    const auto add = [&](const char* name, const char* help, auto& options, auto work) {
+        commands.push_back({.name = name,
+                            .help = help,
+                            .options = [&options](OptionVisitor& v) { options.visit(v); },
+                            .run = [&options, work](cli::Context& c) { work(options, c); },
+                            .runs_dry = true});
     };
+    add("run", "run what is not up to date", run, recipe::run_recipe);
+    add("plan", "say what would run, why, and what it would need", plan, recipe::plan_recipe);
+    add("check", "check the recipe, every option and the inputs", check, recipe::check_recipe);
+    add("graph", "show who needs whom", graph, recipe::graph_recipe);
+    add("explain", "say why a step would run, with what, and where its result is kept", explain,
+        recipe::explain_step);
+    add("clean", "remove the outputs and the cache; --dry-run only names them", clean,
+        recipe::clean_workdir);
+    add("export", "write the steps as a Makefile or a Slurm batch script", exported,
+        recipe::export_recipe);
+    add("gate", "check figures in a result: exit code 3 when one fails", gate,
+        recipe::check_result);
+    add("schema", "print the JSON Schema of recipes, for editors", schema,
+        recipe::print_editor_schema);
     return cli::run_tool(
         {.name = "recipe",
          .summary = "runs chains of tools written in YAML, and only what is not up to date",
          .epilog = kEpilog,
          .baseline_bytes = kBaselineBytes},
-        {{.name = "run",
-          .help = "run what is not up to date",
-          .options = visit(run_options),
-          .run = [&](cli::Context& c) { run(run_options, c); },
-          .runs_dry = true},
-         {.name = "plan",
-          .help = "say what would run, why, and what it would need",
-          .options = visit(plan_options),
-          .run = [&](cli::Context& c) { plan(plan_options, c); },
-          .runs_dry = true},
-         {.name = "check",
-          .help = "check the recipe, every option and the inputs",
-          .options = visit(check_options),
-          .run = [&](cli::Context& c) { check(check_options, c); },
-          .runs_dry = true}},
-        argc, argv);
+        std::move(commands), argc, argv);
 }

@@ -17,7 +17,8 @@ using recipe::Recipe;
 namespace {
 
 Recipe parse(const std::string& text, const std::vector<std::string>& sets = {}) {
-    return recipe::parse_recipe(cli::parse_yaml(text, "r.yaml"), "r.yaml", sets);
+    return recipe::parse_recipe(cli::parse_yaml(text, "r.yaml"), "r.yaml",
+                                recipe::read_overrides(sets, {}));
 }
 
 std::string failure(const std::string& text, const std::vector<std::string>& sets = {}) {
