@@ -7,6 +7,7 @@
 #include "cli/console.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "recipe/store.h"
 
 namespace thimble::recipe {
 namespace {
@@ -15,11 +16,11 @@ namespace fs = std::filesystem;
 
 class Cleaner {
   public:
-    Cleaner(Runner& runner, const CleanOptions& options)
-        : runner_(runner), options_(options), root_(fs::canonical(runner.workdir())) {}
+    Cleaner(Store& store, const std::string& workdir, const CleanOptions& options)
+        : store_(store), options_(options), root_(fs::canonical(workdir)) {}
 
     Json run() {
-        for (const auto& [path, file] : runner_.store().made()) output(path, file);
+        for (const auto& [path, file] : store_.made()) output(path, file);
         cache();
         Json result = Json::object();
         result.set("removed", removed_);
@@ -50,7 +51,7 @@ class Cleaner {
         if (!fs::exists(status)) return;
         if (!inside(path)) return keep(shown, "lies outside the work directory");
         if (!fs::is_regular_file(status)) return keep(shown, "is not a regular file");
-        const std::string hash = runner_.store().hash(path.string());
+        const std::string hash = store_.hash(path.string());
         const bool same =
             std::find(file.hashes.begin(), file.hashes.end(), hash) != file.hashes.end();
         if (!same && !file.unfinished && !options_.force)
@@ -64,7 +65,7 @@ class Cleaner {
     }
 
     void cache() {
-        const fs::path directory = runner_.store().directory();
+        const fs::path directory = store_.directory();
         std::error_code failed;
         const fs::file_status status = fs::symlink_status(directory, failed);
         if (!fs::is_directory(status)) return;
@@ -72,7 +73,7 @@ class Cleaner {
         if (!options_.dry) fs::remove_all(directory);
     }
 
-    Runner& runner_;
+    Store& store_;
     CleanOptions options_;
     fs::path root_;
     Json removed_ = Json::array(), kept_ = Json::array();
@@ -80,19 +81,20 @@ class Cleaner {
 
 }  // namespace
 
-Json clean(Runner& runner, const CleanOptions& options) {
+Json clean(const std::string& workdir, const CleanOptions& options) {
+    Store store(workdir);
     std::error_code failed;
-    if (!fs::is_directory(fs::symlink_status(runner.store().directory(), failed))) {
+    if (!fs::is_directory(fs::symlink_status(store.directory(), failed))) {
         Json nothing = Json::object();
         nothing.set("removed", Json::array());
         nothing.set("kept", Json::array());
         return nothing;
     }
     const DirectoryLock lock(
-        runner.store().directory() + "/lock",
+        store.directory() + "/lock",
         [] { log_info("another run holds this work directory; waiting"); },
         [] { return cli::seen_signal() != 0; });
-    return Cleaner(runner, options).run();
+    return Cleaner(store, workdir, options).run();
 }
 
 }  // namespace thimble::recipe

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Removes what a recipe's runs have left in a work directory: outputs, and .thimble with its cache.
+// Removes what recipes' runs have left in a work directory: outputs, and .thimble with its cache.
 #pragma once
 
-#include "recipe/runner.h"
+#include <string>
+
+#include "io/json.h"
 
 namespace thimble::recipe {
 
@@ -14,6 +16,6 @@ struct CleanOptions {
 // Outputs of this directory's runs with the bytes that a step wrote, and the cache; never a file
 // outside the work directory, also not through a symbolic link. The lock file stays.
 // {removed: [paths], kept: [{path, why}]}
-[[nodiscard]] Json clean(Runner& runner, const CleanOptions& options);
+[[nodiscard]] Json clean(const std::string& workdir, const CleanOptions& options);
 
 }  // namespace thimble::recipe

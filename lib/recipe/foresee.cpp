@@ -41,10 +41,12 @@ Json Runner::plan() {
             verdict.reason = "'" + recipe_.steps[need].id + "' runs before it";
         }
         stale[i] = !verdict.up_to_date;
-        if (verdict.up_to_date)
-            for (const Json& gate : check_gates(i, verdict.key).as_array("gates"))
+        if (verdict.up_to_date) {
+            const Json gates = check_gates(i, verdict.key);
+            for (const Json& gate : gates.as_array("gates"))
                 if (!gate.find("holds")->as_bool("holds"))
                     verdict.reason = "gate " + text_at(gate, {"line"});
+        }
         Json entry = Json::object();
         entry.set("id", recipe_.steps[i].id);
         entry.set("runs", !verdict.up_to_date);

@@ -51,12 +51,12 @@ std::vector<Change> changes(const Json& before, const Json& now) {
     return found;
 }
 
-Json Runner::key_parts(std::size_t i, bool all_inputs) {
+Json Runner::key_parts(std::size_t i, const std::set<std::string>& left_out) {
     const Step& step = recipe_.steps[i];
     const StepCommand& command = commands_[i];
     Json parts = Json::object(), inputs = Json::object();
     for (const StepCommand::Path& input : command.inputs) {
-        if (!all_inputs && made_.contains(input.path)) continue;
+        if (left_out.contains(input.path)) continue;
         Json list = Json::array();
         if (const Json* before = inputs.find(input.option)) list = *before;
         list.push(store_.hash(input.path));
@@ -104,7 +104,7 @@ Verdict Runner::judge(std::size_t i) {
         verdict.reason = "waits for '" + input.path + "'";
         return verdict;
     }
-    verdict.parts = key_parts(i, true);
+    verdict.parts = key_parts(i, {});
     verdict.key = sha256_of(verdict.parts.dump());
     verdict.record = store_.record(verdict.key);
     if (!verdict.record) {

@@ -79,26 +79,22 @@ void LockFile::check(const Step& step, const Json& parts, const std::string& ver
     }
 }
 
-void LockFile::check_outputs(const Step& step, const Json& record) const {
+void LockFile::check_outputs(const Step& step, const Json& outputs) const {
     const Json* before = entry(step).find("outputs");
-    const Json* now = record.find("outputs");
-    if (before == nullptr || now == nullptr || step.measure != Measure::kNone) return;
-    for (const auto& [path, hash] : now->as_members("outputs")) {
-        if (text_at(*before, {path.c_str()}) == text_at(*now, {path.c_str()})) continue;
+    if (before == nullptr) return;
+    for (const auto& [path, hash] : outputs.as_members("outputs")) {
+        if (text_at(*before, {path.c_str()}) == text_at(outputs, {path.c_str()})) continue;
         throw Error(Exit::kBadData, path_,
                     "step '" + step.id + "' gave other bytes in '" + escaped(path) + "' than then",
                     "the machine, the tool's build or the step itself is not the same");
     }
 }
 
-void LockFile::put(const Step& step, const Json& record, const std::string& version) {
-    const Json* parts = record.find("parts");
-    if (parts == nullptr) return;
-    Json made = portable(*parts);
+void LockFile::put(const Step& step, const Json& parts, const Json& outputs,
+                   const std::string& version) {
+    Json made = portable(parts);
     made.set("version", version);
-    if (const Json* outputs = record.find("outputs");
-        outputs != nullptr && step.measure == Measure::kNone)
-        made.set("outputs", *outputs);
+    made.set("outputs", outputs);
     steps_[step.id] = made;
 }
 

@@ -46,18 +46,27 @@ Runner::Runner(Recipe recipe, Toolbox& toolbox, const RunnerOptions& options, co
     const Surroundings surroundings{options_.workdir, "", host_.common};
     for (const Step& step : recipe_.steps)
         commands_.push_back(toolbox.command(recipe_, step, surroundings));
+    note_outputs();
+    select(options);
+}
+
+void Runner::note_outputs() {
     std::map<std::string, std::string> makers;
     for (std::size_t i = 0; i < commands_.size(); ++i) {
-        for (const StepCommand::Path& output : commands_[i].outputs) {
+        const StepCommand& command = commands_[i];
+        varies_.push_back(recipe_.steps[i].measure != Measure::kNone ||
+                          std::any_of(command.inputs.begin(), command.inputs.end(),
+                                      [&](const auto& p) { return varying_.contains(p.path); }));
+        for (const StepCommand::Path& output : command.outputs) {
             const auto [first, fresh] = makers.emplace(output.path, recipe_.steps[i].id);
             if (!fresh)
                 throw Error(
                     Exit::kUsage, output.where,
                     "'" + output.path + "' is written by step '" + first->second + "', too");
             made_.insert(output.path);
+            if (varies_[i]) varying_.insert(output.path);
         }
     }
-    select(options);
 }
 
 void Runner::select(const RunnerOptions& options) {
@@ -97,7 +106,7 @@ void Runner::open_lock_file() {
     if (!options_.locked) return;
     lock_.check_steps(recipe_);
     for (std::size_t i = 0; i < recipe_.steps.size(); ++i)
-        lock_.check(recipe_.steps[i], key_parts(i, false), commands_[i].version, false);
+        lock_.check(recipe_.steps[i], key_parts(i, made_), commands_[i].version, false);
 }
 
 void Runner::run(Json& steps) {
@@ -149,7 +158,8 @@ bool Runner::carry_out(std::size_t i, Json& entry) {
     if (verdict.key.empty())
         throw Error(Exit::kNoInput, recipe_.at(step.line),
                     "step '" + step.id + "' " + verdict.reason);
-    if (options_.locked) lock_.check(step, verdict.parts, commands_[i].version, true);
+    const Json fixed = key_parts(i, varying_);
+    if (options_.locked) lock_.check(step, fixed, commands_[i].version, true);
     Json record;
     if (verdict.up_to_date) {
         log_info(step.id + ": up to date (" + verdict.reason + ")");
@@ -160,8 +170,9 @@ bool Runner::carry_out(std::size_t i, Json& entry) {
         record = execute(i, verdict);
     }
     entry.set("record", record);
-    if (options_.locked) lock_.check_outputs(step, record);
-    lock_.put(step, record, commands_[i].version);
+    const Json none = Json::object(), *made = varies_[i] ? &none : record.find("outputs");
+    if (options_.locked) lock_.check_outputs(step, *made);
+    lock_.put(step, fixed, *made, commands_[i].version);
     pass_gates(i, verdict.key, entry);
     return !verdict.up_to_date;
 }

@@ -82,9 +82,10 @@ class Runner {
 
   private:
     void select(const RunnerOptions& options);
+    void note_outputs();
     [[nodiscard]] std::string figures_path(std::size_t step, const std::string& key) const;
-    // Of all inputs, or only of those that no step makes.
-    [[nodiscard]] Json key_parts(std::size_t step, bool all_inputs);
+    // Without the inputs that are in `left_out`.
+    [[nodiscard]] Json key_parts(std::size_t step, const std::set<std::string>& left_out);
     [[nodiscard]] std::string outputs_problem(std::size_t step, const Json& record);
     [[nodiscard]] std::string lock_path() const;
     void open_lock_file();
@@ -103,7 +104,10 @@ class Runner {
     Store store_;
     std::vector<StepCommand> commands_;
     std::vector<bool> selected_, forced_;
-    std::set<std::string> made_;  // what steps write
+    // What steps write; those of it that are other bytes each time, as a measuring step wrote them
+    // or one that reads such.
+    std::set<std::string> made_, varying_;
+    std::vector<bool> varies_;
     LockFile lock_;
 };
 

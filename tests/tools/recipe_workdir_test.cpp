@@ -34,6 +34,11 @@ const std::string kPair =
     "  - {id: a, uses: toy, with: {input: in.txt, output: deep/a.txt, newline: false}}\n"
     "  - {id: b, uses: toy, with: {input: '${steps.a.output}', output: b.txt, format: upper}}\n";
 
+ProcessResult clean(const Kitchen& k, std::vector<std::string> more = {}) {
+    more.insert(more.begin(), {tool_path("recipe"), "clean", "--workdir", k.work});
+    return run_process(more);
+}
+
 // in.txt of the recipe lies under the work directory.
 void stock(const Kitchen& k) {
     std::filesystem::create_directories(k.work);
@@ -181,11 +186,11 @@ TEST_CASE("recipe clean: removes what it made and nothing else") {
     stock(k);
     k.directory.write("outside.txt", "precious");
     REQUIRE(k.run({"run"}).exit == 0);
-    CHECK(k.run({"clean", "--dry-run"}).out ==
+    CHECK(clean(k, {"--dry-run"}).out ==
           "would remove b.txt\nwould remove deep/a.txt\nwould remove .thimble\n");
     CHECK(k.there("b.txt"));
     write_file(k.directory.file("w/b.txt"), "changed by hand");
-    const ProcessResult r = k.run({"clean"});
+    const ProcessResult r = clean(k);
     CHECK(r.exit == 0);
     CHECK(r.out == "removed deep/a.txt\nremoved .thimble\n");
     CHECK(has(r.err, "kept b.txt: it was changed"));
@@ -193,7 +198,7 @@ TEST_CASE("recipe clean: removes what it made and nothing else") {
     CHECK_FALSE(k.there(".thimble"));
     CHECK(k.there("in.txt"));
     CHECK(k.there("recipe.lock.json"));
-    CHECK(k.run({"clean"}).out.empty());
+    CHECK(clean(k).out.empty());
 }
 
 TEST_CASE("recipe clean: never leaves the work directory, --force removes what was changed") {
@@ -205,7 +210,7 @@ TEST_CASE("recipe clean: never leaves the work directory, --force removes what w
     std::filesystem::rename(k.directory.file("w/deep"), k.directory.file("elsewhere"));
     std::filesystem::create_directory_symlink(k.directory.file("elsewhere"),
                                               k.directory.file("w/deep"));
-    const ProcessResult r = k.run({"clean", "--force"});
+    const ProcessResult r = clean(k, {"--force"});
     CHECK(r.exit == 0);
     CHECK(has(r.err, "kept deep/a.txt: it lies outside"));
     CHECK(read_file(k.directory.file("elsewhere/a.txt")) == "hello");
@@ -215,7 +220,7 @@ TEST_CASE("recipe clean: never leaves the work directory, --force removes what w
     stock(other);
     REQUIRE(other.run({"run"}).exit == 0);
     write_file(other.directory.file("w/b.txt"), "changed");
-    REQUIRE(other.run({"clean", "--force"}).exit == 0);
+    REQUIRE(clean(other, {"--force"}).exit == 0);
     CHECK_FALSE(other.there("b.txt"));
 }
 
@@ -226,7 +231,7 @@ TEST_CASE("recipe run --locked: refuses what differs and says what") {
     REQUIRE(k.run({"run"}).exit == 0);
     const std::string lock = k.out("recipe.lock.json");
     CHECK_FALSE(has(lock, k.directory.path()));
-    REQUIRE(k.run({"clean"}).exit == 0);
+    REQUIRE(clean(k).exit == 0);
     CHECK(k.run({"run", "--locked"}).exit == 0);
     CHECK(k.out("recipe.lock.json") == lock);
 

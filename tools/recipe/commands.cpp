@@ -169,8 +169,8 @@ void explain_step(const ExplainOptions& options, cli::Context& context) {
 }
 
 void clean_workdir(const CleanToolOptions& options, cli::Context& context) {
-    Runner runner = make_runner(options.recipe, {}, context);
-    const Json result = clean(runner, {.force = options.force, .dry = context.common.dry_run});
+    const Json result =
+        clean(options.workdir, {.force = options.force, .dry = context.common.dry_run});
     std::string text;
     for (const Json& path : result.find("removed")->as_array("removed"))
         text += (context.common.dry_run ? "would remove " : "removed ") +
@@ -202,6 +202,7 @@ void export_recipe(const ExportOptions& options, cli::Context& context) {
         text = batch_script(steps, options.recipe.file, stamps, batch);
     }
     context.report.set("steps", static_cast<std::int64_t>(steps.size()));
+    if (options.output.empty()) context.report.set("text", text);
     give(options.output, text, context);
 }
 
@@ -230,7 +231,7 @@ void check_result(const GateOptions& options, cli::Context& context) {
 void print_editor_schema(const SchemaOptions& options, cli::Context& context) {
     Toolbox toolbox(tool_directory(options.tools));
     const Json schema = editor_schema(toolbox);
-    if (context.stdout_is_json()) context.report.set("recipe_schema", schema);
+    if (options.output.empty()) context.report.set("recipe_schema", schema);
     give(options.output, schema.dump(1) + "\n", context);
 }
 

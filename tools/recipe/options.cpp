@@ -82,7 +82,11 @@ void ExplainOptions::visit(OptionVisitor& v) {
 }
 
 void CleanToolOptions::visit(OptionVisitor& v) {
-    recipe.visit(v);
+    v.option({.name = "workdir",
+              .letter = 'w',
+              .help = "whose outputs and cache; files that no step wrote stay",
+              .value = "DIR"},
+             workdir);
     v.option({.name = "force", .help = "remove outputs that were changed, too"}, force);
 }
 

@@ -35,7 +35,7 @@ struct ExplainOptions {
 };
 
 struct CleanToolOptions {
-    RecipeOptions recipe;
+    std::string workdir = ".";
     bool force = false;
     void visit(OptionVisitor& v);
 };
