@@ -40,10 +40,41 @@ Json option_schema(const Json& entry) {
     return made;
 }
 
-Json with_schema(const Json& tool) {
+// Options that several commands have alike, written once.
+class Shared {
+  public:
+    explicit Shared(const std::map<std::string, Json>& tools) {
+        for (const auto& [tool, schema] : tools)
+            for (const auto& [name, entry] : schema.find("properties")->as_members("properties"))
+                ++uses_[name][option_schema(entry).dump()];
+    }
+    // The option itself, or a reference to it.
+    [[nodiscard]] Json of(const std::string& name, const Json& entry) const {
+        if (!is_shared(name)) return option_schema(entry);
+        return object({{"$ref", "#/$defs/" + name}});
+    }
+    [[nodiscard]] Json definitions(const std::map<std::string, Json>& tools) const {
+        std::map<std::string, Json> found;
+        for (const auto& [tool, schema] : tools)
+            for (const auto& [name, entry] : schema.find("properties")->as_members("properties"))
+                if (is_shared(name)) found[name] = option_schema(entry);
+        Json made = Json::object();
+        for (const auto& [name, schema] : found) made.set(name, schema);
+        return made;
+    }
+
+  private:
+    [[nodiscard]] bool is_shared(const std::string& name) const {
+        const auto& kinds = uses_.at(name);
+        return kinds.size() == 1 && kinds.begin()->second > 1;
+    }
+    std::map<std::string, std::map<std::string, int>> uses_;  // option -> schema -> commands
+};
+
+Json with_schema(const Json& tool, const Shared& shared) {
     Json properties = Json::object();
     for (const auto& [name, entry] : tool.find("properties")->as_members("properties"))
-        properties.set(name, option_schema(entry));
+        properties.set(name, shared.of(name, entry));
     return object({{"type", "object"},
                    {"properties", properties},
                    {"required", *tool.find("required")},
@@ -74,11 +105,13 @@ Json step_properties(const Json& uses) {
 
 Json editor_schema(Toolbox& toolbox) {
     Json uses = Json::array(), branches = Json::array();
-    for (const auto& [name, schema] : toolbox.all_schemas()) {
+    const std::map<std::string, Json> tools = toolbox.all_schemas();
+    const Shared shared(tools);
+    for (const auto& [name, schema] : tools) {
         uses.push(name);
         const Json when = object({{"properties", object({{"uses", object({{"const", name}})}})},
                                   {"required", list({"uses"})}});
-        const Json then = object({{"properties", object({{"with", with_schema(schema)}})}});
+        const Json then = object({{"properties", object({{"with", with_schema(schema, shared)}})}});
         branches.push(object({{"if", when}, {"then", then}}));
     }
     const Json step = object({{"type", "object"},
@@ -101,6 +134,7 @@ Json editor_schema(Toolbox& toolbox) {
                   {"vars", vars},
                   {"steps", object({{"type", "array"}, {"items", step}, {"minItems", 1}})}})},
          {"required", list({"recipe", "steps"})},
+         {"$defs", shared.definitions(tools)},
          {"additionalProperties", false}});
 }
 

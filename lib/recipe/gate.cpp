@@ -52,6 +52,12 @@ bool compare(double value, const std::string& relation, double limit) {
     return (value == limit) == (relation == "==");
 }
 
+GateResult judged(const Gate& gate, const Json& value) {
+    const double number =
+        value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.as_double(gate.figure);
+    return {compare(number, gate.relation, gate.limit), number};
+}
+
 std::string trimmed(std::string_view text) {
     const std::size_t first = text.find_first_not_of(" \t");
     if (first == std::string_view::npos) return {};
@@ -91,6 +97,13 @@ Gate parse_gate(std::string_view text, std::string_view where) {
 
 GateResult check_gate(const Gate& gate, const Json& result) {
     std::vector<Figure> figures;
+    const Json* named = result.find("figures");
+    if (named != nullptr) {
+        collect(*named, "", figures);
+        for (const Figure& figure : figures)
+            if (figure.path == gate.figure) return judged(gate, *figure.value);
+    }
+    figures.clear();
     collect(result, "", figures);
     std::vector<const Figure*> found;
     std::vector<std::string> names;
@@ -108,10 +121,7 @@ GateResult check_gate(const Gate& gate, const Json& result) {
     if (found.size() > 1)
         throw Error(Exit::kUsage, gate.where, "'" + gate.figure + "' names several figures",
                     "write " + found[0]->path + " or " + found[1]->path);
-    const Json& value = *found.front()->value;
-    const double number =
-        value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.as_double(gate.figure);
-    return {compare(number, gate.relation, gate.limit), number};
+    return judged(gate, *found.front()->value);
 }
 
 std::string gate_line(const Gate& gate, const GateResult& result) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Quality gates: "kld_mean<0.03" on the JSON that a step has written. A figure is named by its key,
 // or by a dotted path ("divergence.kld_mean") where the key alone means several; an estimate
-// {value, standard_error} counts by its value. Knows nothing of what the figures mean.
+// {value, standard_error} counts by its value. Names in an object "figures" come first. Knows
+// nothing of what the figures mean.
 #pragma once
 
 #include <string>

@@ -112,13 +112,15 @@ TEST_CASE("recipe: a text from --set is taken as it is, and its path is the user
 TEST_CASE("recipe: gates compare one figure with one number") {
     const Json result = parse_json(
         R"({"a": {"kld_mean": {"value": 0.02, "standard_error": 0.5}, "n": 3}, "b": {"n": 4},
-            "lost": null, "text": "x", "list": [1]})",
+            "figures": {"ppl": 7, "text_2.ppl": 8, "n": 5},
+            "lost": null, "text": "x", "list": [1], "c": {"m": 1}, "d": {"m": 2}})",
         "r");
     const auto holds = [&](const std::string& text) {
         return recipe::check_gate(recipe::parse_gate(text, "here"), result).holds;
     };
-    for (const char* text : {"kld_mean<0.03", " kld_mean <= 2e-2 ", "kld_mean>=0.02",
-                             "kld_mean==0.02", "kld_mean!=1", "a.kld_mean>-1", "a.n==3", "b.n>3"})
+    for (const char* text :
+         {"kld_mean<0.03", " kld_mean <= 2e-2 ", "kld_mean>=0.02", "kld_mean==0.02", "kld_mean!=1",
+          "a.kld_mean>-1", "a.n==3", "b.n>3", "n==5", "ppl==7", "text_2.ppl==8"})
         CHECK_MESSAGE(holds(text), text);
     for (const char* text : {"kld_mean<0.02", "kld_mean>0.02", "kld_mean!=0.02", "lost<1",
                              "lost>=1", "lost!=1", "lost==1"})
@@ -135,7 +137,7 @@ TEST_CASE("recipe: gates compare one figure with one number") {
     CHECK(error("kld<1") == "here: the result has no figure 'kld'");
     CHECK(error("kld_man<1") ==
           "here: the result has no figure 'kld_man' (did you mean 'kld_mean'?)");
-    CHECK(error("n<1") == "here: 'n' names several figures (write a.n or b.n)");
+    CHECK(error("m<1") == "here: 'm' names several figures (write c.m or d.m)");
     for (const char* text : {"", "a", "a<", "<1", "a<b", "a=1", "a=<1", "a<1x", "a<nan", "a<inf",
                              "a b<1", "a<1<2", "a<>1", "$(x)<1", "text<1", "list<1"}) {
         CHECK_MESSAGE(error(text) != "accepted", text);
