@@ -17,8 +17,8 @@ LIB = {
     "io": "codec",
     "text": "io",
     "storage": "io",
-    "format": "io codec kernels/layout kernels/ref",
-    "ops": "format kernels/layout kernels/ref kernels/cpu kernels/cuda",
+    "format": "io codec kernels/layout kernels/ref kernels/encode",
+    "ops": "format kernels/layout kernels/ref kernels/encode kernels/cpu kernels/cuda",
     "kv": "ops format storage io codec dist",
     "model": "kv ops format storage io",
     "cost": "model kv ops format storage io",
@@ -42,7 +42,7 @@ FOREIGN = {
     r"benchmark/": ["tests/bench"],
     r"(dnnl|oneapi/)": ["kernels/cpu"],
     r"(cuda|cublas)": ["kernels/cuda", "kernels/emu"],
-    r"immintrin": ["kernels/cpu", "lib/core/team.cpp"],
+    r"immintrin": ["kernels/cpu", "kernels/encode", "lib/core/team.cpp"],
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 
@@ -57,7 +57,7 @@ def may_include(file: pathlib.PurePosixPath, target: pathlib.PurePosixPath) -> b
     if top == "tools":
         return target.parts[0] in ("lib", "kernels") or inside([own])
     if top == "kernels":
-        return inside({"ref": [own], "emu": [own, "kernels/layout", "kernels/cuda"]}.get(folder, [own, "kernels/layout"]))
+        return inside({"ref": [own], "cpu": [own, "kernels/layout", "kernels/encode"], "emu": [own, "kernels/layout", "kernels/cuda"]}.get(folder, [own, "kernels/layout"]))
     leaf_target = len(target.parts) > 3  # lib/kv/policies/x.cpp
     if inside([own]):
         return not leaf_target or (len(file.parts) > 3 and target.stem == file.stem) or target.suffix == ".def"

@@ -44,7 +44,7 @@ class BlockFormat final : public WeightFormat {
     class BlockEncoder final : public Encoder {
       public:
         BlockEncoder(Shape2 shape, const EncodeOptions& options)
-            : cols_(shape.cols), importance_(options.column_importance) {}
+            : cols_(shape.cols), importance_(options.column_importance), blocks_(options.blocks) {}
 
         void encode(std::int64_t first_row, std::span<const float> rows,
                     PlaneSink& sink) const override {
@@ -63,9 +63,13 @@ class BlockFormat final : public WeightFormat {
                 const std::int64_t column = b * L::kElements;
                 check_finite(Codec::info(), row, column,
                              {weights + column, static_cast<std::size_t>(count * L::kElements)});
-                Codec::encode(weights + column,
-                              importance_.empty() ? nullptr : importance_.data() + column,
-                              run.data(), count);
+                const float* importance =
+                    importance_.empty() ? nullptr : importance_.data() + column;
+                if (blocks_ != nullptr) {
+                    blocks_(Codec::kLayout, weights + column, importance, count, run.data());
+                } else {
+                    Codec::encode(weights + column, importance, run.data(), count);
+                }
                 for (std::int64_t i = 0; i < count; ++i) {
                     if (!Codec::finite(run[static_cast<std::size_t>(i)]))
                         throw_too_large(Codec::info(), row, column + i * L::kElements);
@@ -77,6 +81,7 @@ class BlockFormat final : public WeightFormat {
 
         std::int64_t cols_;
         std::span<const float> importance_;
+        EncodeBlocks blocks_;
     };
 
   public:

@@ -26,10 +26,17 @@ struct FormatInfo {
     bool needs_scan = false;  // encoder must see all rows before the first is encoded
 };
 
+// Encodes `count` blocks of a row; importance is null or has a value per weight.
+using EncodeBlocks = void (*)(LayoutId layout, const float* weights, const float* importance,
+                              std::int64_t count, void* out);
+
 struct EncodeOptions {
     // Importance of each column (mean square activation), [cols], finite and not negative; empty:
     // none. Formats whose encoder is fixed bit for bit without it use it when given.
     std::span<const float> column_importance;
+    // The same encoder compiled for a faster instruction-set level (ops::encoder sets it); null:
+    // the format's own.
+    EncodeBlocks blocks = nullptr;
 };
 
 // Receives each plane's bytes in order.

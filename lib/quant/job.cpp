@@ -226,7 +226,7 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
     return plan;
 }
 
-bool QuantizeJob::run(Team& team, const QuantizeEvents& events) {
+bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
     State& s = *state_;
     if (!s.options.overwrite && std::filesystem::exists(s.output)) {
         throw Error(Exit::kCannotCreate, escaped(s.output, 1024), "the output exists",
@@ -234,7 +234,7 @@ bool QuantizeJob::run(Team& team, const QuantizeEvents& events) {
     }
     const std::unique_ptr<TensorWriter> writer = s.open_writer();
     const Charge disk(Tier::kDisk, Purpose::kWeights, writer->file_bytes());
-    RowStream stream({&s.source, writer.get(), &team, s.slice, s.options.measures_error()});
+    RowStream stream({&s.source, writer.get(), &team, s.slice, isa, s.options.measures_error()});
     std::uint64_t before = 0;
     for (std::size_t i = 0; i < s.choices.size(); ++i) {
         const TensorChoice& choice = s.choices[i];

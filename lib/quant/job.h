@@ -43,7 +43,7 @@ class QuantizeJob {
                             std::optional<std::uint64_t> ram_limit_bytes);
 
     // Writes the output; false when progress stopped it. Buffers are as the last plan() said.
-    [[nodiscard]] bool run(Team& team, const QuantizeEvents& events);
+    [[nodiscard]] bool run(Team& team, Isa isa, const QuantizeEvents& events);
 
     [[nodiscard]] const std::vector<TensorReport>& reports() const noexcept;
     [[nodiscard]] const std::string& output_path() const noexcept;

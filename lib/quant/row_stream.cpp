@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "core/error.h"
+#include "ops/encode.h"
 
 namespace thimble {
 namespace {
@@ -142,16 +143,16 @@ void RowStream::load(const Chunk& chunk, std::span<std::byte> stored,
     setup_.source->read_stored_rows(tensor, chunk.first, chunk.count, stored);
     const LayoutId layout = *layout_of(tensor.type());
     const Shape2 shape{chunk.count, tensor.cols()};
-    format_of(layout).decode(view_of(layout, shape, stored.data()), {0, chunk.count},
-                             {weights.data(), DType::kF32, shape.rows, shape.cols, shape.cols});
+    ops::decode_rows(setup_.isa, view_of(layout, shape, stored.data()), {0, chunk.count},
+                     {weights.data(), DType::kF32, shape.rows, shape.cols, shape.cols});
 }
 
 void RowStream::encode(const Chunk& chunk, std::span<const float> weights,
                        std::span<std::byte> packed) const {
     const SourceTensor& tensor = *chunk.choice.tensor;
     SliceSink sink(packed.data());
-    format_of(chunk.choice.layout)
-        .encoder({tensor.rows(), tensor.cols()}, {chunk.choice.importance})
+    ops::encoder(setup_.isa, format_of(chunk.choice.layout), {tensor.rows(), tensor.cols()},
+                 {.column_importance = chunk.choice.importance})
         ->encode(chunk.first, weights, sink);
     write(chunk, packed);
 }

@@ -33,6 +33,7 @@ class RowStream {
         TensorWriter* writer = nullptr;
         Team* team = nullptr;
         std::size_t slice = 0;  // bytes per worker
+        Isa isa = Isa::kPortable;
         bool measure_error = false;
     };
     explicit RowStream(const Setup& setup);

@@ -55,7 +55,7 @@ class Quantize {
             for (const auto& [key, value] : tensor.as_members(kErrorSchema)) line.set(key, value);
             errors.write(line);
         };
-        if (!job_->run(context.team, events)) return;
+        if (!job_->run(context.team, context.isa, events)) return;
         report(context, seconds());
         if (!context.stdout_is_json() && options_.error_report != "-")
             context.print(job_->output_path() + "\n");

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// q4_k: searched scale and minimum per 32 weights, quantised to 6 bits per 256.
+// q4_k: the encoder is kernels/encode/q4_k.h.
+#include "kernels/encode/q4_k.h"
+
 #include "format/block_format.h"
-#include "format/k_affine.h"
 
 namespace thimble {
 namespace {
@@ -21,20 +22,9 @@ struct Codec {
 
     static void encode(const float* weights, const float* importance, Block* out,
                        std::int64_t count) {
-        for (std::int64_t b = 0; b < count; ++b) {
-            KAffineBlock plain;
-            encode_k_affine(weights + 256 * b, importance ? importance + 256 * b : nullptr, 15,
-                            plain);
-            out[b].d = plain.d;
-            out[b].dmin = plain.dmin;
-            plain.scales.pack(out[b].scales);
-            for (int p = 0; p < 4; ++p) {
-                const std::uint8_t* codes = plain.codes + 64 * p;
-                for (int i = 0; i < 32; ++i)
-                    out[b].codes[32 * p + i] =
-                        static_cast<std::uint8_t>(codes[i] | codes[i + 32] << 4);
-            }
-        }
+        for (std::int64_t b = 0; b < count; ++b)
+            encode::plain::encode_block(weights + 256 * b,
+                                        importance ? importance + 256 * b : nullptr, out[b]);
     }
 
     static bool finite(const Block& block) {

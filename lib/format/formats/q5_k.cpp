@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// q5_k: as q4_k with 5-bit codes.
+// q5_k: the encoder is kernels/encode/q5_k.h.
+#include "kernels/encode/q5_k.h"
+
 #include "format/block_format.h"
-#include "format/k_affine.h"
 
 namespace thimble {
 namespace {
@@ -21,25 +22,9 @@ struct Codec {
 
     static void encode(const float* weights, const float* importance, Block* out,
                        std::int64_t count) {
-        for (std::int64_t b = 0; b < count; ++b) {
-            KAffineBlock plain;
-            encode_k_affine(weights + 256 * b, importance ? importance + 256 * b : nullptr, 31,
-                            plain);
-            out[b].d = plain.d;
-            out[b].dmin = plain.dmin;
-            plain.scales.pack(out[b].scales);
-            for (int p = 0; p < 4; ++p) {
-                const std::uint8_t* codes = plain.codes + 64 * p;
-                for (int i = 0; i < 32; ++i)
-                    out[b].low[32 * p + i] =
-                        static_cast<std::uint8_t>((codes[i] & 15) | (codes[i + 32] & 15) << 4);
-            }
-            for (int i = 0; i < 32; ++i) {
-                int bits = 0;
-                for (int g = 0; g < 8; ++g) bits |= (plain.codes[32 * g + i] >> 4) << g;
-                out[b].high[i] = static_cast<std::uint8_t>(bits);
-            }
-        }
+        for (std::int64_t b = 0; b < count; ++b)
+            encode::plain::encode_block(weights + 256 * b,
+                                        importance ? importance + 256 * b : nullptr, out[b]);
     }
 
     static bool finite(const Block& block) {

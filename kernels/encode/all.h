@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every encoder of encoders.def: overloads of
+//   encode_block(const float* weights, const float* importance, Layout<id>::Block& out)
+// for one block; importance is null or has a value per weight.
+#pragma once
+
+#include "kernels/encode/q4_0.h"
+#include "kernels/encode/q4_1.h"
+#include "kernels/encode/q4_k.h"
+#include "kernels/encode/q5_0.h"
+#include "kernels/encode/q5_1.h"
+#include "kernels/encode/q5_k.h"
+#include "kernels/encode/q6_k.h"
+#include "kernels/encode/q8_0.h"
