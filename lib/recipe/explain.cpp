@@ -74,9 +74,8 @@ std::string change_line(const Json& change) {
 
 }  // namespace
 
-Json explain(Runner& runner, std::size_t i) {
+Json explain(Runner& runner, std::size_t i, const Verdict& verdict) {
     const Step& step = runner.recipe().steps[i];
-    const Verdict verdict = runner.judge(i);
     Json out = Json::object();
     out.set("id", step.id);
     out.set("runs", !verdict.up_to_date);

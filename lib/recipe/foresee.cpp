@@ -28,19 +28,29 @@ Json Runner::predict(std::size_t i) const {
     return result;
 }
 
-Json Runner::plan() {
-    check_inputs();
-    Json steps = Json::array();
-    std::vector<bool> stale(recipe_.steps.size(), false);
+std::vector<Verdict> Runner::foresee() {
+    std::vector<Verdict> verdicts(recipe_.steps.size());
     for (std::size_t i = 0; i < recipe_.steps.size(); ++i) {
+        verdicts[i].up_to_date = true;  // of steps left alone
         if (!selected_[i]) continue;
-        Verdict verdict = judge(i);
+        Verdict& verdict = verdicts[i] = judge(i);
+        if (!verdict.up_to_date && verdict.key.empty()) continue;
         for (const std::size_t need : recipe_.steps[i].needs) {
-            if (!stale[need] || (!verdict.up_to_date && verdict.key.empty())) continue;
+            if (verdicts[need].up_to_date) continue;
             verdict.up_to_date = false;
             verdict.reason = "'" + recipe_.steps[need].id + "' runs before it";
         }
-        stale[i] = !verdict.up_to_date;
+    }
+    return verdicts;
+}
+
+Json Runner::plan() {
+    check_inputs();
+    Json steps = Json::array();
+    std::vector<Verdict> verdicts = foresee();
+    for (std::size_t i = 0; i < recipe_.steps.size(); ++i) {
+        if (!selected_[i]) continue;
+        Verdict& verdict = verdicts[i];
         if (verdict.up_to_date) {
             const Json gates = check_gates(i, verdict.key);
             for (const Json& gate : gates.as_array("gates"))

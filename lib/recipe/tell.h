@@ -16,7 +16,7 @@ namespace thimble::recipe {
 // Whether a step would run and why, its command, inputs, outputs and gates, and where its result is
 // kept. {id, runs, reason, changes: [{group, name, before, now}], command, inputs: [{option, path,
 // bytes, sha256}], outputs: [{path, sha256, made}], gates, key, record}
-[[nodiscard]] Json explain(Runner& runner, std::size_t step);
+[[nodiscard]] Json explain(Runner& runner, std::size_t step, const Verdict& verdict);
 [[nodiscard]] std::string explanation_text(const Json& explanation);
 
 }  // namespace thimble::recipe

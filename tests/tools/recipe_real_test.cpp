@@ -92,6 +92,23 @@ TEST_CASE("recipe: a file that no step wrote is not replaced") {
     CHECK(read_file(w.directory.file("w/small.gguf")) == "by hand");
 }
 
+TEST_CASE("recipe: what a killed step has left is its own, and is replaced") {
+    const Workshop w;
+    REQUIRE(w.run("--only small").exit == 0);
+    // As a run that was killed after the file was there and before it was recorded.
+    write_file(w.directory.file("w/small.gguf"), "cut short");
+    write_file(w.directory.file("w/.thimble/begun/small.json"),
+               R"({"id": "small", "outputs": ["small.gguf"]})");
+    const ProcessResult r = w.run("");
+    CHECK_MESSAGE(r.exit == 0, r.err);
+    CHECK_FALSE(w.there("w/.thimble/begun/small.json"));
+    const ProcessResult plan = w.shell(
+        "thimble-recipe plan recipes/gate.yaml -w w --set model=model.gguf --set text=text.txt "
+        "--set format=q4_0 --threads 1");
+    CHECK_MESSAGE(plan.exit == 0, plan.err);  // over an output that is there
+    CHECK(has(plan.out, "'small' runs before it"));
+}
+
 TEST_CASE("recipe: a locked run of the gate recipe makes the same bytes again") {
     const Workshop w;
     REQUIRE(w.run("").exit == 0);

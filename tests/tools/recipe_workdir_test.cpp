@@ -164,6 +164,8 @@ TEST_CASE("recipe explain: which part of the key changed, inputs with hashes, wh
     CHECK(changes[0].find("before")->as_string("s") == "[\"upper\"]");
     CHECK(changes[0].find("now")->as_string("s").empty());
     CHECK(changes[1].find("name")->as_string("s") == "repeat");
+    CHECK(has(k.run({"explain", "b", "--set", "steps.a.with.repeat=2"}).out,
+              "b: would run: 'a' runs before it\n"));
     write_file(k.directory.file("w/b.txt"), "mine");
     CHECK(has(k.run({"explain", "b"}).out, "(not as a step wrote it)"));
     CHECK(k.run({"explain", "c"}).exit == 2);

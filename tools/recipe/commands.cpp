@@ -156,11 +156,12 @@ void graph_recipe(const GraphOptions& options, cli::Context& context) {
 
 void explain_step(const ExplainOptions& options, cli::Context& context) {
     Runner runner = make_runner(options.recipe, {}, context);
+    const std::vector<Verdict> verdicts = runner.foresee();
     Json steps = Json::array();
     std::string text;
     for (const std::size_t i :
          runner.recipe().find(options.step, "'" + escaped(options.step) + "'")) {
-        const Json explanation = explain(runner, i);
+        const Json explanation = explain(runner, i, verdicts[i]);
         text += (text.empty() ? "" : "\n") + explanation_text(explanation);
         steps.push(explanation);
     }
