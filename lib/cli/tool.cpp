@@ -39,6 +39,11 @@ struct AboutOptions {
     }
 };
 
+std::string without_slash(std::string path) {
+    while (path.size() > 1 && path.back() == '/') path.pop_back();
+    return path;
+}
+
 Visitable visitable(auto& options) {
     return [&options](OptionVisitor& v) { options.visit(v); };
 }
@@ -235,8 +240,13 @@ class Invocation {
     void check_outputs() {
         for (const OptionRecord& record : list_options(settings_)) {
             if (!record.info.is_output) continue;
-            for (const std::string& path : record.values)
-                if (!path.empty() && path != "-") check_can_create(path);
+            // What is called PATH may be a directory: the command itself looks at it.
+            const bool may_be_directory = record.info.value == std::string_view("PATH");
+            for (const std::string& path : record.values) {
+                if (path.empty() || path == "-") continue;
+                if (may_be_directory && std::filesystem::is_directory(path)) continue;
+                check_can_create(without_slash(path));
+            }
         }
     }
 

@@ -63,8 +63,14 @@ struct ModelConfig {
     bool tied = false;
 };
 
+// A key of config.json that says whether all tensors "<gguf>*.bias" are there.
+struct HfBiases {
+    std::string_view key, gguf;
+};
+
 struct Architecture {
     std::string_view id;                   // general.architecture
+    std::string_view hf_class;             // architectures[0]
     std::string_view hf_model_type;        // model_type
     std::string_view hf_activation;        // key of the gate's activation ...
     std::string_view hf_activation_value;  // ... and the only value it may have
@@ -77,6 +83,7 @@ struct Architecture {
     std::int64_t layers_scaled_by_width = 0;
     std::string_view hf_query_scalar;  // key whose value^-0.5 scales attention; empty: none
     ModelConfig hf_defaults;           // for keys that a config.json leaves out
+    std::span<const HfBiases> hf_biases;
     std::span<const TensorRule> tensors;
     std::span<const std::string_view> sublayers;  // of every layer, by name in blocks.def
 

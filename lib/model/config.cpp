@@ -2,49 +2,13 @@
 #include "model/config.h"
 
 #include <cmath>
-#include <numbers>
 
 #include "core/error.h"
 #include "core/strings.h"
-#include "model/config_reader.h"
+#include "model/config_keys.h"
 
 namespace thimble {
 namespace {
-
-// Bounds keep every product of two sizes, and of three with an element size, inside 64 bits.
-constexpr std::int64_t kMostLayers = 4096, kMostHeads = 4096, kMostHeadDim = 4096;
-constexpr std::int64_t kMostWidth = 1 << 20, kMostVocab = 1 << 26, kMostContext = 1 << 30;
-constexpr double kMostBase = 1e12, kMostFactor = 1e6;
-
-struct SizeKey {
-    std::int64_t ModelConfig::*field;
-    ConfigKey key;
-    std::int64_t most;
-    bool required = true;  // unless the architecture has a default
-};
-constexpr SizeKey kSizes[] = {
-    {&ModelConfig::layers, {"block_count", "num_hidden_layers"}, kMostLayers},
-    {&ModelConfig::context_tokens, {"context_length", "max_position_embeddings"}, kMostContext},
-    {&ModelConfig::hidden, {"embedding_length", "hidden_size"}, kMostWidth},
-    {&ModelConfig::ffn, {"feed_forward_length", "intermediate_size"}, kMostWidth},
-    {&ModelConfig::heads, {"attention.head_count", "num_attention_heads"}, kMostHeads},
-    {&ModelConfig::kv_heads, {"attention.head_count_kv", "num_key_value_heads"}, kMostHeads, false},
-    {&ModelConfig::head_dim, {"attention.key_length", "head_dim"}, kMostHeadDim, false},
-    {&ModelConfig::rope_dims, {"rope.dimension_count", ""}, kMostHeadDim, false},
-    {&ModelConfig::vocab, {"vocab_size", "vocab_size"}, kMostVocab, false},
-};
-constexpr ConfigKey kValueLength = {"attention.value_length", ""};
-constexpr ConfigKey kEpsilon = {"attention.layer_norm_rms_epsilon", "rms_norm_eps"};
-constexpr ConfigKey kScale = {"attention.scale", ""};
-constexpr ConfigKey kWindow = {"attention.sliding_window", "sliding_window"};
-constexpr ConfigKey kPattern = {"attention.sliding_window_pattern", "sliding_window_pattern"};
-constexpr ConfigKey kPatternPrivate = {"", "_sliding_window_pattern"};
-constexpr ConfigKey kLayerTypes = {"", "layer_types"};
-constexpr ConfigKey kBase = {"rope.freq_base", "rope_theta"};
-constexpr ConfigKey kBaseLocal = {"rope.freq_base_swa", "rope_local_base_freq"};
-constexpr ConfigKey kScalingType = {"rope.scaling.type", "rope_scaling"};
-constexpr ConfigKey kScalingFactor = {"rope.scaling.factor", ""};
-constexpr ConfigKey kRopeParameters = {"", "rope_parameters"};
 
 // Keys that would change what the model computes in ways that no block here does; zero, false and
 // null mean "not used".
@@ -198,14 +162,6 @@ void read_rope(const ConfigReader& reader, const Architecture& a, ModelConfig& c
     }
 }
 
-std::vector<bool> periodic(std::int64_t layers, std::int64_t period) {
-    std::vector<bool> windowed(static_cast<std::size_t>(layers));
-    for (std::size_t i = 0; i < windowed.size(); ++i) {
-        windowed[i] = (i + 1) % static_cast<std::size_t>(period) != 0;
-    }
-    return windowed;
-}
-
 // One value per layer, if the config lists them.
 std::vector<bool> listed_windows(const ConfigReader& reader) {
     std::vector<bool> windowed;
@@ -253,11 +209,6 @@ void read_windows(const ConfigReader& reader, const Architecture& a, ModelConfig
     }
 }
 
-double usual_scale(const ModelConfig& c, const Architecture& a) {
-    const bool by_width = a.layers_scaled_by_width == c.layers && c.layers > 0;
-    return 1 / std::sqrt(static_cast<double>(by_width ? c.hidden / c.heads : c.head_dim));
-}
-
 void read_scale(const ConfigReader& reader, const Architecture& a, ModelConfig& c) {
     if (reader.hf()) {
         const ConfigKey key = {"", a.hf_query_scalar};
@@ -270,6 +221,19 @@ void read_scale(const ConfigReader& reader, const Architecture& a, ModelConfig& 
 }
 
 }  // namespace
+
+std::vector<bool> periodic(std::int64_t layers, std::int64_t period) {
+    std::vector<bool> windowed(static_cast<std::size_t>(layers));
+    for (std::size_t i = 0; i < windowed.size(); ++i) {
+        windowed[i] = (i + 1) % static_cast<std::size_t>(period) != 0;
+    }
+    return windowed;
+}
+
+double usual_scale(const ModelConfig& c, const Architecture& a) {
+    const bool by_width = a.layers_scaled_by_width == c.layers && c.layers > 0;
+    return 1 / std::sqrt(static_cast<double>(by_width ? c.hidden / c.heads : c.head_dim));
+}
 
 const Architecture& architecture_of(const ModelFile& file) {
     const bool hf = file.container() == Container::kHuggingFace;
@@ -318,58 +282,6 @@ ModelConfig read_config(const ModelFile& file, const Architecture& architecture)
         c.tied = file.find("output.weight") == nullptr;
     }
     return c;
-}
-
-void write_config(const ModelConfig& c, const Architecture& a, Metadata& metadata) {
-    const std::string prefix = std::string(a.id) + ".";
-    const auto set = [&](const ConfigKey& key, MetaValue value) {
-        metadata.set(prefix + std::string(key.gguf), std::move(value));
-    };
-    const auto set_number = [&](const ConfigKey& key, double value) {
-        set(key, static_cast<float>(value));
-    };
-    for (const SizeKey& size : kSizes) set(size.key, static_cast<std::uint32_t>(c.*size.field));
-    set(kValueLength, static_cast<std::uint32_t>(c.head_dim));
-    set_number(kEpsilon, c.norm_epsilon);
-    set_number(kBase, c.rope_base);
-    if (c.rope_factor != 1) {
-        set(kScalingType, std::string("linear"));
-        set_number(kScalingFactor, c.rope_factor);
-    }
-    if (std::abs(c.attention_scale / usual_scale(c, a) - 1) > 1e-6) {
-        set_number(kScale, c.attention_scale);
-    }
-    if (c.window == 0 || c.windowed == std::vector<bool>(c.windowed.size(), false)) return;
-    set(kWindow, static_cast<std::uint32_t>(c.window));
-    set_number(kBaseLocal, c.rope_base_local);
-    if (c.windowed == periodic(c.layers, a.window_period)) return;
-    for (std::int64_t period = 1; period <= c.layers; ++period) {
-        if (c.windowed != periodic(c.layers, period)) continue;
-        set(kPattern, static_cast<std::uint32_t>(period));
-        return;
-    }
-    const std::vector<std::uint8_t> list(c.windowed.begin(), c.windowed.end());
-    set(kPattern, std::make_shared<const MetaArray>(MetaArray{list, true}));
-}
-
-std::vector<float> frequency_divisors(const ModelConfig& c) {
-    std::vector<float> divisors;
-    if (!c.rope_bands) return divisors;
-    const auto& bands = *c.rope_bands;
-    for (std::int64_t i = 0; i < c.rope_dims; i += 2) {
-        const double exponent = static_cast<double>(i) / static_cast<double>(c.rope_dims);
-        const double wavelength = 2 * std::numbers::pi * std::pow(c.rope_base, exponent);
-        const double turns = bands.original_context_tokens / wavelength;
-        double divisor = 1;
-        if (turns < bands.low) {
-            divisor = bands.factor;
-        } else if (turns <= bands.high) {
-            const double smooth = (turns - bands.low) / (bands.high - bands.low);
-            divisor = 1 / ((1 - smooth) / bands.factor + smooth);
-        }
-        divisors.push_back(static_cast<float>(divisor));
-    }
-    return divisors;
 }
 
 }  // namespace thimble

@@ -15,7 +15,14 @@ namespace thimble {
 [[nodiscard]] ModelConfig read_config(const ModelFile& file, const Architecture& architecture);
 // <arch>.* keys, as other programs that read GGUF expect them.
 void write_config(const ModelConfig& config, const Architecture& architecture, Metadata& metadata);
+// config.json, as transformers expects it: what these numbers say, and the architecture's name.
+// Throws kBadData for what it has no key for.
+[[nodiscard]] Json write_hf_config(const ModelConfig& config, const Architecture& architecture);
 // Divisors of the rotation's frequencies, [pairs]; empty when the config scales none.
 [[nodiscard]] std::vector<float> frequency_divisors(const ModelConfig& config);
+// The inverse, for bands that begin at one and end at four turns within an original context of a
+// power of two, as all published models have them; nullopt when `divisors` are no such.
+[[nodiscard]] std::optional<ModelConfig::FrequencyBands> find_frequency_bands(
+    const ModelConfig& config, std::span<const float> divisors);
 
 }  // namespace thimble

@@ -39,13 +39,6 @@ std::int64_t extent(Extent e, const ModelConfig& c) {
     return 0;
 }
 
-std::string with_layer(std::string_view pattern, std::int64_t layer) {
-    const std::size_t at = pattern.find('#');
-    if (at == std::string_view::npos) return std::string(pattern);
-    return std::string(pattern.substr(0, at)) + std::to_string(layer) +
-           std::string(pattern.substr(at + 1));
-}
-
 bool is_per_layer(const TensorRule& rule) { return rule.gguf.find('#') != std::string_view::npos; }
 
 std::string text(const std::vector<std::uint64_t>& dims) {
@@ -69,6 +62,13 @@ bool is_plain(TensorType type) {
 
 }  // namespace
 
+std::string tensor_name(std::string_view pattern, std::int64_t layer) {
+    const std::size_t at = pattern.find('#');
+    if (at == std::string_view::npos) return std::string(pattern);
+    return std::string(pattern.substr(0, at)) + std::to_string(layer) +
+           std::string(pattern.substr(at + 1));
+}
+
 std::unique_ptr<ModelSource> ModelSource::open(const std::string& path) {
     return std::make_unique<ModelSource>(ModelFile::open(path));
 }
@@ -91,11 +91,13 @@ ModelSource::ModelSource(std::unique_ptr<ModelFile> file)
 
 void ModelSource::add_tensors(const TensorRule& rule, std::int64_t layer) {
     const bool hf = file_->container() == Container::kHuggingFace;
-    const std::string stored = with_layer(hf ? rule.hf : rule.gguf, layer);
+    const std::string stored = tensor_name(hf ? rule.hf : rule.gguf, layer);
     if (rule.presence == Presence::kUntied && config_.tied) return;
 
     SourceTensor tensor;
-    tensor.name = with_layer(rule.gguf, layer);
+    tensor.name = tensor_name(rule.gguf, layer);
+    tensor.rule = &rule;
+    tensor.layer = layer;
     tensor.is_matrix = rule.rows != Extent::kOne;
     if (tensor.is_matrix) {
         tensor.dims.push_back(static_cast<std::uint64_t>(extent(rule.rows, config_)));

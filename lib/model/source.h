@@ -18,6 +18,8 @@ namespace thimble {
 // One tensor in the canonical (GGUF) convention.
 struct SourceTensor {
     std::string name;  // "blk.0.attn_q.weight"
+    const TensorRule* rule = nullptr;
+    std::int64_t layer = 0;  // of a tensor of one layer
     // Null for a tensor that the config implies and the container lacks (an HF llama 3's
     // rope_freqs.weight): its elements are then `values`.
     const TensorEntry* entry = nullptr;
@@ -36,6 +38,9 @@ struct SourceTensor {
     [[nodiscard]] std::int64_t cols() const { return static_cast<std::int64_t>(dims.back()); }
 };
 
+// A rule's pattern with the layer's number in place of '#'.
+[[nodiscard]] std::string tensor_name(std::string_view pattern, std::int64_t layer);
+
 class ModelSource {
   public:
     [[nodiscard]] static std::unique_ptr<ModelSource> open(const std::string& path);
@@ -43,6 +48,8 @@ class ModelSource {
     [[nodiscard]] ModelFile& file() const noexcept { return *file_; }
     // Cross-checked with tensor shapes; throws kBadData.
     [[nodiscard]] const ModelSpec& spec() const noexcept { return spec_; }
+    [[nodiscard]] const Architecture& architecture() const noexcept { return *architecture_; }
+    [[nodiscard]] const ModelConfig& config() const noexcept { return config_; }
     // In the order of the forward pass: embedding, layers, head.
     [[nodiscard]] const std::vector<SourceTensor>& tensors() const noexcept { return tensors_; }
     [[nodiscard]] const SourceTensor* find(std::string_view name) const noexcept;

@@ -8,11 +8,14 @@
 
 #include "core/error.h"
 #include "core/strings.h"
+#include "io/gguf_split.h"
 #include "io/gguf_writer.h"
 #include "io/sha256.h"
 #include "quant/importance.h"
+#include "quant/hf_output.h"
 #include "quant/name_rules.h"
 #include "quant/provenance.h"
+#include "quant/reshard.h"
 #include "quant/row_stream.h"
 #include "text/tokenizer.h"
 
@@ -28,6 +31,28 @@ QuantizeOptions with_file_rules(QuantizeOptions options) {
     for (std::string& rule : read_name_rules(options.tensor_type_file))
         options.tensor_type.push_back(std::move(rule));
     return options;
+}
+
+constexpr std::uint64_t kShardBytes = 5'000'000'000;  // of a Hugging Face directory, unless told
+
+// Fills in the format that is meant where none is given.
+const QuantizeOptions& with_format(QuantizeOptions& options, const ModelSource& source) {
+    if (!options.format.empty()) return options;
+    const bool plain = std::all_of(
+        source.tensors().begin(), source.tensors().end(), [](const SourceTensor& tensor) {
+            const auto layout = layout_of(tensor.type());
+            return layout && layout_info(*layout).block_elements == 1;
+        });
+    options.format = !options.wants_hf() ? "q8_0" : plain ? QuantizeOptions::kCopy : "f16";
+    return options;
+}
+
+void refuse_for_hf(const QuantizeOptions& options) {
+    const char* flag = options.split_max_tensors > 0      ? "--split-max-tensors"
+                       : !options.edits.override_kv.empty() ? "--override-kv"
+                       : !options.edits.drop_kv.empty()     ? "--drop-kv"
+                                                            : nullptr;
+    if (flag != nullptr) throw Error(Exit::kUsage, flag, "is for GGUF only");
 }
 
 // "blk.17.attn_q.weight" -> "blk.*.attn_q.weight"
@@ -57,9 +82,11 @@ struct QuantizeJob::State {
     ModelSource source;
     std::vector<TensorChoice> choices;
     std::optional<ColumnImportance> importance;
+    std::unique_ptr<HfOutput> hf;  // null: GGUF
     std::vector<TensorSpec> specs;
     std::vector<TensorReport> reports;
     Metadata base;      // the output's, but for the step recorded last
+    std::vector<std::string> edited;  // lines about keys that the user changes
     Charge vocabulary;  // what `base` holds beyond the source's own metadata
     std::uint64_t input_bytes = 0, output_bytes = 0, header_bytes = 0;
     std::size_t slice = kSliceBytes;
@@ -69,7 +96,7 @@ struct QuantizeJob::State {
           version(v),
           output(o.output_path()),
           source(ModelFile::open(o.model)),
-          choices(choose_formats(source, options)),
+          choices(choose_formats(source, with_format(options, source))),
           importance(load_importance(options, source)) {
         if (!importance) return;
         apply_importance(*importance, choices);
@@ -77,9 +104,13 @@ struct QuantizeJob::State {
     }
 
     [[nodiscard]] std::vector<std::string> input_files() const;
+    void prepare_output();
+    [[nodiscard]] GgufSplit split() const;
+    [[nodiscard]] GgufParts parts(const Metadata& metadata) const;
+    [[nodiscard]] std::uint64_t shard_bytes() const;
     void make_base();
     [[nodiscard]] Metadata metadata(bool hash_inputs) const;
-    [[nodiscard]] std::unique_ptr<TensorWriter> open_writer() const;
+    [[nodiscard]] std::unique_ptr<TensorWriter> open_writer();
     void add_notes(Plan& plan) const;
     [[nodiscard]] std::size_t least_slice() const;
     [[nodiscard]] std::size_t most_slice() const;
@@ -87,12 +118,14 @@ struct QuantizeJob::State {
 
 void QuantizeJob::State::make_base() {
     base = source.gguf_metadata();
-    if (source.file().container() == Container::kHuggingFace) {
+    if (source.file().container() == Container::kHuggingFace && !hf) {
         Tokenizer::open(source.file())->write_vocabulary(base);
         vocabulary = Charge(Tier::kRam, Purpose::kVocabulary, base.memory_bytes());
     }
     for (const char* key : {"split.no", "split.count", "split.tensors.count"}) base.erase(key);
 
+    edited = apply_edits(base, options.edits);
+    if (options.copies() && source.file().container() == Container::kGguf) return;
     const auto number = file_type_of(options);
     if (!number) base.erase("general.file_type");
     if (number) base.set("general.file_type", *number);
@@ -119,9 +152,52 @@ Metadata QuantizeJob::State::metadata(bool hash_inputs) const {
     return out;
 }
 
-std::unique_ptr<TensorWriter> QuantizeJob::State::open_writer() const {
-    return std::make_unique<GgufWriter>(output, metadata(true), specs,
-                                        options.overwrite ? IfExists::kReplace : IfExists::kRefuse);
+GgufSplit QuantizeJob::State::split() const {
+    GgufSplit split;
+    if (!options.split_max_size.empty())
+        split.max_bytes = parse_shard_size(options.split_max_size, "--split-max-size");
+    split.max_tensors = static_cast<std::uint64_t>(options.split_max_tensors);
+    return split;
+}
+
+GgufParts QuantizeJob::State::parts(const Metadata& metadata) const {
+    const std::string prefix =
+        output.ends_with(".gguf") ? output.substr(0, output.size() - 5) : output;
+    return {prefix, metadata, specs, split()};
+}
+
+std::uint64_t QuantizeJob::State::shard_bytes() const {
+    return split().max_bytes > 0 ? split().max_bytes : kShardBytes;
+}
+
+void QuantizeJob::State::prepare_output() {
+    const Metadata planned = metadata(false);
+    if (hf) {
+        const HfOutput::Size size = hf->predict(output, specs, shard_bytes(), steps_text(planned));
+        output_bytes = size.file_bytes;
+        header_bytes = size.header_bytes;
+    } else if (split().wanted()) {
+        const GgufParts planned_parts = parts(planned);
+        output_bytes = planned_parts.file_bytes();
+        header_bytes = planned_parts.header_bytes();
+        for (const std::string& path : planned_parts.paths())
+            refuse_overwriting_inputs(path, input_files());
+    } else {
+        const GgufWriter::Prediction size = GgufWriter::predict(planned, specs);
+        output_bytes = size.file_bytes;
+        header_bytes = size.header_bytes;
+    }
+}
+
+std::unique_ptr<TensorWriter> QuantizeJob::State::open_writer() {
+    const IfExists if_exists = options.overwrite ? IfExists::kReplace : IfExists::kRefuse;
+    const Metadata written = metadata(true);
+    if (hf) return hf->open(output, specs, shard_bytes(), steps_text(written), if_exists);
+    if (!split().wanted())
+        return std::make_unique<GgufWriter>(output, written, specs, if_exists);
+    GgufParts all = parts(written);
+    output = all.parts.front().path;
+    return std::make_unique<GgufSplitWriter>(std::move(all), if_exists);
 }
 
 std::size_t QuantizeJob::State::least_slice() const {
@@ -144,6 +220,10 @@ QuantizeJob::QuantizeJob(const QuantizeOptions& options, std::string_view versio
     : state_(std::make_unique<State>(options, version)) {
     State& s = *state_;
     refuse_overwriting_inputs(s.output, s.input_files());
+    if (s.options.wants_hf()) {
+        refuse_for_hf(s.options);
+        s.hf = std::make_unique<HfOutput>(s.source, s.choices, s.options.copies());
+    }
     for (const TensorChoice& choice : s.choices) {
         s.specs.push_back(
             {choice.tensor->name, *tensor_type_of(choice.layout), choice.tensor->dims});
@@ -155,10 +235,7 @@ QuantizeJob::QuantizeJob(const QuantizeOptions& options, std::string_view versio
         s.reports.push_back(report);
     }
     s.make_base();
-    const Metadata metadata = s.metadata(false);
-    const GgufWriter::Prediction size = GgufWriter::predict(metadata, s.specs);
-    s.output_bytes = size.file_bytes;
-    s.header_bytes = size.header_bytes;
+    s.prepare_output();
 }
 
 QuantizeJob::~QuantizeJob() = default;
@@ -184,6 +261,9 @@ void QuantizeJob::State::add_notes(Plan& plan) const {
         ++group.tensors;
         group.bytes += r.bytes_out;
     }
+    plan.notes.insert(plan.notes.end(), edited.begin(), edited.end());
+    if (hf && !hf->has_tokenizer())
+        plan.notes.emplace_back("the source has no tokenizer: no tokenizer.json is written");
     for (const auto& [format, sum] : formats) {
         plan.notes.push_back(format + ": " + std::to_string(sum.tensors) + " tensors, " +
                              format_bytes(sum.bytes));
@@ -201,7 +281,8 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
     Plan plan;
     std::uint64_t& vocabulary = plan.at(Tier::kRam, Purpose::kVocabulary);
     vocabulary = s.source.file().metadata().memory_bytes() + s.vocabulary.bytes();
-    if (s.source.file().container() == Container::kHuggingFace)
+    if (s.hf) vocabulary += s.hf->vocabulary_bytes();
+    if (s.source.file().container() == Container::kHuggingFace && !s.hf)
         vocabulary = std::max(vocabulary, Tokenizer::predict_bytes(s.source.file()));
 
     const std::uint64_t importance = s.importance ? s.importance->bytes() : 0;
@@ -228,7 +309,7 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
 
 bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
     State& s = *state_;
-    if (!s.options.overwrite && std::filesystem::exists(s.output)) {
+    if (!s.options.overwrite && !s.hf && std::filesystem::exists(s.output)) {
         throw Error(Exit::kCannotCreate, escaped(s.output, 1024), "the output exists",
                     "give --overwrite to replace it");
     }

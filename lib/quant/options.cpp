@@ -19,8 +19,9 @@ void QuantizeOptions::visit(OptionVisitor& v) {
              model);
     v.option({.name = "output",
               .letter = 'o',
-              .help = "GGUF file to write; without it <model>-<format>.gguf beside the model",
-              .value = "FILE",
+              .help = "GGUF file to write, or Hugging Face directory; without it "
+                      "<model>-<format>.gguf beside the model",
+              .value = "PATH",
               .changes_output = false,
               .is_output = true},
              output);
@@ -30,6 +31,24 @@ void QuantizeOptions::visit(OptionVisitor& v) {
                       "f32",
               .choices = target_names()},
              format);
+    v.option({.name = "container",
+              .help = "gguf, or hf: a Hugging Face directory in f16, bf16 or f32; without it by the "
+                      "output, where a name that ends in / is a directory",
+              .choices = {"gguf", "hf"}},
+             container);
+    v.option({.name = "split-max-size",
+              .help = "write several files with at most so much tensor data each: 2G or 2GB is "
+                      "2*10^9 bytes; a directory's files are of 5GB without it",
+              .value = "SIZE",
+              .also = "shard-size"},
+             split_max_size);
+    v.option({.name = "split-max-tensors",
+              .help = "write several GGUF files with at most so many tensors each; 0: no limit",
+              .value = "N",
+              .least = 0,
+              .most = 1e9},
+             split_max_tensors);
+    edits.visit(v);
     v.option({.name = "tensor-type",
               .help = "format of the matrices whose name the regular expression finds; "
                       "the first match wins",
@@ -91,12 +110,17 @@ void QuantizeOptions::visit(OptionVisitor& v) {
              error_report);
 }
 
+bool QuantizeOptions::wants_hf() const {
+    return container == "hf" || (container.empty() && output.ends_with('/'));
+}
+
 std::string QuantizeOptions::output_path() const {
     if (!output.empty()) return output;
     std::filesystem::path path = std::filesystem::path(model).lexically_normal();
     if (!path.has_filename()) path = path.parent_path();  // "directory/"
     if (path.extension() == ".gguf") path.replace_extension();
-    return path.string() + "-" + to_lower(format) + ".gguf";
+    if (wants_hf()) return path.string() + "-hf";
+    return path.string() + "-" + to_lower(format.empty() ? "q8_0" : format) + ".gguf";
 }
 
 }  // namespace thimble

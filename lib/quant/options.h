@@ -6,12 +6,16 @@
 #include <vector>
 
 #include "core/options.h"
+#include "quant/metadata_edit.h"
 
 namespace thimble {
 
 struct QuantizeOptions {
     std::string model, output;
-    std::string format = "q8_0";
+    std::string format;  // "": q8_0; for a Hugging Face directory f16, or the source's if plain
+    std::string container, split_max_size;
+    std::int64_t split_max_tensors = 0;
+    MetadataEdits edits;
     std::vector<std::string> tensor_type;  // "regex=format"; the first that matches a name wins
     std::string tensor_type_file;
     std::string output_tensor_type, token_embedding_type;  // "": by --format
@@ -27,6 +31,11 @@ struct QuantizeOptions {
     void visit(OptionVisitor& v);
 
     [[nodiscard]] bool measures_error() const { return report_error || !error_report.empty(); }
+    // Whether a Hugging Face directory is asked for: by name, or by a path that ends in '/'.
+    [[nodiscard]] bool wants_hf() const;
+    // Types are kept.
+    [[nodiscard]] bool copies() const { return format == kCopy; }
+    static constexpr const char* kCopy = "copy";
     // The output's path: as given, or beside the input with the format in its name.
     [[nodiscard]] std::string output_path() const;
 };

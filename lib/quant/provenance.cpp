@@ -53,4 +53,14 @@ void append_step(Metadata& metadata, const ProvenanceStep& step, bool hash_input
     metadata.set(std::string(kStepsKey), std::shared_ptr<const MetaArray>(std::move(steps)));
 }
 
+std::string steps_text(const Metadata& metadata) {
+    std::string out;
+    if (const MetaArray* steps = metadata.find_array(kStepsKey)) {
+        if (const auto* lines = std::get_if<std::vector<std::string>>(&steps->elements)) {
+            for (const std::string& line : *lines) out += (out.empty() ? "[" : ",") + line;
+        }
+    }
+    return out.empty() ? "[]" : out + "]";
+}
+
 }  // namespace thimble

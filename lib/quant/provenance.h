@@ -29,4 +29,7 @@ inline constexpr std::string_view kUnknownSha256 =
 // SHA-256; else the text has the same length with zeros in place of hashes (for plans).
 void append_step(Metadata& metadata, const ProvenanceStep& step, bool hash_inputs);
 
+// All steps so far as one JSON array, for containers whose metadata are texts.
+[[nodiscard]] std::string steps_text(const Metadata& metadata);
+
 }  // namespace thimble

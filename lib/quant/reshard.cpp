@@ -44,9 +44,9 @@ void SplitOptions::visit(OptionVisitor& v) {
              model);
     v.option({.name = "output",
               .letter = 'o',
-              .help = "GGUF: what the files' names begin with, NAME-00001-of-00003.gguf; "
+              .help = "GGUF: what the files' names begin with, PATH-00001-of-00003.gguf; "
                       "Hugging Face: the directory to write",
-              .value = "NAME",
+              .value = "PATH",
               .changes_output = false,
               .required = true,
               .is_output = true},

@@ -47,14 +47,19 @@ MixModel facts_of(const ModelSource& source) {
     return model;
 }
 
+LayoutId base_layout(const Mix* mix, const QuantizeOptions& options) {
+    if (options.copies()) return LayoutId::k_f32;  // of tensors that the container lacks
+    return mix ? writable(mix->base, "--format " + options.format)
+               : layout_named(options.format, "--format");
+}
+
 class Chooser {
   public:
     Chooser(const ModelSource& source, const QuantizeOptions& options)
         : source_(source),
           options_(options),
-          mix_(find_mix(to_lower(options.format))),
-          base_(mix_ ? writable(mix_->base, "--format " + options.format)
-                     : layout_named(options.format, "--format")),
+          mix_(options.copies() ? nullptr : find_mix(to_lower(options.format))),
+          base_(base_layout(mix_, options)),
           rules_(options.tensor_type) {}
 
     std::vector<TensorChoice> run() {
@@ -63,7 +68,10 @@ class Chooser {
         auto type = mixed.begin();
         for (const SourceTensor& tensor : source_.tensors()) {
             choices.push_back({.tensor = &tensor});
-            if (!tensor.is_matrix) continue;
+            if (!tensor.is_matrix) {
+                if (keeps_vectors_) choices.back().layout = stored_layout(tensor);
+                continue;
+            }
             choose(choices.back(), mixed.empty() ? nullptr : &*type++);
             fit(choices.back());
         }
@@ -93,7 +101,7 @@ class Chooser {
         const std::string& name = choice.tensor->name;
         const bool head = is_head(name, source_.spec().tied_embedding);
         const NameRule* rule = rules_.match(name);
-        choice.layout = base_;
+        choice.layout = options_.copies() ? stored_layout(*choice.tensor) : base_;
         if (name == "output.weight" && options_.leave_output_tensor) {
             leave(choice);
         } else if (name == "token_embd.weight" && !options_.token_embedding_type.empty()) {
@@ -113,6 +121,11 @@ class Chooser {
             choice.layout = LayoutId::k_q6_k;
             choice.reason = "output head";
         }
+    }
+
+    // What check_source() cannot decode is reported there.
+    [[nodiscard]] LayoutId stored_layout(const SourceTensor& tensor) const {
+        return layout_of(tensor.type()).value_or(base_);
     }
 
     void leave(TensorChoice& choice) {
@@ -178,13 +191,17 @@ class Chooser {
     const Mix* mix_;
     LayoutId base_;
     NameRules rules_;
+    // Other readers of GGUF want vectors in f32; what was stored otherwise stays so in its own
+    // container only.
+    bool keeps_vectors_ = options_.copies() && (options_.wants_hf() ||
+                                                source_.file().container() == Container::kGguf);
     bool output_set_ = false, embedding_set_ = false, left_ = false;
 };
 
 }  // namespace
 
 std::vector<std::string> target_names() {
-    std::vector<std::string> names;
+    std::vector<std::string> names = {QuantizeOptions::kCopy};
     for (const Mix& mix : mixes()) {
         if (!layout_of(mix.base)) continue;
         names.emplace_back(mix.name);

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "text/hf_export.h"
 #include "text/merge.h"
 #include "text/pretokenize.h"
 #include "text/vocabulary.h"
@@ -28,6 +29,12 @@ struct TokenizerRules {
     [[nodiscard]] Token id(std::string_view name) const noexcept;  // -1: none
 };
 
+// What tokenizer.json says about text before and after the merges.
+struct HfSteps {
+    Json normalizer, pre_tokenizer, decoder;
+    bool byte_fallback = false, ignore_merges = false;
+};
+
 class BpeTokenizer : public Tokenizer {
   public:
     BpeTokenizer(std::unique_ptr<Vocabulary> vocabulary, TokenizerRules rules, bool add_bos,
@@ -44,6 +51,13 @@ class BpeTokenizer : public Tokenizer {
         return rules_.chat_template;
     }
     void write_vocabulary(Metadata& metadata) const override;
+    [[nodiscard]] HfTokenizerFiles hf_files(std::int64_t context_tokens) const override;
+
+    // Two pieces that merge; lower (key, result) first, as Merger has it.
+    struct MergePair {
+        std::uint64_t key = 0;
+        Token result = -1, left = -1, right = -1;
+    };
 
   protected:
     // Scratch of one encode call.
@@ -59,11 +73,18 @@ class BpeTokenizer : public Tokenizer {
     // Appends the tokens of a stretch of text between added tokens.
     virtual void encode_plain(std::string_view text, Work& work) const = 0;
     [[nodiscard]] virtual std::string_view model_name() const noexcept = 0;  // tokenizer.ggml.model
+    [[nodiscard]] virtual HfSteps hf_steps() const = 0;
+    // All merges that encode() may make, as a list that gives the same tokens.
+    [[nodiscard]] virtual std::vector<MergePair> merge_list() const;
 
     std::unique_ptr<Vocabulary> vocabulary_;
     TokenizerRules rules_;
 
   private:
+    void write_tokenizer_json(const std::vector<MergePair>& merges, const TextSink& sink) const;
+    void write_added_tokens(const TextSink& sink) const;
+    [[nodiscard]] Json post_processor() const;
+    [[nodiscard]] Json special_tokens() const;
     Token bos_, eos_;
     bool add_bos_, add_eos_;
     std::vector<Token> ends_;
@@ -80,6 +101,7 @@ class ByteBpe final : public BpeTokenizer {
   private:
     void encode_plain(std::string_view text, Work& work) const override;
     [[nodiscard]] std::string_view model_name() const noexcept override { return "gpt2"; }
+    [[nodiscard]] HfSteps hf_steps() const override;
     void encode_word(std::string_view word, Work& work) const;
     PreTokenizerName pre_;
     std::array<Token, 256> byte_tokens_{};
@@ -95,6 +117,8 @@ class ScoreBpe final : public BpeTokenizer {
   private:
     void encode_plain(std::string_view text, Work& work) const override;
     [[nodiscard]] std::string_view model_name() const noexcept override { return "llama"; }
+    [[nodiscard]] HfSteps hf_steps() const override;
+    [[nodiscard]] std::vector<MergePair> merge_list() const override;
     [[nodiscard]] bool drops_first_space() const noexcept override { return space_prefix_; }
     [[nodiscard]] std::size_t word_end(std::string_view text, std::size_t at) const noexcept;
     void encode_word(Work& work) const;

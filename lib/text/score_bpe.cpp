@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <bit>
+#include <tuple>
 
 #include "core/error.h"
 #include "text/bpe.h"
@@ -138,6 +140,51 @@ void ScoreBpe::encode_word(Work& work) const {
         }
         after_unknown = symbol.token < 0 && work.out->size() > 0 && work.out->back() == unknown_;
     });
+}
+
+std::vector<BpeTokenizer::MergePair> ScoreBpe::merge_list() const {
+    if (vocabulary_->merges() > 0) return BpeTokenizer::merge_list();
+    constexpr std::size_t kMostBytes = 1024;  // of a piece: the work grows with their square
+    std::vector<MergePair> out;
+    // Every cut of every piece into two others, in ascending order of the first; counted, then
+    // collected.
+    std::size_t count = 0;
+    const auto for_each = [&](const auto& take) {
+        for (Token result = 0; result < static_cast<Token>(vocabulary_->size()); ++result) {
+            const std::string_view text = vocabulary_->piece(result);
+            if (!vocabulary_->is_text(result)) continue;
+            if (text.size() > kMostBytes) {
+                throw Error(
+                    Exit::kBadData, vocabulary_->where(),
+                    "token " + std::to_string(result) + " has " + std::to_string(text.size()) +
+                        " bytes",
+                    "to list merges, at most " + std::to_string(kMostBytes) + " are accepted");
+            }
+            std::uint32_t chars = 0;
+            for (std::size_t at = 0; at < text.size(); at += char_at(text, at).bytes) ++chars;
+            std::uint32_t before = 0;
+            for (std::size_t at = 0; at < text.size(); ++before) {
+                const Token left = at == 0 ? -1 : vocabulary_->find(text.substr(0, at));
+                const Token right = left < 0 ? -1 : vocabulary_->find(text.substr(at));
+                if (right >= 0 && vocabulary_->is_text(left) && vocabulary_->is_text(right))
+                    take(result, left, before, right, chars - before);
+                at += char_at(text, at).bytes;
+            }
+        }
+    };
+    for_each([&](Token, Token, std::uint32_t, Token, std::uint32_t) { ++count; });
+    out.reserve(count);
+    for_each([&](Token result, Token left, std::uint32_t left_chars, Token right,
+                 std::uint32_t right_chars) {
+        Symbol l, r;
+        l.chars = left_chars;
+        r.chars = right_chars;
+        out.push_back({merge_key(*vocabulary_, result, l, r), result, left, right});
+    });
+    std::sort(out.begin(), out.end(), [](const MergePair& a, const MergePair& b) {
+        return std::tie(a.key, a.result) < std::tie(b.key, b.result);
+    });
+    return out;
 }
 
 void ScoreBpe::push_unknown(std::string_view bytes, bool after_unknown,

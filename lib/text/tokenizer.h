@@ -14,6 +14,8 @@
 
 namespace thimble {
 
+struct HfTokenizerFiles;  // text/hf_export.h
+
 using Token = std::int32_t;
 
 enum class TokenKind : std::uint8_t {
@@ -63,6 +65,9 @@ class Tokenizer {
     [[nodiscard]] virtual Token find(std::string_view piece) const noexcept = 0;  // -1: none
     // tokenizer.* keys for a GGUF file; equal for GGUF and HF sources of one model.
     virtual void write_vocabulary(Metadata& metadata) const = 0;
+    // The files of a Hugging Face directory; read again they give the same tokens. The model takes
+    // `context_tokens` at most.
+    [[nodiscard]] virtual HfTokenizerFiles hf_files(std::int64_t context_tokens) const = 0;
     // tokenizer.chat_template or ""
     [[nodiscard]] virtual const std::string& chat_template() const noexcept = 0;
 

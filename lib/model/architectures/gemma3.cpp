@@ -46,6 +46,7 @@ constexpr std::array<std::string_view, 2> kSublayers = {"attention", "ffn"};
 Architecture gemma3_architecture() {
     Architecture a;
     a.id = "gemma3";
+    a.hf_class = "Gemma3ForCausalLM";
     a.hf_model_type = "gemma3_text";
     a.hf_activation = "hidden_activation";
     a.hf_activation_value = "gelu_pytorch_tanh";

@@ -44,6 +44,8 @@ constexpr std::array kTensors = {
     TensorRule{"output.weight", "lm_head.weight", kVocab, kHidden, kUntied},
 };
 
+constexpr std::array kBiases = {HfBiases{"attention_bias", "blk.#.attn_"},
+                                HfBiases{"mlp_bias", "blk.#.ffn_"}};
 constexpr std::array<std::string_view, 2> kSublayers = {"attention", "ffn"};
 
 }  // namespace
@@ -51,12 +53,14 @@ constexpr std::array<std::string_view, 2> kSublayers = {"attention", "ffn"};
 Architecture llama_architecture() {
     Architecture a;
     a.id = "llama";
+    a.hf_class = "LlamaForCausalLM";
     a.hf_model_type = "llama";
     a.hf_activation = "hidden_act";
     a.hf_activation_value = "silu";
     a.hf_defaults.context_tokens = 2048;
     a.hf_defaults.norm_epsilon = 1e-6;
     a.hf_defaults.rope_base = 10000;
+    a.hf_biases = kBiases;
     a.tensors = kTensors;
     a.sublayers = kSublayers;
     return a;

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The Hugging Face directory that a job writes: tensors under its names, config.json and the other
+// files beside the weights.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "io/hf_directory.h"
+#include "quant/rules.h"
+#include "text/hf_export.h"
+#include "text/tokenizer.h"
+
+namespace thimble {
+
+class HfOutput {
+  public:
+    // Turns choices for the source's tensors into choices for the directory's: vectors take the
+    // format of the matrices, or keep their own where `keeps_types`. Throws kUsage for a format
+    // that safetensors cannot hold.
+    HfOutput(const ModelSource& source, std::vector<TensorChoice>& choices, bool keeps_types);
+
+    struct Size {
+        std::uint64_t file_bytes = 0, header_bytes = 0;
+    };
+    // `steps` goes into the weights' own metadata.
+    [[nodiscard]] Size predict(const std::string& path, const std::vector<TensorSpec>& specs,
+                               std::uint64_t max_shard_bytes, const std::string& steps) const;
+    [[nodiscard]] std::unique_ptr<TensorWriter> open(const std::string& path,
+                                                     const std::vector<TensorSpec>& specs,
+                                                     std::uint64_t max_shard_bytes,
+                                                     const std::string& steps,
+                                                     IfExists if_exists) const;
+    // Held as Purpose::kVocabulary.
+    [[nodiscard]] std::uint64_t vocabulary_bytes() const noexcept { return vocabulary_bytes_; }
+    [[nodiscard]] bool has_tokenizer() const noexcept { return has_tokenizer_; }
+
+  private:
+    void add_config(const ModelSource& source, const std::vector<TensorChoice>& choices);
+    void add_tokenizer(const ModelSource& source, Json& config);
+
+    std::vector<SourceTensor> tensors_;
+    std::unique_ptr<Tokenizer> tokenizer_;  // null: the source's own files, or none
+    HfTokenizerFiles tokenizer_files_;
+    std::vector<SideFile> files_;
+    std::uint64_t vocabulary_bytes_ = 0;
+    bool has_tokenizer_ = true;
+};
+
+}  // namespace thimble
