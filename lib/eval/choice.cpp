@@ -12,9 +12,7 @@ namespace thimble::eval {
 namespace {
 
 // First row of logits that scoring needs: the one that predicts the first scored token.
-std::int64_t first_row(const EncodedChoices& item) {
-    return std::min(item.start, item.common) - 1;
-}
+std::int64_t first_row(const EncodedChoices& item) { return std::min(item.start, item.common) - 1; }
 
 double characters_of(std::string_view text) {
     double count = 0;
@@ -125,7 +123,8 @@ ChoiceScores ChoiceScorer::score(const EncodedChoices& item) {
     for (const std::vector<Token>& tokens : item.tokens) {
         const std::span<const Token> all(tokens);
         seek(all.first(shared));
-        if (held_.size() < shared) feed(all.subspan(held_.size(), shared - held_.size()), 0, {}, {});
+        if (held_.size() < shared)
+            feed(all.subspan(held_.size(), shared - held_.size()), 0, {}, {});
         const auto fed = all.subspan(shared, all.size() - 1 - shared);
         std::vector<double> logprobs(fed.size());
         feed(fed, std::ssize(fed), all.subspan(shared + 1), logprobs.data());

@@ -53,7 +53,8 @@ struct ChoiceScores {
     std::vector<double> sums;   // log-probability of each choice
     std::vector<double> means;  // per token from the first that differs
 };
-// Scores items with one sequence, which keeps what the next item's tokens share with the last one's.
+// Scores items with one sequence, which keeps what the next item's tokens share with the last
+// one's.
 class ChoiceScorer {
   public:
     explicit ChoiceScorer(Runner& runner);

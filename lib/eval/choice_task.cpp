@@ -102,8 +102,7 @@ void ChoiceTask::open(const TaskSetting& setting) {
         cut_items += cut ? 1 : 0;
         return setting.samples_limit == 0 || std::ssize(items_) < setting.samples_limit;
     });
-    if (items_.empty())
-        throw Error(Exit::kBadData, escaped(options_.file, 1024), "holds no item");
+    if (items_.empty()) throw Error(Exit::kBadData, escaped(options_.file, 1024), "holds no item");
     if (cut_items > 0) {
         log_warning(options_.kind + ": " + std::to_string(cut_items) +
                     " items are longer than the model's context of " + std::to_string(longest) +
@@ -167,9 +166,9 @@ void ChoiceTask::add(const Json& outcome, std::string_view where) {
         if (found != nullptr && found->is_array())
             for (const Json& value : found->as_array(where)) out.push_back(value.as_double(where));
         if (out.size() != item.tokens.size()) {
-            throw Error(Exit::kBadData, std::string(where),
-                        "expected " + std::to_string(item.tokens.size()) + " numbers under '" +
-                            key + "'");
+            throw Error(
+                Exit::kBadData, std::string(where),
+                "expected " + std::to_string(item.tokens.size()) + " numbers under '" + key + "'");
         }
         return out;
     };

@@ -70,8 +70,8 @@ struct TaskResult {
     std::string name;     // unique in the record, made of letters, digits, dots and '_'
     std::string kind;     // "hellaswag"
     std::string options;  // "score=all,buckets=8": what differs from the defaults, without files
-    std::string filter = "none";   // what was done with the model's answers
-    std::string file, sha256;      // the samples' file
+    std::string filter = "none";  // what was done with the model's answers
+    std::string file, sha256;     // the samples' file
     std::int64_t samples = 0, shots = 0;
     double seconds = 0;
     std::vector<Metric> metrics;

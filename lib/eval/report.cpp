@@ -113,8 +113,8 @@ std::string task_lines(std::span<const Record> records) {
     std::vector<std::vector<std::string>> rows = {{"model", "task", "samples", "figure", "value"}};
     for (const Record& record : records) {
         for (const TaskResult& task : record.tasks) {
-            const bool has_columns = record.averages.empty() && record.text &&
-                                     record.text->sha256 == task.sha256;
+            const bool has_columns =
+                record.averages.empty() && record.text && record.text->sha256 == task.sha256;
             for (const Metric& metric : task.metrics) {
                 if (has_columns && !metric.info.name.starts_with("ppl_from_")) continue;
                 rows.push_back({shown(record.model.file), shown(task.name),

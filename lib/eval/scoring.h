@@ -27,8 +27,8 @@ class WindowScorer {
     WindowScorer(Runner& model, Runner* reference, std::int64_t scored_rows,
                  std::int64_t piece_rows);
 
-    // Scores of the rows that the window scores, in order; valid until the next call. Error(kBadData)
-    // naming the model's file where a logit is not finite.
+    // Scores of the rows that the window scores, in order; valid until the next call.
+    // Error(kBadData) naming the model's file where a logit is not finite.
     [[nodiscard]] std::span<const RowScore> score(const Windows& windows, std::int64_t window);
 
     // What an instance holds beside the runners.

@@ -34,8 +34,8 @@ class Suite {
     [[nodiscard]] Json identity() const;  // what the samples are and how they are scored
     std::int64_t resume(Journal& journal);
     // After each sample: of which task, samples done and in all.
-    using Progress = std::function<void(std::string_view task, std::int64_t done,
-                                        std::int64_t total)>;
+    using Progress =
+        std::function<void(std::string_view task, std::int64_t done, std::int64_t total)>;
     // False if interrupted. `release_reference` is called once no more task needs it.
     [[nodiscard]] bool run(const TaskRun& run, Journal* journal, const Progress& progress,
                            const std::function<void()>& release_reference);

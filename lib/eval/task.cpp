@@ -31,8 +31,8 @@ std::string figure_name(std::string_view file) {
     const std::size_t dot = file.rfind('.');
     std::string name(dot == 0 ? file : file.substr(0, dot));
     for (char& c : name) {
-        const bool kept = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                          (c >= '0' && c <= '9') || c == '.';
+        const bool kept =
+            (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.';
         if (!kept) c = '_';
     }
     if (name.empty() || (name[0] >= '0' && name[0] <= '9') || name[0] == '.') name = "_" + name;

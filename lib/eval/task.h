@@ -2,8 +2,8 @@
 // What a model is evaluated on: a task has samples (a window of a text, a question with choices, a
 // prompt), each scored by itself, and figures made of all of them. A sample's outcome is a JSON
 // value and figures are made of such values only, so an evaluation that was interrupted goes on
-// from the outcomes on disk and ends with the same figures. One leaf file in tasks/ plus one line in
-// tasks.def makes a new kind.
+// from the outcomes on disk and ends with the same figures. One leaf file in tasks/ plus one line
+// in tasks.def makes a new kind.
 #pragma once
 
 #include <cstdint>

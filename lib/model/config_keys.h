@@ -36,7 +36,8 @@ inline constexpr ConfigKey kValueLength = {"attention.value_length", ""};
 inline constexpr ConfigKey kEpsilon = {"attention.layer_norm_rms_epsilon", "rms_norm_eps"};
 inline constexpr ConfigKey kScale = {"attention.scale", ""};
 inline constexpr ConfigKey kWindow = {"attention.sliding_window", "sliding_window"};
-inline constexpr ConfigKey kPattern = {"attention.sliding_window_pattern", "sliding_window_pattern"};
+inline constexpr ConfigKey kPattern = {"attention.sliding_window_pattern",
+                                       "sliding_window_pattern"};
 inline constexpr ConfigKey kPatternPrivate = {"", "_sliding_window_pattern"};
 inline constexpr ConfigKey kLayerTypes = {"", "layer_types"};
 inline constexpr ConfigKey kBase = {"rope.freq_base", "rope_theta"};

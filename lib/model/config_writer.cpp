@@ -18,8 +18,8 @@ Json number(double value) {
     if (std::floor(value) == value && std::abs(value) < 1e15)
         return static_cast<std::int64_t>(value);
     std::array<char, 32> text{};
-    const auto end = std::to_chars(text.data(), text.data() + text.size(),
-                                   static_cast<float>(value));
+    const auto end =
+        std::to_chars(text.data(), text.data() + text.size(), static_cast<float>(value));
     double shortest = value;
     std::from_chars(text.data(), end.ptr, shortest);
     return shortest;

@@ -45,7 +45,8 @@ void set_biases(const ModelSource& source, Json& config) {
 // What scales the rotation is a tensor in GGUF, numbers in config.json.
 void find_bands(const ModelSource& source, ModelConfig& config) {
     const std::vector<float>& divisors = *source.spec().rope_factors;
-    const bool scales = std::any_of(divisors.begin(), divisors.end(), [](float d) { return d != 1; });
+    const bool scales =
+        std::any_of(divisors.begin(), divisors.end(), [](float d) { return d != 1; });
     if (!scales) return;
     config.rope_bands = find_frequency_bands(config, divisors);
     if (config.rope_bands) return;

@@ -9,9 +9,9 @@
 
 namespace thimble {
 
-// The tensors, in the source's order, for ModelSource's reading functions: `name` is Hugging Face's,
-// `dims` are the same, rows and offsets are those of its convention. Without the tensors that a
-// config.json says in another way.
+// The tensors, in the source's order, for ModelSource's reading functions: `name` is Hugging
+// Face's, `dims` are the same, rows and offsets are those of its convention. Without the tensors
+// that a config.json says in another way.
 [[nodiscard]] std::vector<SourceTensor> hf_tensors(const ModelSource& source);
 
 // config.json, without the special tokens' ids. Of a Hugging Face source its own. `dtype` is what

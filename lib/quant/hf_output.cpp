@@ -19,8 +19,9 @@ LayoutId main_layout(const std::vector<TensorChoice>& choices) {
     std::map<LayoutId, std::int64_t> weights;
     for (const TensorChoice& c : choices)
         if (c.tensor->is_matrix) weights[c.layout] += c.tensor->rows() * c.tensor->cols();
-    const auto most = std::max_element(weights.begin(), weights.end(),
-                                       [](const auto& a, const auto& b) { return a.second < b.second; });
+    const auto most =
+        std::max_element(weights.begin(), weights.end(),
+                         [](const auto& a, const auto& b) { return a.second < b.second; });
     return most == weights.end() ? LayoutId::k_f32 : most->first;
 }
 
@@ -35,8 +36,7 @@ SafetensorsOptions options_of(std::uint64_t max_shard_bytes, const std::string& 
 
 }  // namespace
 
-HfOutput::HfOutput(const ModelSource& source, std::vector<TensorChoice>& choices,
-                   bool keeps_types)
+HfOutput::HfOutput(const ModelSource& source, std::vector<TensorChoice>& choices, bool keeps_types)
     : tensors_(hf_tensors(source)) {
     const LayoutId main = main_layout(choices);
     std::unordered_map<const TensorEntry*, const TensorChoice*> chosen;

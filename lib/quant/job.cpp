@@ -11,8 +11,8 @@
 #include "io/gguf_split.h"
 #include "io/gguf_writer.h"
 #include "io/sha256.h"
-#include "quant/importance.h"
 #include "quant/hf_output.h"
+#include "quant/importance.h"
 #include "quant/name_rules.h"
 #include "quant/provenance.h"
 #include "quant/reshard.h"
@@ -38,17 +38,17 @@ constexpr std::uint64_t kShardBytes = 5'000'000'000;  // of a Hugging Face direc
 // Fills in the format that is meant where none is given.
 const QuantizeOptions& with_format(QuantizeOptions& options, const ModelSource& source) {
     if (!options.format.empty()) return options;
-    const bool plain = std::all_of(
-        source.tensors().begin(), source.tensors().end(), [](const SourceTensor& tensor) {
-            const auto layout = layout_of(tensor.type());
-            return layout && layout_info(*layout).block_elements == 1;
-        });
+    const bool plain = std::all_of(source.tensors().begin(), source.tensors().end(),
+                                   [](const SourceTensor& tensor) {
+                                       const auto layout = layout_of(tensor.type());
+                                       return layout && layout_info(*layout).block_elements == 1;
+                                   });
     options.format = !options.wants_hf() ? "q8_0" : plain ? QuantizeOptions::kCopy : "f16";
     return options;
 }
 
 void refuse_for_hf(const QuantizeOptions& options) {
-    const char* flag = options.split_max_tensors > 0      ? "--split-max-tensors"
+    const char* flag = options.split_max_tensors > 0        ? "--split-max-tensors"
                        : !options.edits.override_kv.empty() ? "--override-kv"
                        : !options.edits.drop_kv.empty()     ? "--drop-kv"
                                                             : nullptr;
@@ -85,9 +85,9 @@ struct QuantizeJob::State {
     std::unique_ptr<HfOutput> hf;  // null: GGUF
     std::vector<TensorSpec> specs;
     std::vector<TensorReport> reports;
-    Metadata base;      // the output's, but for the step recorded last
+    Metadata base;                    // the output's, but for the step recorded last
     std::vector<std::string> edited;  // lines about keys that the user changes
-    Charge vocabulary;  // what `base` holds beyond the source's own metadata
+    Charge vocabulary;                // what `base` holds beyond the source's own metadata
     std::uint64_t input_bytes = 0, output_bytes = 0, header_bytes = 0;
     std::size_t slice = kSliceBytes;
 
@@ -193,8 +193,7 @@ std::unique_ptr<TensorWriter> QuantizeJob::State::open_writer() {
     const IfExists if_exists = options.overwrite ? IfExists::kReplace : IfExists::kRefuse;
     const Metadata written = metadata(true);
     if (hf) return hf->open(output, specs, shard_bytes(), steps_text(written), if_exists);
-    if (!split().wanted())
-        return std::make_unique<GgufWriter>(output, written, specs, if_exists);
+    if (!split().wanted()) return std::make_unique<GgufWriter>(output, written, specs, if_exists);
     GgufParts all = parts(written);
     output = all.parts.front().path;
     return std::make_unique<GgufSplitWriter>(std::move(all), if_exists);

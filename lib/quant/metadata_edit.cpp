@@ -31,11 +31,16 @@ constexpr std::array<std::string_view, 14> kNeeded = {"general.architecture",
                                                       "tokenizer.ggml.token_type",
                                                       "tokenizer.ggml.merges"};
 // What the shapes of the tensors say already.
-constexpr std::array<std::string_view, 10> kFixed = {
-    "general.architecture",    "general.alignment",     "*.block_count",
-    "*.embedding_length",      "*.feed_forward_length", "*.attention.head_count",
-    "*.attention.head_count_kv", "*.attention.key_length", "*.attention.value_length",
-    "*.vocab_size"};
+constexpr std::array<std::string_view, 10> kFixed = {"general.architecture",
+                                                     "general.alignment",
+                                                     "*.block_count",
+                                                     "*.embedding_length",
+                                                     "*.feed_forward_length",
+                                                     "*.attention.head_count",
+                                                     "*.attention.head_count_kv",
+                                                     "*.attention.key_length",
+                                                     "*.attention.value_length",
+                                                     "*.vocab_size"};
 
 bool is_among(std::span<const std::string_view> list, std::string_view key,
               std::string_view architecture) {

@@ -31,11 +31,12 @@ void QuantizeOptions::visit(OptionVisitor& v) {
                       "f32",
               .choices = target_names()},
              format);
-    v.option({.name = "container",
-              .help = "gguf, or hf: a Hugging Face directory in f16, bf16 or f32; without it by the "
-                      "output, where a name that ends in / is a directory",
-              .choices = {"gguf", "hf"}},
-             container);
+    v.option(
+        {.name = "container",
+         .help = "gguf, or hf: a Hugging Face directory in f16, bf16 or f32; without it by the "
+                 "output, where a name that ends in / is a directory",
+         .choices = {"gguf", "hf"}},
+        container);
     v.option({.name = "split-max-size",
               .help = "write several files with at most so much tensor data each: 2G or 2GB is "
                       "2*10^9 bytes; a directory's files are of 5GB without it",

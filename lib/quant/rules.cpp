@@ -193,8 +193,8 @@ class Chooser {
     NameRules rules_;
     // Other readers of GGUF want vectors in f32; what was stored otherwise stays so in its own
     // container only.
-    bool keeps_vectors_ = options_.copies() && (options_.wants_hf() ||
-                                                source_.file().container() == Container::kGguf);
+    bool keeps_vectors_ = options_.copies() &&
+                          (options_.wants_hf() || source_.file().container() == Container::kGguf);
     bool output_set_ = false, embedding_set_ = false, left_ = false;
 };
 

@@ -42,12 +42,11 @@ Json byte_level(bool use_regex) {
 }
 
 Json cut_at(std::string_view pattern) {
-    return sequence("pretokenizers",
-                    {object({{"type", "Split"},
-                             {"pattern", object({{"Regex", pattern}})},
-                             {"behavior", "Isolated"},
-                             {"invert", false}}),
-                     byte_level(false)});
+    return sequence("pretokenizers", {object({{"type", "Split"},
+                                              {"pattern", object({{"Regex", pattern}})},
+                                              {"behavior", "Isolated"},
+                                              {"invert", false}}),
+                                      byte_level(false)});
 }
 
 Json pre_tokenizer(PreTokenizer kind) {
@@ -55,9 +54,9 @@ Json pre_tokenizer(PreTokenizer kind) {
         case PreTokenizer::kGpt2:
             return byte_level(true);
         case PreTokenizer::kSmollm:
-            return sequence("pretokenizers",
-                            {object({{"type", "Digits"}, {"individual_digits", true}}),
-                             byte_level(true)});
+            return sequence(
+                "pretokenizers",
+                {object({{"type", "Digits"}, {"individual_digits", true}}), byte_level(true)});
         case PreTokenizer::kLlama3:
             return cut_at(kLlama3Pattern);
         case PreTokenizer::kQwen2:
@@ -103,7 +102,8 @@ HfSteps ScoreBpe::hf_steps() const {
     JsonArray decoders = {replace(kSpaceMark, " "), object({{"type", "ByteFallback"}}),
                           object({{"type", "Fuse"}})};
     if (space_prefix_) {
-        decoders.push_back(object({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}));
+        decoders.push_back(
+            object({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}}));
     }
     steps.decoder = sequence("decoders", std::move(decoders));
     steps.byte_fallback = std::any_of(byte_tokens_.begin(), byte_tokens_.end(),
@@ -114,9 +114,9 @@ HfSteps ScoreBpe::hf_steps() const {
                                       {"prepend_scheme", "first"},
                                       {"split", false}});
     } else if (space_prefix_) {
-        steps.normalizer =
-            sequence("normalizers", {object({{"type", "Prepend"}, {"prepend", kSpaceMark}}),
-                                     replace(" ", kSpaceMark)});
+        steps.normalizer = sequence(
+            "normalizers",
+            {object({{"type", "Prepend"}, {"prepend", kSpaceMark}}), replace(" ", kSpaceMark)});
     } else {
         steps.normalizer = replace(" ", kSpaceMark);
     }
@@ -233,9 +233,9 @@ HfTokenizerFiles BpeTokenizer::hf_files(std::int64_t context_tokens) const {
     const Json special = special_tokens();
     Json settings = object({{"tokenizer_class", "PreTrainedTokenizerFast"},
                             {"add_bos_token", add_bos_},
-                            {"add_eos_token", add_eos_},
                             {"clean_up_tokenization_spaces", false},
                             {"model_max_length", context_tokens}});
+    if (rules_.add_eos) settings.set("add_eos_token", add_eos_);
     if (model_name() == "gpt2" && rules_.add_space_prefix)
         settings.set("add_prefix_space", *rules_.add_space_prefix);
     for (const auto& [key, text] : special.as_members("special tokens")) settings.set(key, text);

@@ -15,7 +15,7 @@ struct HfTokenizerFiles {
     std::vector<SideFile> files;
     // "bos_token_id" and so on; "eos_token_id" is the tokenizer's EOS alone.
     JsonMembers token_ids;
-    std::vector<std::int64_t> end_ids;  // all that end a turn or a text, EOS first
+    std::vector<std::int64_t> end_ids;   // all that end a turn or a text, EOS first
     std::shared_ptr<const Charge> held;  // bytes that the files need until they are written
 };
 

@@ -40,10 +40,31 @@ inline constexpr std::string_view kText =
     "Hello, wor\xc3\xb6ld!  </s><s> 1234\t\n\n \xe6\xbc\xa2\xe5\xad\x97 \xf0\x9f\x98\x80 e\xcc\x81 "
     "\xff";
 
+// The files for a Hugging Face directory are JSON of the size foretold.
+inline void check_hf_files(const Tokenizer& tokenizer) {
+    HfTokenizerFiles files;
+    try {
+        files = tokenizer.hf_files(1);
+    } catch (const Error& e) {  // a piece that is not UTF-8, or too long
+        if (e.exit() != Exit::kBadData) std::abort();
+    }
+    for (const SideFile& file : files.files) {
+        std::string text;
+        file.write([&](std::string_view piece) { text += piece; });
+        if (text.size() != file.bytes) std::abort();
+        try {
+            if (!parse_json(text, file.name).is_object()) std::abort();
+        } catch (const Error&) {
+            std::abort();
+        }
+    }
+}
+
 // The same, and the vocabulary as written makes the same tokens.
 inline void check_tokenizer(const Tokenizer& tokenizer, std::string_view text, bool rewrites) {
     (void)check_encoding(tokenizer, kText);
     const std::vector<Token> tokens = check_encoding(tokenizer, text);
+    check_hf_files(tokenizer);
     if (!rewrites) return;
     Metadata metadata("again");
     tokenizer.write_vocabulary(metadata);

@@ -160,8 +160,7 @@ Plan Pipeline::memory() const {
     if (!suite_.empty()) {
         suite_.add_to_plan(plan);
         plan.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
-        if (!journal_path().empty())
-            plan.at(Tier::kRam, Purpose::kIo) += eval::line_reader_bytes();
+        if (!journal_path().empty()) plan.at(Tier::kRam, Purpose::kIo) += eval::line_reader_bytes();
     }
     std::uint64_t& io = plan.at(Tier::kRam, Purpose::kIo);
     io = std::max<std::uint64_t>(io, kHashBufferBytes);  // the files' hashes come first

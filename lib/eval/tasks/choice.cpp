@@ -2,8 +2,10 @@
 // Multiple choice from JSONL, one item a line:
 //   {"context": "The sky is", "choices": ["blue", "square"], "answer": 0}
 // The context may be called question, query or ctx, the choices endings, the answer gold or label;
-// an answer is a position from 0, a letter from A, or one of the choices itself. Choices may also be
-// {"text": [...], "label": [...]} with the answer as one of the labels (answerKey), as ARC has them.
+// an answer is a position from 0, a letter from A, or one of the choices itself. Choices may also
+// be
+// {"text": [...], "label": [...]} with the answer as one of the labels (answerKey), as ARC has
+// them.
 #include <algorithm>
 #include <initializer_list>
 
@@ -39,8 +41,10 @@ std::int64_t answer_index(const Json& answer, const ChoiceItem& item,
             const auto at = std::find(list.begin(), list.end(), text);
             if (index < 0 && at != list.end()) index = at - list.begin();
         }
-        if (index < 0 && text.size() == 1 && text[0] >= '0' && text[0] <= '9') index = text[0] - '0';
-        if (index < 0 && text.size() == 1 && text[0] >= 'A' && text[0] <= 'Z') index = text[0] - 'A';
+        if (index < 0 && text.size() == 1 && text[0] >= '0' && text[0] <= '9')
+            index = text[0] - '0';
+        if (index < 0 && text.size() == 1 && text[0] >= 'A' && text[0] <= 'Z')
+            index = text[0] - 'A';
     }
     if (index >= 0 && index < count) return index;
     throw Error(Exit::kBadData, where,
@@ -50,8 +54,7 @@ std::int64_t answer_index(const Json& answer, const ChoiceItem& item,
 
 ChoiceItem item_of(const Json& json, const std::string& where) {
     ChoiceItem item;
-    item.context =
-        first_of(json, {"context", "question", "query", "ctx"}, where).as_string(where);
+    item.context = first_of(json, {"context", "question", "query", "ctx"}, where).as_string(where);
     const Json& choices = first_of(json, {"choices", "endings"}, where);
     std::vector<std::string> labels;
     if (choices.is_object()) {

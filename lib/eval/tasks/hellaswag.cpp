@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// HellaSwag, "HellaSwag: Can a Machine Really Finish Your Sentence?" (2019), with its texts prepared
-// as lm-evaluation-harness prepares them. Two files are read: the dataset's own JSONL
+// HellaSwag, "HellaSwag: Can a Machine Really Finish Your Sentence?" (2019), with its texts
+// prepared as lm-evaluation-harness prepares them. Two files are read: the dataset's own JSONL
 // (hellaswag_val.jsonl: activity_label, ctx_a, ctx_b, endings, label), and the six lines per item
 // that llama.cpp's perplexity tool takes, which are prepared already: context, label, four endings.
 #include <string>
@@ -65,8 +65,8 @@ std::int64_t label_of(const std::string& text, const std::string& where) {
 ChoiceItem item_of(const Json& json, const std::string& where) {
     const auto text = [&](const char* key) { return at(json, key, where).as_string(where); };
     ChoiceItem item;
-    item.context = prepared(text("activity_label") + ": " + text("ctx_a") + " " +
-                            capitalized(text("ctx_b")));
+    item.context =
+        prepared(text("activity_label") + ": " + text("ctx_a") + " " + capitalized(text("ctx_b")));
     for (const Json& ending : at(json, "endings", where).as_array(where))
         item.choices.push_back(prepared(ending.as_string(where)));
     if (std::ssize(item.choices) != kEndings)

@@ -185,8 +185,8 @@ void Perplexity::load() {
 void Perplexity::count_bytes() {
     for (std::int64_t w = 0; w < windows_->count(); ++w) {
         for (std::int64_t r = windows_->first_row(); r < context() - 1; ++r)
-            scored_bytes_ += static_cast<double>(
-                setting_->tokenizer->piece(windows_->target(w, r)).size());
+            scored_bytes_ +=
+                static_cast<double>(setting_->tokenizer->piece(windows_->target(w, r)).size());
     }
 }
 
@@ -195,8 +195,7 @@ Json Perplexity::evaluate(std::int64_t sample, const TaskRun& run) {
         scorer_.emplace(run.model, compares() ? run.reference : nullptr, rows(), piece_rows_);
     const std::span<const RowScore> scores = scorer_->score(*windows_, sample);
     const Charge charge(Tier::kRam, Purpose::kLogits, keys().size() * kNumberBytes * scores.size());
-    Json nll = Json::array(), reference = Json::array(), kld = Json::array(),
-         same = Json::array();
+    Json nll = Json::array(), reference = Json::array(), kld = Json::array(), same = Json::array();
     for (const RowScore& score : scores) {
         nll.push(score.nll);
         if (!compares()) continue;
@@ -218,8 +217,8 @@ void Perplexity::add(const Json& outcome, std::string_view where) {
     std::vector<const JsonArray*> values;
     for (const char* key : keys()) {
         const Json* found = outcome.find(key);
-        const bool fits = found != nullptr && found->is_array() &&
-                          std::ssize(found->as_array(where)) == rows();
+        const bool fits =
+            found != nullptr && found->is_array() && std::ssize(found->as_array(where)) == rows();
         if (!fits) {
             throw Error(Exit::kBadData, std::string(where),
                         "expected " + std::to_string(rows()) + " numbers under '" + key + "'");
@@ -272,10 +271,17 @@ TaskResult Perplexity::result() {
     if (compares()) {
         const DivergenceFigures d = sums_->divergence();
         out.divergence = d;
-        values.insert(values.end(),
-                      {d.reference_perplexity, d.perplexity_ratio, d.perplexity_change, d.kld,
-                       {d.kld_median, 0}, {d.kld_p99, 0}, {d.kld_p999, 0}, {d.kld_max, 0},
-                       d.same_top, d.mean_delta_p, d.rms_delta_p});
+        values.insert(values.end(), {d.reference_perplexity,
+                                     d.perplexity_ratio,
+                                     d.perplexity_change,
+                                     d.kld,
+                                     {d.kld_median, 0},
+                                     {d.kld_p99, 0},
+                                     {d.kld_p999, 0},
+                                     {d.kld_max, 0},
+                                     d.same_top,
+                                     d.mean_delta_p,
+                                     d.rms_delta_p});
     }
     for (const Moments& bucket : buckets_) {
         const double perplexity = std::exp(bucket.mean());

@@ -142,8 +142,7 @@ TEST_CASE("eval scoring: the plan is what the ledger counts") {
         const Windows windows = windows_of(model->spec().vocab);
         Runner::add_to_plan(plan, *model, options, kContext - 1, 1, piece);
         Runner::add_to_plan(plan, *reference, options, kContext - 1, 1, piece);
-        WindowScorer::add_to_plan(plan, model->spec(), options.device, windows.rows(), piece,
-                                  true);
+        WindowScorer::add_to_plan(plan, model->spec(), options.device, windows.rows(), piece, true);
         plan.at(Tier::kRam, Purpose::kLogits) +=
             ScoreSums::charged_bytes(windows.count() * windows.rows(), true);
     }

@@ -13,6 +13,7 @@
 
 #include "core/ledger.h"
 #include "tests/support/models.h"
+#include "tests/support/temp_dir.h"
 #include "text/bpe.h"
 
 using namespace thimble;
@@ -221,5 +222,29 @@ TEST_CASE("tokenizer: the ledger holds exactly the predicted vocabulary bytes") 
         const auto tokenizer = Tokenizer::open(*file);
         const std::uint64_t held = ledger.current_bytes(Tier::kRam, Purpose::kVocabulary) - before;
         CHECK(held == Tokenizer::predict_bytes(*file));
+    }
+}
+
+TEST_CASE("tokenizer golden: written as tokenizer.json and read again, both equal the reference") {
+    for (const auto& [model, golden] :
+         {std::pair{test::kSmolLm2, "smollm2.fnv"}, std::pair{test::kGemma3, "gemma3.fnv"}}) {
+        CAPTURE(model);
+        const auto path = test::real_model(model);
+        if (!path) continue;
+        const auto tokenizer = Tokenizer::open(*ModelFile::open(*path));
+        const test::TempDir directory;
+        const HfTokenizerFiles files = tokenizer->hf_files(512);
+        for (const SideFile& file : files.files) {
+            std::string text;
+            file.write([&](std::string_view piece) { text += piece; });
+            CHECK(text.size() == file.bytes);
+            test::spew(directory / file.name, text);
+        }
+        const auto again = Tokenizer::open(ExportedModel(directory.path()));
+        check_golden(*again, golden);
+        CHECK(again->bos() == tokenizer->bos());
+        CHECK(again->eos() == tokenizer->eos());
+        CHECK(again->chat_template() == tokenizer->chat_template());
+        CHECK(again->encode("a b", {}) == tokenizer->encode("a b", {}));  // BOS and prefix alike
     }
 }
