@@ -8,6 +8,32 @@
 
 namespace thimble {
 
+namespace {
+
+void visit_output(OptionVisitor& v, QuantizeOptions& o) {
+    v.option(
+        {.name = "container",
+         .help = "gguf, or hf: a Hugging Face directory in f16, bf16 or f32; without it by the "
+                 "output, where a name that ends in / is a directory",
+         .choices = {"gguf", "hf"}},
+        o.container);
+    v.option({.name = "split-max-size",
+              .help = "write several files with at most so much tensor data each: 2G or 2GB is "
+                      "2*10^9 bytes; a directory's files are of 5GB without it",
+              .value = "SIZE",
+              .also = "shard-size"},
+             o.split_max_size);
+    v.option({.name = "split-max-tensors",
+              .help = "write several GGUF files with at most so many tensors each; 0: no limit",
+              .value = "N",
+              .least = 0,
+              .most = 1e9},
+             o.split_max_tensors);
+    o.edits.visit(v);
+}
+
+}  // namespace
+
 void QuantizeOptions::visit(OptionVisitor& v) {
     v.option({.name = "model",
               .letter = 'm',
@@ -31,25 +57,7 @@ void QuantizeOptions::visit(OptionVisitor& v) {
                       "f32",
               .choices = target_names()},
              format);
-    v.option(
-        {.name = "container",
-         .help = "gguf, or hf: a Hugging Face directory in f16, bf16 or f32; without it by the "
-                 "output, where a name that ends in / is a directory",
-         .choices = {"gguf", "hf"}},
-        container);
-    v.option({.name = "split-max-size",
-              .help = "write several files with at most so much tensor data each: 2G or 2GB is "
-                      "2*10^9 bytes; a directory's files are of 5GB without it",
-              .value = "SIZE",
-              .also = "shard-size"},
-             split_max_size);
-    v.option({.name = "split-max-tensors",
-              .help = "write several GGUF files with at most so many tensors each; 0: no limit",
-              .value = "N",
-              .least = 0,
-              .most = 1e9},
-             split_max_tensors);
-    edits.visit(v);
+    visit_output(v, *this);
     v.option({.name = "tensor-type",
               .help = "format of the matrices whose name the regular expression finds; "
                       "the first match wins",
