@@ -5,7 +5,9 @@
 Needs numpy, gguf and a libggml-base built with floating-point contraction off:
     scripts/make_golden_format.py /path/to/libggml-base.so
 
-Tensors: `input` (F32) and, per block type, `<type>` (the encoded blocks) and `<type>.decoded` (F32).
+Tensors: `input` (F32) and, per block type, `<type>` (the encoded blocks) and `<type>.decoded` (F32, by ggml's C
+code); `<type>.random` (blocks of random bytes with finite scales) and `<type>.random.decoded` (F32, by the gguf
+package's numpy code, which shares nothing with either).
 Made with gguf 0.19 and ggml 0.25.3.
 """
 import ctypes
@@ -17,6 +19,10 @@ import numpy
 
 OUTPUT = pathlib.Path(__file__).resolve().parent.parent / "tests/golden/format/blocks.gguf"
 TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
+TYPES += ["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4", "TQ1_0", "TQ2_0"]
+# Offsets of the half-precision fields of a block.
+HALVES = {"Q4_1": [0, 2], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "Q2_K": [80, 82]}
+HALVES |= {"Q3_K": [108], "TQ1_0": [52], "TQ2_0": [64], "MXFP4": []}
 COLS = 256
 
 
@@ -37,6 +43,16 @@ def rows() -> numpy.ndarray:
     return numpy.stack([*normal, ties, signs, zeros, outlier, positive, constant, small, zero_minimum]).astype(
         numpy.float32
     )
+
+
+def random_blocks(name: str, size: int) -> numpy.ndarray:
+    count = 2 * COLS // gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]][0]
+    blocks = numpy.random.default_rng(6).integers(0, 256, (count, size), numpy.uint8)
+    for at in HALVES.get(name, [0]):
+        blocks[:, at + 1] &= 0xBF  # below 2
+    if name == "MXFP4":
+        blocks[:, 0] = numpy.minimum(blocks[:, 0], 252)
+    return blocks.reshape(2, -1)
 
 
 def main() -> None:
@@ -63,6 +79,9 @@ def main() -> None:
         decode(packed.ctypes.data, decoded.ctypes.data, data.size)
         writer.add_tensor(name.lower(), packed, raw_dtype=kind)
         writer.add_tensor(name.lower() + ".decoded", decoded)
+        blocks = random_blocks(name, size)
+        writer.add_tensor(name.lower() + ".random", blocks, raw_dtype=kind)
+        writer.add_tensor(name.lower() + ".random.decoded", gguf.quants.dequantize(blocks, kind).astype(numpy.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

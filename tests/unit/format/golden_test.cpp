@@ -42,7 +42,10 @@ struct Golden {
     }
 };
 
-const char* const kTypes[] = {"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k"};
+// First those whose encoder is ggml's, byte for byte.
+const char* const kTypes[] = {"q8_0", "q4_0", "q4_1",   "q5_0",   "q5_1",  "q4_k",  "q5_k", "q6_k",
+                              "q2_k", "q3_k", "iq4_nl", "iq4_xs", "mxfp4", "tq1_0", "tq2_0"};
+constexpr std::size_t kFixedTypes = 3;
 
 double squared_error(std::span<const float> a, std::span<const float> b) {
     double sum = 0;
@@ -85,10 +88,26 @@ TEST_SUITE("format") {
         }
     }
 
+    TEST_CASE("golden: random blocks decode to what the gguf package makes of them, bit for bit") {
+        const Golden golden;
+        for (const char* type : kTypes) {
+            CAPTURE(std::string(type));
+            const std::string name = std::string(type) + ".random";
+            const std::vector<float> want = golden.floats(name + ".decoded");
+            const Shape2 shape{2, static_cast<std::int64_t>(want.size()) / 2};
+            const std::vector<float> got =
+                decode(weight_formats().get(type, "test"), shape, golden.bytes(name));
+            for (std::size_t i = 0; i < want.size(); ++i) {
+                CAPTURE(i);
+                REQUIRE(got[i] == want[i]);
+            }
+        }
+    }
+
     TEST_CASE("golden: q8_0, q4_0 and q4_1 encode to ggml's bytes") {
         const Golden golden;
         const std::vector<float> input = golden.floats("input");
-        for (const char* type : {"q8_0", "q4_0", "q4_1"}) {
+        for (const char* type : std::span(kTypes).first(kFixedTypes)) {
             CAPTURE(std::string(type));
             const WeightFormat& format = weight_formats().get(type, "test");
             BytesSink sink;
@@ -106,7 +125,7 @@ TEST_SUITE("format") {
         const Golden golden;
         const Shape2 shape = golden.shape();
         const std::vector<float> input = golden.floats("input");
-        for (const char* type : {"q5_0", "q5_1", "q4_k", "q5_k", "q6_k"}) {
+        for (const char* type : std::span(kTypes).subspan(kFixedTypes)) {
             const WeightFormat& format = weight_formats().get(type, "test");
             BytesSink sink;
             format.encoder(shape, {})->encode(0, input, sink);
