@@ -55,28 +55,48 @@ THIMBLE_INLINE vf load_scales(const std::uint8_t* p) {
     return reinterpret_cast<vf>(e < 2 ? (e + 1) << 21 : (e - 1) << 23);
 }
 
-// sum[r] += sum over c in 0..3 of w[4 r + c] * x[c]. Codes of up to 7 bits are unsigned; of 8 bits,
-// signed where kSignedBytes, else unsigned.
+#if defined(THIMBLE_ISA_avx2)
+// Products of pairs of columns 0..3 as 16-bit sums.
 template <int bits>
-THIMBLE_INLINE vi dot4(vi sum, vb w, const std::int8_t* x) {
-#if defined(THIMBLE_ISA_avx512)
-    return reinterpret_cast<vi>(
-        _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(w),
-                            _mm512_set1_epi32(load_bytes<std::int32_t>(x))));
-#elif defined(THIMBLE_ISA_avx2)
+THIMBLE_INLINE __m256i pairs4(vb w, const std::int8_t* x) {
     __m256i codes = reinterpret_cast<__m256i>(w);
     __m256i four = _mm256_set1_epi32(load_bytes<std::int32_t>(x));
     if constexpr (bits == 8) {
         four = _mm256_sign_epi8(four, codes);
         codes = _mm256_abs_epi8(codes);
     }
-    const __m256i pairs = _mm256_maddubs_epi16(codes, four);
-    return sum + reinterpret_cast<vi>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return _mm256_maddubs_epi16(codes, four);
+}
+#endif
+
+// sum[r] += sum over g in 0..n-1, c in 0..3 of w[g][4 r + c] * x[4 g + c]. Codes of up to 7 bits
+// are unsigned; of 8 bits, signed where kSignedBytes, else unsigned.
+template <int bits, int n>
+THIMBLE_INLINE vi dot(vi sum, const vb* w, const std::int8_t* x) {
+#if defined(THIMBLE_ISA_avx512)
+    for (int g = 0; g < n; ++g)
+        sum = reinterpret_cast<vi>(
+            _mm512_dpbusd_epi32(reinterpret_cast<__m512i>(sum), reinterpret_cast<__m512i>(w[g]),
+                                _mm512_set1_epi32(load_bytes<std::int32_t>(x + 4 * g))));
+    return sum;
+#elif defined(THIMBLE_ISA_avx2)
+    // As many as 16 bits hold are added before they are widened.
+    constexpr int kHold = bits == 8 ? 1 : 32767 / (2 * 127 * ((1 << bits) - 1));
+    constexpr int kTogether = kHold < n ? kHold : n;
+    for (int g = 0; g < n; g += kTogether) {
+        __m256i pairs = pairs4<bits>(w[g], x + 4 * g);
+        for (int i = g + 1; i < g + kTogether && i < n; ++i)
+            pairs = _mm256_add_epi16(pairs, pairs4<bits>(w[i], x + 4 * i));
+        sum += reinterpret_cast<vi>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    }
+    return sum;
 #else
-    for (int r = 0; r < kLanes; ++r) {
-        for (int c = 0; c < 4; ++c) {
-            const int code = bits == 8 ? static_cast<std::int8_t>(w[4 * r + c]) : w[4 * r + c];
-            sum[r] += code * x[c];
+    for (int g = 0; g < n; ++g) {
+        for (int r = 0; r < kLanes; ++r) {
+            for (int c = 0; c < 4; ++c) {
+                const std::uint8_t code = w[g][4 * r + c];
+                sum[r] += (bits == 8 ? static_cast<std::int8_t>(code) : code) * x[4 * g + c];
+            }
         }
     }
     return sum;
@@ -148,7 +168,7 @@ THIMBLE_INLINE void read_codes(const CodePlane<6>& plane, int row, vb* codes) {
     }
 }
 
-// Values of 4-bit codes, offset as codes of Values::kBits bits are: see dot4.
+// Values of 4-bit codes, offset as codes of Values::kBits bits are: see dot.
 template <class Values>
 struct ValueTable {
     std::uint8_t bytes[16];

@@ -78,8 +78,8 @@ THIMBLE_INLINE void run_i8(const MatmulGroups& p, const std::byte* weights, int 
                             dots = broadcast(kOffset * (I::kScales == 2 ? q.negative_halves[h]
                                                                         : q.negative_sum));
                         }
-                        for (int g = h * kDots; g < (h + 1) * kDots; ++g)
-                            dots = dot4<I::kBits>(dots, part.codes[g], q.codes + 4 * g);
+                        dots = dot<I::kBits, kDots>(dots, part.codes + h * kDots,
+                                                    q.codes + 4 * h * kDots);
                         sums[r][t] =
                             fma(to_floats(dots), part.scale[h] * broadcast(q.scale), sums[r][t]);
                         if constexpr (I::kMinimum) {

@@ -21,7 +21,9 @@ struct E2m1 {
     }
 };
 
-inline constexpr int kE8m0One = 127, kE8m0Nan = 255;
+// The greatest exponent whose largest value, 6 * 2^(e - 127), is a finite float; 255 is NaN.
+inline constexpr int kE8m0Finite = 252;
+inline constexpr int kE8m0One = 127;
 // Half of 2^(e - 127): the unit of E2m1::value. Exact, also where it is subnormal (e < 2).
 THIMBLE_HOST_DEVICE inline float e8m0_half_to_f32(std::uint8_t e) {
     return bits_to_float(e < 2 ? 0x00200000u << e : static_cast<std::uint32_t>(e - 1) << 23);

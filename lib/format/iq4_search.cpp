@@ -58,9 +58,9 @@ float search_iq4_scale(const float* weights, const float* importance) {
     if (!(std::fabs(peak) > kTiny)) return 0;
     Search search{weights, importance};
     // The peak lands near one end of the table or near the other.
-    constexpr int kRungs = 12;
+    constexpr int kRungs = 8;
     for (int rung = 0; rung < kRungs; ++rung) {
-        const float reach = 0.86f + 0.025f * static_cast<float>(rung);
+        const float reach = 0.86f + 0.04f * static_cast<float>(rung);
         search.consider(reach * static_cast<float>(Iq4::value(0)) / peak);
         search.consider(reach * static_cast<float>(Iq4::value(15)) / peak);
     }

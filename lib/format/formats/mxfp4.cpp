@@ -14,9 +14,6 @@
 namespace thimble {
 namespace {
 
-// Greatest exponent whose largest value, 6 * 2^(d - 127), is a finite float.
-constexpr int kMostExponent = 252;
-
 struct Codec {
     static constexpr LayoutId kLayout = LayoutId::k_mxfp4;
     using Block = Layout<kLayout>::Block;
@@ -47,7 +44,7 @@ struct Codec {
         double least = 0;
         bool have = false;
         for (int d = own + 1; d >= own - (importance ? 2 : 0); --d) {
-            if (d > kMostExponent) continue;
+            if (d > kE8m0Finite) continue;
             const int exponent = std::max(d, 0);
             const double unit = std::ldexp(1.0, exponent - 127);
             const double error =
@@ -88,7 +85,7 @@ struct Codec {
         return static_cast<std::uint8_t>(code | (negative && code != 0 ? 8 : 0));
     }
 
-    static bool finite(const Block& block) { return block.d <= kMostExponent; }
+    static bool finite(const Block& block) { return block.d <= kE8m0Finite; }
 };
 
 }  // namespace
