@@ -4,6 +4,11 @@
 // for one block; importance is null or has a value per weight.
 #pragma once
 
+#include "kernels/encode/iq4_nl.h"
+#include "kernels/encode/iq4_xs.h"
+#include "kernels/encode/mxfp4.h"
+#include "kernels/encode/q2_k.h"
+#include "kernels/encode/q3_k.h"
 #include "kernels/encode/q4_0.h"
 #include "kernels/encode/q4_1.h"
 #include "kernels/encode/q4_k.h"

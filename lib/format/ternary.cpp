@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "format/search.h"
+#include "kernels/encode/search.h"
 #include "kernels/layout/half.h"
 
 namespace thimble {
@@ -15,7 +15,7 @@ namespace thimble {
 void encode_ternary(const float* weights, const float* importance, TernaryBlock& out) {
     constexpr int kWeights = 256;
     float w[kWeights];
-    importance_or_ones(importance, w, kWeights);
+    encode::plain::importance_or_ones(importance, w, kWeights);
     struct Magnitude {
         float value, importance;
     } sorted[kWeights];

@@ -187,12 +187,12 @@ TEST_SUITE("format") {
             bool exact;
         };
         const std::map<std::string, Known> known{
-            {"f32", {0, true}},       {"f16", {0.0208, true}},   {"bf16", {0.166, true}},
-            {"q8_0", {0.533, true}},  {"q4_0", {8.57, true}},    {"q4_1", {7.78, true}},
-            {"q5_0", {4.05, false}},  {"q5_1", {3.40, false}},   {"q4_k", {7.10, false}},
-            {"q5_k", {3.52, false}},  {"q6_k", {1.77, false}},   {"q2_k", {30, false}},
-            {"q3_k", {15, false}},    {"iq4_nl", {7.59, false}}, {"iq4_xs", {7.59, false}},
-            {"mxfp4", {11.5, false}}, {"tq1_0", {43.6, true}},   {"tq2_0", {43.6, true}}};
+            {"f32", {0, true}},        {"f16", {0.0208, true}},   {"bf16", {0.166, true}},
+            {"q8_0", {0.533, true}},   {"q4_0", {8.57, true}},    {"q4_1", {7.78, true}},
+            {"q5_0", {4.05, false}},   {"q5_1", {3.40, false}},   {"q4_k", {7.10, false}},
+            {"q5_k", {3.52, false}},   {"q6_k", {1.77, false}},   {"q2_k", {26.0, false}},
+            {"q3_k", {14.4, false}},   {"iq4_nl", {7.35, false}}, {"iq4_xs", {7.40, false}},
+            {"mxfp4", {11.15, false}}, {"tq1_0", {43.6, true}},   {"tq2_0", {43.6, true}}};
         const Shape2 shape{64, 2048};
         const std::vector<float> w = normals(shape.rows * shape.cols, 11);
         for (const auto& format : weight_formats().items()) {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// iq4_nl: one searched scale per 32 weights, of either sign, codes through a table.
+// iq4_nl: the encoder is kernels/encode/iq4_nl.h.
+#include "kernels/encode/iq4_nl.h"
+
 #include "format/block_format.h"
-#include "format/iq4_search.h"
-#include "format/pack.h"
-#include "format/search.h"
 
 namespace thimble {
 namespace {
@@ -24,17 +23,8 @@ struct Codec {
     static void encode(const float* weights, const float* importance, Block* out,
                        std::int64_t count) {
         for (std::int64_t b = 0; b < count; ++b)
-            encode_block(weights + 32 * b, importance ? importance + 32 * b : nullptr, out[b]);
-    }
-
-    static void encode_block(const float* weights, const float* importance, Block& out) {
-        float w[32], values[32];
-        importance_or_ones(importance, w, 32);
-        out.d = f32_to_f16(search_iq4_scale(weights, w));
-        assign_iq4(weights, w, f16_to_f32(out.d), values);
-        std::uint8_t codes[32];
-        iq4_codes(values, codes);
-        pack_low_bits(codes, out.codes);
+            encode::plain::encode_block(weights + 32 * b,
+                                        importance ? importance + 32 * b : nullptr, out[b]);
     }
 
     static bool finite(const Block& block) { return finite_half(block.d); }

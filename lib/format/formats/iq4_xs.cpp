@@ -1,21 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// iq4_xs: searched scale per 32 weights, quantised to signed 6 bits per 256; codes through a table.
+// iq4_xs: the encoder is kernels/encode/iq4_xs.h.
+#include "kernels/encode/iq4_xs.h"
+
 #include "format/block_format.h"
-#include "format/iq4_search.h"
-#include "format/k_scaled.h"
 
 namespace thimble {
 namespace {
-
-struct Grid {
-    static constexpr int kGroup = 32;
-    static float search(const float* weights, const float* importance) {
-        return search_iq4_scale(weights, importance);
-    }
-    static float assign(const float* weights, const float* importance, float scale, float* values) {
-        return assign_iq4(weights, importance, scale, values);
-    }
-};
 
 struct Codec {
     static constexpr LayoutId kLayout = LayoutId::k_iq4_xs;
@@ -32,23 +22,9 @@ struct Codec {
 
     static void encode(const float* weights, const float* importance, Block* out,
                        std::int64_t count) {
-        for (std::int64_t b = 0; b < count; ++b) {
-            KScaled<Grid> plain;
-            plain.encode(weights + 256 * b, importance ? importance + 256 * b : nullptr);
-            pack(plain, out[b]);
-        }
-    }
-
-    static void pack(const KScaled<Grid>& plain, Block& out) {
-        out = {};
-        out.d = plain.d;
-        for (int g = 0; g < 8; ++g) {
-            Layout<kLayout>::set_scale(out, g, plain.scale[g]);
-            std::uint8_t codes[32];
-            iq4_codes(plain.values + 32 * g, codes);
-            for (int i = 0; i < 16; ++i)
-                out.codes[16 * g + i] = static_cast<std::uint8_t>(codes[i] | codes[i + 16] << 4);
-        }
+        for (std::int64_t b = 0; b < count; ++b)
+            encode::plain::encode_block(weights + 256 * b,
+                                        importance ? importance + 256 * b : nullptr, out[b]);
     }
 
     static bool finite(const Block& block) { return finite_half(block.d); }
