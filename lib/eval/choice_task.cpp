@@ -56,6 +56,7 @@ class ChoiceTask final : public Task {
     [[nodiscard]] double predicted_tokens() const override { return fed_tokens_; }
     [[nodiscard]] std::int64_t samples() const override { return std::ssize(items_); }
     [[nodiscard]] Json evaluate(std::int64_t sample, const TaskRun& run) override;
+    void stop() noexcept override { scorer_.reset(); }
     void add(const Json& outcome, std::string_view where) override;
     [[nodiscard]] TaskResult facts() const override;
     [[nodiscard]] TaskResult result() override;
@@ -94,7 +95,7 @@ std::string ChoiceTask::read_shots(const TaskSetting& setting) const {
 void ChoiceTask::open(const TaskSetting& setting) {
     shots_ = setting.shots;
     const std::string before = read_shots(setting);
-    const std::int64_t longest = setting.model->spec().context_tokens;
+    const std::int64_t longest = setting.spec->context_tokens;
     std::int64_t cut_items = 0;
     reader_(options_.file, [&](const ChoiceItem& item, const std::string&) {
         bool cut = false;
@@ -188,7 +189,6 @@ TaskResult ChoiceTask::facts() const {
 }
 
 TaskResult ChoiceTask::result() {
-    scorer_.reset();
     TaskResult out = facts();
     for (std::size_t f = 0; f < kFigures; ++f) {
         out.metrics.push_back({kMetrics[f], estimate_of(columns_[f])});

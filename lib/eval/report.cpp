@@ -2,28 +2,21 @@
 #include "eval/report.h"
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 
 #include "core/error.h"
-#include "core/strings.h"
+#include "eval/gate.h"
+#include "eval/report_table.h"
 
 namespace thimble::eval {
 namespace {
 
-constexpr const char* kNone = "-";
-
 // Names in a record are a file's text: no control character of theirs reaches a terminal.
 std::string shown(const std::string& line) { return escaped(line, 1024); }
 
-std::string fixed(double value, int decimals) {
-    std::array<char, 64> text{};
-    std::snprintf(text.data(), text.size(), "%.*f", decimals, value);
-    return text.data();
-}
-
-std::string with_error(const Estimate& e, int decimals, double unit = 1) {
-    return fixed(e.value * unit, decimals) + " ± " + fixed(e.standard_error * unit, decimals);
+TableRows shown(TableRows rows) {
+    for (auto& row : rows)
+        for (std::string& cell : row) cell = shown(cell);
+    return rows;
 }
 
 std::size_t characters(std::string_view text) {
@@ -32,55 +25,51 @@ std::size_t characters(std::string_view text) {
     }));
 }
 
-std::vector<std::string> cells(const Record& r) {
-    const auto& p = r.perplexity;
-    const auto& d = r.divergence;
-    const auto& s = r.speed;
-    return {r.model.file,
-            r.model.format,
-            format_bytes(r.model.file_bytes),
-            fixed(r.model.bits_per_weight, 2),
-            p ? with_error(p->perplexity, 3) : kNone,
-            d ? with_error(d->kld, 5) : kNone,
-            d ? with_error(d->same_top, 2, 100) : kNone,
-            d ? with_error(d->rms_delta_p, 2, 100) : kNone,
-            s ? fixed(s->decode_tokens_per_second, 1) : kNone,
-            s ? fixed(s->prefill_tokens_per_second, 1) : kNone,
-            format_bytes(r.peak.measured_bytes)};
-}
-
-// One line per different value of `describe`; several mean that their columns do not compare.
-template <class Describe>
-void append_notes(std::string& out, std::span<const Record> records, const char* what,
-                  Describe&& describe) {
-    std::vector<std::string> seen;
-    for (const Record& record : records) {
-        std::string line = describe(record);
-        if (!line.empty() && std::find(seen.begin(), seen.end(), line) == seen.end())
-            seen.push_back(std::move(line));
+std::string markdown_table(const TableRows& rows) {
+    std::string out;
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+        out += "|";
+        for (const std::string& cell : rows[r]) {
+            out += " ";
+            // What Markdown or the HTML it becomes would read as markup.
+            for (const char c : shown(cell)) {
+                if (std::string_view("\\`*_{}[]<>#|!&~").find(c) != std::string_view::npos)
+                    out += '\\';
+                out += c;
+            }
+            out += " |";
+        }
+        out += "\n";
+        if (r > 0) continue;
+        out += "|";
+        for (std::size_t c = 0; c < rows[0].size(); ++c) out += c == 0 ? " --- |" : " ---: |";
+        out += "\n";
     }
-    for (const std::string& line : seen) out += std::string(what) + ": " + shown(line) + "\n";
-    if (seen.size() > 1) out += "note: results above differ in this and do not compare directly\n";
+    return out;
 }
 
-std::string describe_text(const Record& r) {
-    if (!r.text) return {};
-    return r.text->file + " (sha256 " + r.text->sha256.substr(0, 12) + "), " +
-           std::to_string(r.settings.windows) + " windows of " +
-           std::to_string(r.settings.context_tokens) + " tokens, cache " + r.settings.cache_type_k +
-           "/" + r.settings.cache_type_v + " " + r.settings.kv_policy;
+// Spreadsheets run cells that begin like a formula: those get a quote in front.
+std::string csv_cell(const std::string& cell) {
+    std::string text = shown(cell);
+    const bool formula = text.size() > 1 && std::string_view("=+-@").find(text[0]) !=
+                                                std::string_view::npos;
+    if (formula) text.insert(0, 1, '\'');
+    if (text.find_first_of(",\"") == std::string::npos) return text;
+    std::string out = "\"";
+    for (const char c : text) {
+        if (c == '"') out += '"';
+        out += c;
+    }
+    return out + "\"";
 }
 
-std::string describe_machine(const Record& r) {
-    return r.settings.cpu + ", " + r.settings.isa + ", " + std::to_string(r.settings.threads) +
-           " threads, activations " + r.settings.activations + ", device " + r.settings.device;
-}
-
-std::string describe_speed(const Record& r) {
-    if (!r.speed) return {};
-    return "prompt of " + std::to_string(r.speed->prompt_tokens) + ", then " +
-           std::to_string(r.speed->decode_tokens) + " single tokens, median of " +
-           std::to_string(r.speed->repeats);
+std::string csv_table(const TableRows& rows) {
+    std::string out;
+    for (const auto& row : rows) {
+        for (std::size_t c = 0; c < row.size(); ++c) out += (c == 0 ? "" : ",") + csv_cell(row[c]);
+        out += "\n";
+    }
+    return out;
 }
 
 }  // namespace
@@ -106,51 +95,40 @@ std::string text_table(const std::vector<std::vector<std::string>>& rows) {
     return out;
 }
 
-namespace {
-
-// Figures of tasks that have no column above: one line each.
-std::string task_lines(std::span<const Record> records) {
-    std::vector<std::vector<std::string>> rows = {{"model", "task", "samples", "figure", "value"}};
-    for (const Record& record : records) {
-        for (const TaskResult& task : record.tasks) {
-            const bool has_columns =
-                record.averages.empty() && record.text && record.text->sha256 == task.sha256;
-            for (const Metric& metric : task.metrics) {
-                if (has_columns && !metric.info.name.starts_with("ppl_from_")) continue;
-                rows.push_back({shown(record.model.file), shown(task.name),
-                                std::to_string(task.samples), shown(metric.info.name),
-                                with_error(metric.value, 4)});
-            }
-        }
-        for (const Metric& metric : record.averages) {
-            rows.push_back({shown(record.model.file), "mean of texts", "", shown(metric.info.name),
-                            with_error(metric.value, 4)});
-        }
-    }
-    return rows.size() == 1 ? "" : "\n" + text_table(rows);
+std::string report_text(std::span<const Record> records) {
+    std::string out = text_table(shown(model_rows(records)));
+    const TableRows tasks = task_rows(records);
+    if (tasks.size() > 1) out += "\n" + text_table(shown(tasks));
+    out += "\n";
+    for (const std::string& note : report_notes(records)) out += shown(note) + "\n";
+    return out;
 }
 
-}  // namespace
-
-std::string report_text(std::span<const Record> records) {
-    std::vector<std::vector<std::string>> rows = {{"model", "format", "size", "bits/weight", "PPL",
-                                                   "KLD", "same top-1 %", "RMS Δp %",
-                                                   "decode tok/s", "prefill tok/s", "peak memory"}};
-    for (const Record& record : records) {
-        rows.push_back(cells(record));
-        for (std::string& cell : rows.back()) cell = shown(cell);
-    }
-    std::string out = text_table(rows) + task_lines(records) + "\n";
-    append_notes(out, records, "text", describe_text);
-    append_notes(out, records, "speed", describe_speed);
-    append_notes(out, records, "machine", describe_machine);
-    for (const Record& r : records) {
-        if (r.reference)
-            out += shown("reference of " + r.model.file + ": " + r.reference->file + " (sha256 " +
-                         r.reference->sha256.substr(0, 12) + ")") +
-                   "\n";
-    }
+std::string report_markdown(std::span<const Record> records) {
+    std::string out = markdown_table(model_rows(records));
+    const TableRows tasks = task_rows(records);
+    if (tasks.size() > 1) out += "\n" + markdown_table(tasks);
     return out;
+}
+
+std::string report_csv(std::span<const Record> records) {
+    TableRows rows = {{"model", "format", "sha256", "figure", "value", "standard_error"}};
+    for (const Record& record : records) {
+        for (const Figure& figure : figures_of(record)) {
+            rows.push_back({record.model.file, record.model.format, record.model.sha256,
+                            figure.name, Json(figure.value).dump(),
+                            Json(figure.standard_error).dump()});
+        }
+    }
+    return csv_table(rows);
+}
+
+std::string report_for(const std::string& path, std::span<const Record> records) {
+    if (path.ends_with(".json")) return report_json(records).dump(2) + "\n";
+    if (path.ends_with(".html")) return report_html(records);
+    if (path.ends_with(".md")) return report_markdown(records);
+    if (path.ends_with(".csv")) return report_csv(records);
+    return report_text(records);
 }
 
 Json report_json(std::span<const Record> records) {

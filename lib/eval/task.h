@@ -25,8 +25,8 @@ namespace thimble::eval {
 
 // What a task may know while it is planned. Outlives the task.
 struct TaskSetting {
-    const ModelSource* model = nullptr;
-    const ModelSource* reference = nullptr;  // null: none
+    const ModelSpec* spec = nullptr;
+    const ModelFile* reference = nullptr;  // null: none
     const Tokenizer* tokenizer = nullptr;
     RunnerOptions runner;            // context_tokens: of a text's window
     std::int64_t windows_limit = 0;  // most windows of a text; 0: all
@@ -68,6 +68,8 @@ class Task {
     [[nodiscard]] virtual std::int64_t samples() const = 0;
     // Scores one sample; null if interrupted.
     [[nodiscard]] virtual Json evaluate(std::int64_t sample, const TaskRun& run) = 0;
+    // Lets go of the runners, which do not live as long as the task.
+    virtual void stop() noexcept {}
     // Adds the outcome of the next sample, 0 first. Error(kBadData) naming `where`, and nothing
     // changed, if it is not one of evaluate().
     virtual void add(const Json& outcome, std::string_view where) = 0;

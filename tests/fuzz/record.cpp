@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Any bytes as an evaluation result: an Error, or a record that is written and read back the same,
-// and a report without a control character of the file's.
+// and reports in every form without a control character or markup of the file's.
 #include "eval/record.h"
 
 #include <cstdlib>
 
 #include "core/error.h"
+#include "eval/compare.h"
+#include "eval/gate.h"
 #include "eval/report.h"
 
 using namespace thimble;
@@ -20,9 +22,19 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             std::abort();
         }
         const eval::Record records[] = {record, record};
-        for (const char c : eval::report_text(records)) {
-            const auto byte = static_cast<unsigned char>(c);
-            if ((byte < 0x20 && c != '\n') || byte == 0x7f) std::abort();
+        for (const char* form : {"a.txt", "a.md", "a.csv", "a.html"}) {
+            for (const char c : eval::report_for(form, records)) {
+                const auto byte = static_cast<unsigned char>(c);
+                if ((byte < 0x20 && c != '\n') || byte == 0x7f) std::abort();
+            }
+        }
+        const std::string page = eval::report_html(records);
+        if (page.find("<script") != std::string::npos) std::abort();
+        (void)eval::figures_of(record, &record);
+        try {
+            (void)eval::comparison_text(eval::compare(record, record, "a", "b"), record, record);
+        } catch (const Error& e) {
+            if (e.exit() != Exit::kUsage) std::abort();
         }
     } catch (const Error& e) {
         if (e.exit() != Exit::kBadData) std::abort();

@@ -13,6 +13,8 @@ constexpr const char* kExamples = R"(Examples:
   evaluate -m model.gguf -f text.txt -o model.json
   evaluate -m model-q4_0.gguf --reference model-f16.gguf -f text.txt --bench -o q4.json
   evaluate -m model.gguf --task hellaswag:file=hellaswag_val.jsonl --limit 400 -o hs.json
+  evaluate -m model-q4_0.gguf -f text.txt --baseline f16.json --assert 'ppl<=baseline.ppl*1.02'
+  evaluate compare f16.json q4.json
   evaluate report f16.json q4.json
 )";
 
@@ -45,6 +47,7 @@ Json list_names() {
 int main(int argc, char** argv) {
     evaluate::Pipeline pipeline(kBaselineBytes);
     evaluate::ReportOptions report;
+    evaluate::CompareOptions compare;
     std::vector<cli::Command> commands;
     commands.push_back(
         {.name = "",
@@ -57,6 +60,13 @@ int main(int argc, char** argv) {
                         .help = "one table of several results",
                         .options = [&](OptionVisitor& v) { report.visit(v); },
                         .run = [&](cli::Context& context) { run_report(report, context); }});
+    commands.push_back({.name = "compare",
+                        .help = "two results sample by sample, with paired tests",
+                        .options = [&](OptionVisitor& v) { compare.visit(v); },
+                        .run = [&](cli::Context& context) { run_compare(compare, context); }});
+    // evaluate --compare a.json b.json
+    std::string command = "compare";
+    if (argc > 1 && std::string_view(argv[1]) == "--compare") argv[1] = command.data();
     return cli::run_tool({.name = "evaluate",
                           .summary = "measures a model's quality, speed and memory",
                           .epilog = tasks_text() + kExamples,

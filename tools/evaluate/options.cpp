@@ -46,6 +46,32 @@ void EvaluateOptions::visit(OptionVisitor& v) {
               .least = 0,
               .most = 1000},
              shots);
+    visit_results(v);
+    visit_speed(v);
+    v.group("Computation");
+    v.option(
+        {.name = "activations",
+         .help =
+             "how quantised weights read their input; auto: i8 where the CPU has byte dot products",
+         .choices = {"auto", "f32", "bf16", "i8"}},
+        activations);
+    v.option({.name = "batch-size",
+              .letter = 'b',
+              .help = "most tokens per forward step",
+              .value = "N",
+              .least = 1,
+              .most = 1 << 20},
+             batch);
+    v.option({.name = "profile",
+              .help = "machine profile for predicted times, from run --probe",
+              .value = "FILE",
+              .changes_output = false},
+             profile);
+    kv.visit(v);
+}
+
+void EvaluateOptions::visit_results(OptionVisitor& v) {
+    v.group("Results");
     v.option({.name = "output",
               .letter = 'o',
               .help = "write the result as JSON, for evaluate report",
@@ -59,6 +85,25 @@ void EvaluateOptions::visit(OptionVisitor& v) {
               .changes_output = false,
               .is_output = true},
              samples);
+    v.option({.name = "lm-eval",
+              .help = "write the result as lm-evaluation-harness writes it",
+              .value = "FILE",
+              .changes_output = false,
+              .is_output = true},
+             lm_eval);
+    v.option({.name = "baseline",
+              .help = "earlier result to show beside, and for gates as baseline.NAME",
+              .value = "FILE",
+              .is_input = true},
+             baseline);
+    v.option({.name = "assert",
+              .help = "exit with 3 unless it holds: 'kld_mean<0.03', 'ppl<=baseline.ppl*1.01'",
+              .value = "GATE"},
+             asserts);
+}
+
+void EvaluateOptions::visit_speed(OptionVisitor& v) {
+    v.group("Speed");
     v.option({.name = "bench", .help = "measure prefill and decode speed, as llama-bench does"},
              bench);
     v.option({.name = "bench-prompt",
@@ -82,26 +127,24 @@ void EvaluateOptions::visit(OptionVisitor& v) {
               .least = 1,
               .most = 10000},
              speed.repeats);
-    v.group("Computation");
-    v.option(
-        {.name = "activations",
-         .help =
-             "how quantised weights read their input; auto: i8 where the CPU has byte dot products",
-         .choices = {"auto", "f32", "bf16", "i8"}},
-        activations);
-    v.option({.name = "batch-size",
-              .letter = 'b',
-              .help = "most tokens per forward step",
-              .value = "N",
-              .least = 1,
-              .most = 1 << 20},
-             batch);
-    v.option({.name = "profile",
-              .help = "machine profile for predicted times, from run --probe",
+}
+
+void CompareOptions::visit(OptionVisitor& v) {
+    v.group("Comparison");
+    v.option({.name = "results",
+              .help = "two files that evaluate -o wrote",
               .value = "FILE",
-              .changes_output = false},
-             profile);
-    kv.visit(v);
+              .required = true,
+              .is_input = true,
+              .positional = true},
+             results);
+    v.option({.name = "output",
+              .letter = 'o',
+              .help = "write the comparison to a file; JSON if its name ends in .json",
+              .value = "FILE",
+              .changes_output = false,
+              .is_output = true},
+             output);
 }
 
 void ReportOptions::visit(OptionVisitor& v) {
@@ -115,7 +158,7 @@ void ReportOptions::visit(OptionVisitor& v) {
              results);
     v.option({.name = "output",
               .letter = 'o',
-              .help = "write the table to a file; JSON if its name ends in .json",
+              .help = "write the report to a file; .html, .md, .csv and .json choose its form",
               .value = "FILE",
               .changes_output = false,
               .is_output = true},

@@ -11,14 +11,24 @@
 namespace thimble::evaluate {
 
 struct EvaluateOptions {
-    std::string model, reference, output, samples, profile;
-    std::vector<std::string> texts, tasks;
+    std::string model, reference, output, samples, lm_eval, baseline, profile;
+    std::vector<std::string> texts, tasks, asserts;
     std::int64_t chunks = 0, limit = 0, shots = 0;
     std::int64_t batch = 512;
     std::string activations = "auto";
     bool bench = false;
     eval::SpeedOptions speed;
     KvOptions kv = {.context_tokens = 512};
+    void visit(OptionVisitor& v);
+
+  private:
+    void visit_results(OptionVisitor& v);
+    void visit_speed(OptionVisitor& v);
+};
+
+struct CompareOptions {
+    std::vector<std::string> results;
+    std::string output;
     void visit(OptionVisitor& v);
 };
 

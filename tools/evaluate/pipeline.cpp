@@ -14,7 +14,6 @@
 #include "cost/time_model.h"
 #include "eval/facts.h"
 #include "eval/lines.h"
-#include "eval/report.h"
 #include "eval/windows.h"
 #include "io/atomic_file.h"
 #include "io/sha256.h"
@@ -66,7 +65,8 @@ void Pipeline::open_models() {
     }
     const std::int64_t trained = model_->spec().context_tokens;
     if (options.kv.context_tokens == 0) options.kv.context_tokens = trained;
-    if (options.kv.context_tokens > trained) {
+    const bool windows = suite_.has_text() || options.bench;
+    if (windows && options.kv.context_tokens > trained) {
         log_warning("--ctx-size " + std::to_string(options.kv.context_tokens) +
                     " is more than the model was trained with, " + std::to_string(trained));
     }
@@ -79,15 +79,24 @@ void Pipeline::open(const cli::CommonOptions& common) {
     for (const std::string& file : options.texts) suite_.add(text_task(file), "--file");
     for (const std::string& spec : options.tasks) suite_.add(spec, "--task");
     check_options();
-    std::vector<std::string> inputs = suite_.inputs();
-    inputs.insert(inputs.end(), {options.model, options.reference});
-    for (const std::string& output : {options.output, options.samples, journal_path()})
-        if (!output.empty()) refuse_overwriting_inputs(output, inputs);
+    check_outputs();
     open_models();
-    if (suite_.empty()) return;
+    if (!suite_.empty()) open_tasks();
+    open_gates();
+}
+
+void Pipeline::check_outputs() const {
+    std::vector<std::string> inputs = suite_.inputs();
+    inputs.insert(inputs.end(), {options.model, options.reference, options.baseline});
+    for (const std::string& output :
+         {options.output, options.samples, options.lm_eval, journal_path()})
+        if (!output.empty()) refuse_overwriting_inputs(output, inputs);
+}
+
+void Pipeline::open_tasks() {
     tokenizer_ = Tokenizer::open(model_->file());
-    setting_ = {.model = model_.get(),
-                .reference = reference_.get(),
+    setting_ = {.spec = &model_->spec(),
+                .reference = reference_ ? &reference_->file() : nullptr,
                 .tokenizer = tokenizer_.get(),
                 .runner = runner_options(),
                 .windows_limit = options.chunks,
@@ -96,7 +105,19 @@ void Pipeline::open(const cli::CommonOptions& common) {
     suite_.open(setting_);
 }
 
-// As texts are scored; other tasks and the speed test may need a longer context.
+// Gates on figures that there will not be are refused before any work.
+void Pipeline::open_gates() {
+    if (!options.baseline.empty())
+        baseline_ = eval::record_from_json(read_json_file(options.baseline),
+                                           escaped(options.baseline, 1024));
+    eval::Record declared;
+    suite_.declare(declared);
+    if (options.bench) declared.speed.emplace();
+    const auto figures = eval::figures_of(declared, baseline_ ? &*baseline_ : nullptr);
+    for (const std::string& text : options.asserts) gates_.emplace_back(text).check(figures);
+}
+
+// As texts are scored, by both models.
 RunnerOptions Pipeline::runner_options() const {
     RunnerOptions out;
     out.device = device_;
@@ -107,13 +128,22 @@ RunnerOptions Pipeline::runner_options() const {
     return out;
 }
 
-void Pipeline::add_models(Plan& plan) const {
-    RunnerOptions runner = runner_options();
-    const eval::TaskNeeds needs = suite_.needs();
+std::int64_t Pipeline::most_tokens() const {
     const std::int64_t bench =
         options.bench ? std::max(options.speed.prompt_tokens, options.speed.decode_tokens) : 0;
-    const std::int64_t tokens = std::max({needs.sequence_tokens, bench, std::int64_t{1}});
-    runner.kv.context_tokens = std::max(runner.kv.context_tokens, tokens);
+    return std::max({suite_.needs().sequence_tokens, bench, std::int64_t{1}});
+}
+
+// A context for the longest sequence of any task and of the speed test.
+RunnerOptions Pipeline::model_options() const {
+    RunnerOptions out = runner_options();
+    const std::int64_t windows = suite_.has_text() ? options.kv.context_tokens : 0;
+    out.kv.context_tokens = std::max(windows, most_tokens());
+    return out;
+}
+
+void Pipeline::add_models(Plan& plan) const {
+    const eval::TaskNeeds needs = suite_.needs();
     const std::int64_t rows = std::max<std::int64_t>(needs.logit_rows, 1);
     for (const ModelSource* source : {model_.get(), reference_.get()}) {
         if (source == nullptr) continue;
@@ -121,7 +151,7 @@ void Pipeline::add_models(Plan& plan) const {
         vocabulary += source->file().metadata().memory_bytes();
         if (!suite_.empty()) vocabulary += Tokenizer::predict_bytes(source->file());
     }
-    Runner::add_to_plan(plan, *model_, runner, tokens, 1, rows);
+    Runner::add_to_plan(plan, *model_, model_options(), most_tokens(), 1, rows);
     if (reference_) {
         Runner::add_to_plan(plan, *reference_, runner_options(), options.kv.context_tokens - 1, 1,
                             rows);
@@ -188,7 +218,7 @@ std::string Pipeline::remedy(std::uint64_t limit_bytes) {
         setting_.reference = nullptr;
         fits("without --reference");
         reference_ = std::move(kept);
-        setting_.reference = reference_.get();
+        setting_.reference = &reference_->file();
     }
     options = wanted;
     return !found.empty() ? found
@@ -263,12 +293,7 @@ bool Pipeline::score(cli::Context& context, eval::Record& record) {
         }
         context.report.set("resumed_samples", resumed);
     }
-    RunnerOptions runner = runner_options();
-    const std::int64_t bench =
-        options.bench ? std::max(options.speed.prompt_tokens, options.speed.decode_tokens) : 0;
-    runner.kv.context_tokens =
-        std::max({runner.kv.context_tokens, suite_.needs().sequence_tokens, bench});
-    Runner model(std::move(model_), runner, context.team);
+    Runner model(std::move(model_), model_options(), context.team);
     std::unique_ptr<Runner> reference;
     if (reference_) {
         reference = std::make_unique<Runner>(std::move(reference_), runner_options(), context.team);
@@ -295,38 +320,6 @@ void Pipeline::run(cli::Context& context) {
                 "holds the first " + std::to_string(suite_.done()) + " of " +
                     std::to_string(suite_.samples()) + " samples",
                 "run the same command again to go on");
-}
-
-void Pipeline::finish(cli::Context& context, eval::Record& record) {
-    record.peak = {predicted_bytes_, process_memory().peak_resident_bytes};
-    const Json json = eval::to_json(record);
-    context.report.set("result", json);
-    if (!options.output.empty())
-        write_text_file(options.output, json.dump(2) + "\n", IfExists::kReplace);
-    if (!context.stdout_is_json()) context.print(eval::report_text({&record, 1}));
-    if (!journal_) return;
-    if (options.samples.empty()) {
-        journal_->remove();
-    } else {
-        journal_->keep_as(options.samples);
-    }
-}
-
-void run_report(const ReportOptions& options, cli::Context& context) {
-    std::vector<eval::Record> records;
-    for (const std::string& path : options.results)
-        records.push_back(eval::record_from_json(read_json_file(path), path));
-    const Json json = eval::report_json(records);
-    context.report.set("report", json);
-    const std::string text = eval::report_text(records);
-    if (!options.output.empty()) {
-        refuse_overwriting_inputs(options.output, options.results);
-        write_text_file(options.output,
-                        options.output.ends_with(".json") ? json.dump(2) + "\n" : text,
-                        IfExists::kReplace);
-    } else if (!context.stdout_is_json()) {
-        context.print(text);
-    }
 }
 
 }  // namespace thimble::evaluate

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "cli/tool.h"
-#include "eval/record.h"
+#include "eval/gate.h"
 #include "eval/suite.h"
 #include "model/runner.h"
 #include "options.h"
@@ -26,8 +26,13 @@ class Pipeline {
   private:
     void open(const cli::CommonOptions& common);  // headers of the models, and small data
     void open_models();
+    void open_tasks();
     void check_options() const;
+    void check_outputs() const;
+    void open_gates();  // and the baseline
     [[nodiscard]] RunnerOptions runner_options() const;
+    [[nodiscard]] RunnerOptions model_options() const;
+    [[nodiscard]] std::int64_t most_tokens() const;  // of one sequence of the model
     [[nodiscard]] Plan memory() const;
     void add_models(Plan& plan) const;
     void predict_time(Plan& plan, const cli::CommonOptions& common) const;
@@ -38,6 +43,8 @@ class Pipeline {
     [[nodiscard]] bool score(cli::Context& context, eval::Record& record);
     void fill_settings(eval::Record& record, const cli::Context& context) const;
     void finish(cli::Context& context, eval::Record& record);
+    void write_results(const cli::Context& context, const eval::Record& record, const Json& json);
+    void check_gates(cli::Context& context, const eval::Record& record) const;
 
     std::uint64_t baseline_bytes_, predicted_bytes_ = 0;
     Device device_ = Device::kCpu;
@@ -47,8 +54,11 @@ class Pipeline {
     eval::TaskSetting setting_;
     eval::Suite suite_;
     std::unique_ptr<eval::Journal> journal_;
+    std::optional<eval::Record> baseline_;
+    std::vector<eval::Gate> gates_;
 };
 
+void run_compare(const CompareOptions& options, cli::Context& context);
 void run_report(const ReportOptions& options, cli::Context& context);
 
 }  // namespace thimble::evaluate

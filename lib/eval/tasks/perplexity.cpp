@@ -57,6 +57,7 @@ class Perplexity final : public Task {
     void load() override;
     [[nodiscard]] std::int64_t samples() const override { return windows_->count(); }
     [[nodiscard]] Json evaluate(std::int64_t sample, const TaskRun& run) override;
+    void stop() noexcept override { scorer_.reset(); }
     void add(const Json& outcome, std::string_view where) override;
     [[nodiscard]] TaskResult facts() const override;
     [[nodiscard]] TaskResult result() override;
@@ -105,7 +106,7 @@ void Perplexity::open(const TaskSetting& setting) {
     // Every token stands for at least one byte, but for BOS and a leading space.
     most_windows_ = static_cast<std::int64_t>(text_bytes_ + 2) / context();
     if (setting.windows_limit > 0) most_windows_ = std::min(most_windows_, setting.windows_limit);
-    piece_rows_ = rows_per_piece(setting.model->spec(), setting.runner, rows(), compares());
+    piece_rows_ = rows_per_piece(*setting.spec, setting.runner, rows(), compares());
     if (options_.buckets > rows()) {
         throw Error(Exit::kUsage, "--task",
                     "perplexity: buckets=" + std::to_string(options_.buckets) +
@@ -136,7 +137,7 @@ std::vector<MetricInfo> Perplexity::metrics() const {
 
 void Perplexity::add_to_plan(Plan& plan) const {
     const std::int64_t scored = most_windows_ * rows();
-    WindowScorer::add_to_plan(plan, setting_->model->spec(), setting_->runner.device, rows(),
+    WindowScorer::add_to_plan(plan, *setting_->spec, setting_->runner.device, rows(),
                               piece_rows_, compares());
     plan.at(Tier::kRam, Purpose::kLogits) +=
         ScoreSums::charged_bytes(scored, compares()) +
@@ -151,7 +152,7 @@ void Perplexity::check_reference_tokenizer(std::string_view text) const {
     while (cut < text.size() && cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xc0) == 0x80)
         --cut;
     const std::string_view sample = text.substr(0, cut);
-    const ModelFile& file = setting_->reference->file();
+    const ModelFile& file = *setting_->reference;
     const std::unique_ptr<Tokenizer> other = Tokenizer::open(file);
     if (setting_->tokenizer->encode(sample, {}) == other->encode(sample, {})) return;
     throw Error(Exit::kUsage, escaped(file.path(), 1024),
@@ -260,7 +261,6 @@ TaskResult Perplexity::facts() const {
 
 TaskResult Perplexity::result() {
     TaskResult out = facts();
-    scorer_.reset();
     out.columns = std::move(columns_);
     const PerplexityFigures p = sums_->perplexity();
     out.perplexity = p;
