@@ -70,8 +70,8 @@ Comparison compare(const Record& a, const Record& b, const std::string& file_a,
 }
 
 std::string comparison_text(const Comparison& comparison, const Record& a, const Record& b) {
-    std::vector<std::vector<std::string>> rows = {{"task", "figure", "samples", "A", "B", "A - B",
-                                                   "t", "p", "only A", "only B"}};
+    std::vector<std::vector<std::string>> rows = {
+        {"task", "figure", "samples", "A", "B", "A - B", "t", "p", "only A", "only B"}};
     for (const ComparedFigure& figure : comparison.figures) {
         const PairedTest& t = figure.test;
         rows.push_back({shown(figure.task), shown(figure.figure), std::to_string(t.count),

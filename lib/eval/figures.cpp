@@ -13,8 +13,8 @@ class Figures {
 
     // The first of a name stays.
     void add(const std::string& name, const Estimate& value) {
-        const bool taken = std::any_of(all.begin(), all.end(),
-                                       [&](const Figure& f) { return f.name == name; });
+        const bool taken =
+            std::any_of(all.begin(), all.end(), [&](const Figure& f) { return f.name == name; });
         if (!taken) all.push_back({name, value.value, value.standard_error});
     }
     void add(const std::string& name, double value) { add(name, Estimate{value, 0}); }

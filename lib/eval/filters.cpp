@@ -85,8 +85,8 @@ Filters::Filters(const std::vector<std::string>& steps, std::string_view where) 
         } else if (kind == "regex" && step.size() > kind.size() + 1) {
             steps_.push_back(regex_step(step.substr(kind.size() + 1), where));
         } else {
-            throw Error(Exit::kUsage, std::string(where),
-                        "unknown filter '" + escaped(step) + "'", did_you_mean(kind, known));
+            throw Error(Exit::kUsage, std::string(where), "unknown filter '" + escaped(step) + "'",
+                        did_you_mean(kind, known));
         }
         name_ += (name_.empty() ? "" : "+") + kind;
     }

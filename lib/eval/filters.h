@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is done with a model's answer before it is compared: a chain of small steps, in the order
-// given. "strip" (spaces at both ends), "line" (the first that is not blank), "lower", "number" (the
-// last one in the text, without thousands' commas), "regex=..." (the first match: its first group,
-// or all of it; nothing if there is none).
+// given. "strip" (spaces at both ends), "line" (the first that is not blank), "lower", "number"
+// (the last one in the text, without thousands' commas), "regex=..." (the first match: its first
+// group, or all of it; nothing if there is none).
 #pragma once
 
 #include <functional>

@@ -124,7 +124,8 @@ class Parser {
         double value = 0;
         const char* begin = text_.data() + at_;
         const auto [end, code] = std::from_chars(begin, text_.data() + text_.size(), value);
-        if (code != std::errc{} || !std::isfinite(value)) throw bad("expected a number or a figure");
+        if (code != std::errc{} || !std::isfinite(value))
+            throw bad("expected a number or a figure");
         at_ += static_cast<std::size_t>(end - begin);
         return value;
     }
@@ -174,10 +175,12 @@ void Gate::check(const std::vector<Figure>& figures) const {
 }
 
 GateResult Gate::evaluate(const std::vector<Figure>& figures) const {
-    return Parser(text_, [&](const std::string& name) {
-               const Figure* figure = find(figures, name);
-               return figure == nullptr ? std::nan("") : figure->value;
-           }).gate();
+    return Parser(text_,
+                  [&](const std::string& name) {
+                      const Figure* figure = find(figures, name);
+                      return figure == nullptr ? std::nan("") : figure->value;
+                  })
+        .gate();
 }
 
 std::string describe(const GateResult& result) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "eval/lm_eval.h"
 
-
 namespace thimble::eval {
 namespace {
 
@@ -40,7 +39,7 @@ Json task_config(const TaskResult& task) {
     Json out = Json::object();
     out.set("task", task.name);
     out.set("dataset_path", task.file);
-    out.set("output_type", generates          ? "generate_until"
+    out.set("output_type", generates                                ? "generate_until"
                            : task.text || task.kind == "perplexity" ? "loglikelihood_rolling"
                                                                     : "multiple_choice");
     out.set("num_fewshot", task.shots);

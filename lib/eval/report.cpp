@@ -51,8 +51,8 @@ std::string markdown_table(const TableRows& rows) {
 // Spreadsheets run cells that begin like a formula: those get a quote in front.
 std::string csv_cell(const std::string& cell) {
     std::string text = shown(cell);
-    const bool formula = text.size() > 1 && std::string_view("=+-@").find(text[0]) !=
-                                                std::string_view::npos;
+    const bool formula =
+        text.size() > 1 && std::string_view("=+-@").find(text[0]) != std::string_view::npos;
     if (formula) text.insert(0, 1, '\'');
     if (text.find_first_of(",\"") == std::string::npos) return text;
     std::string out = "\"";

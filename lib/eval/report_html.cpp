@@ -38,12 +38,23 @@ std::string html(const std::string& text) {
     std::string out;
     for (const char c : escaped(text, 1024)) {
         switch (c) {
-            case '&': out += "&amp;"; break;
-            case '<': out += "&lt;"; break;
-            case '>': out += "&gt;"; break;
-            case '"': out += "&quot;"; break;
-            case '\'': out += "&#39;"; break;
-            default: out += c;
+            case '&':
+                out += "&amp;";
+                break;
+            case '<':
+                out += "&lt;";
+                break;
+            case '>':
+                out += "&gt;";
+                break;
+            case '"':
+                out += "&quot;";
+                break;
+            case '\'':
+                out += "&#39;";
+                break;
+            default:
+                out += c;
         }
     }
     return out;
@@ -198,8 +209,8 @@ std::string cost_plots(std::span<const Record> records) {
 }  // namespace
 
 std::string report_html(std::span<const Record> records) {
-    std::string out = kHead + table(model_rows(records)) + quality_plots(records) +
-                      cost_plots(records);
+    std::string out =
+        kHead + table(model_rows(records)) + quality_plots(records) + cost_plots(records);
     const TableRows tasks = task_rows(records);
     if (tasks.size() > 1) out += "<h2>Tasks</h2>\n" + table(tasks);
     out += "<div class=\"notes\">\n";

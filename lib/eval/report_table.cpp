@@ -46,9 +46,12 @@ std::vector<std::string> cells(const Record& r) {
             format_bytes(r.model.file_bytes),
             fixed(r.model.bits_per_weight, 2),
             perplexity ? with_error(*perplexity, 3) : kNone,
-            of_text("kld_mean", [](const Divergence& d) { return d.kld; }, 5),
-            of_text("same_top", [](const Divergence& d) { return d.same_top; }, 2, 100),
-            of_text("rms_delta_p", [](const Divergence& d) { return d.rms_delta_p; }, 2, 100),
+            of_text(
+                "kld_mean", [](const Divergence& d) { return d.kld; }, 5),
+            of_text(
+                "same_top", [](const Divergence& d) { return d.same_top; }, 2, 100),
+            of_text(
+                "rms_delta_p", [](const Divergence& d) { return d.rms_delta_p; }, 2, 100),
             s ? fixed(s->decode_tokens_per_second, 1) : kNone,
             s ? fixed(s->prefill_tokens_per_second, 1) : kNone,
             format_bytes(r.peak.measured_bytes)};
@@ -65,7 +68,8 @@ void add_notes(std::vector<std::string>& out, std::span<const Record> records, c
             seen.push_back(std::move(line));
     }
     for (const std::string& line : seen) out.push_back(std::string(what) + ": " + line);
-    if (seen.size() > 1) out.emplace_back("note: results above differ in this and do not compare directly");
+    if (seen.size() > 1)
+        out.emplace_back("note: results above differ in this and do not compare directly");
 }
 
 std::string describe_text(const Record& r) {
@@ -102,8 +106,8 @@ TableRows task_rows(std::span<const Record> records) {
     TableRows rows = {{"model", "task", "samples", "figure", "value"}};
     for (const Record& record : records) {
         for (const TaskResult& task : record.tasks) {
-            const bool has_columns = record.averages.empty() && record.text &&
-                                     record.text->sha256 == task.sha256;
+            const bool has_columns =
+                record.averages.empty() && record.text && record.text->sha256 == task.sha256;
             for (const Metric& metric : task.metrics) {
                 if (has_columns && !metric.info.name.starts_with("ppl_from_")) continue;
                 rows.push_back({record.model.file, task.name, std::to_string(task.samples),

@@ -48,8 +48,8 @@ bool is_binary(std::span<const double> values) {
 double incomplete_beta(double a, double b, double x) {
     if (x <= 0) return 0;
     if (x >= 1) return 1;
-    const double log_factor = std::lgamma(a + b) - std::lgamma(a) - std::lgamma(b) +
-                              a * std::log(x) + b * std::log1p(-x);
+    const double log_factor =
+        std::lgamma(a + b) - std::lgamma(a) - std::lgamma(b) + a * std::log(x) + b * std::log1p(-x);
     const double factor = std::exp(log_factor);
     if (x < (a + 1) / (a + b + 2)) return factor * beta_fraction(a, b, x) / a;
     return 1 - factor * beta_fraction(b, a, 1 - x) / b;

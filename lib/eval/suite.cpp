@@ -167,8 +167,7 @@ bool Suite::run(const TaskRun& run, Journal* journal, const Progress& progress,
     return true;
 }
 
-bool Suite::run_task(Entry& entry, const TaskRun& run, Journal* journal,
-                     const Progress& progress) {
+bool Suite::run_task(Entry& entry, const TaskRun& run, Journal* journal, const Progress& progress) {
     // On every way out, exceptions included.
     const std::unique_ptr<Task, void (*)(Task*)> stop(entry.task.get(),
                                                       [](Task* task) { task->stop(); });
@@ -212,9 +211,9 @@ std::vector<Metric> text_averages(const std::vector<TaskResult>& tasks) {
         double sum = 0, variance = 0;
         std::size_t found = 0;
         for (const TaskResult* text : texts) {
-            const auto same = std::find_if(
-                text->metrics.begin(), text->metrics.end(),
-                [&](const Metric& m) { return m.info.name == first.info.name; });
+            const auto same =
+                std::find_if(text->metrics.begin(), text->metrics.end(),
+                             [&](const Metric& m) { return m.info.name == first.info.name; });
             if (same == text->metrics.end()) continue;
             ++found;
             sum += same->value.value;

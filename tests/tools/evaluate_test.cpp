@@ -98,8 +98,8 @@ void kill_at(const std::vector<std::string>& command, const std::string& journal
 
 TEST_CASE("evaluate: killed at any time, the rerun ends with the same figures") {
     const Bench bench;
-    const std::vector<std::string> what = {"-f", bench.text, "-c", "32", "--task",
-                                           "choice:file=" + bench.questions, "-q", "-o"};
+    const std::vector<std::string> what = {
+        "-f", bench.text, "-c", "32", "--task", "choice:file=" + bench.questions, "-q", "-o"};
     auto with_output = [&](const std::string& output) {
         std::vector<std::string> all = what;
         all.push_back(output);
@@ -137,13 +137,12 @@ TEST_CASE("evaluate: a journal of another model is not used, and that is said") 
 
 TEST_CASE("evaluate: SIGTERM and SIGUSR1 end with 75 and keep the journal, which is gone on from") {
     const Bench bench;
-    const std::string many = bench.directory.write("many.jsonl", items(4000));
+    const std::string many = bench.directory.write("many.jsonl", items(400));
     const std::string journal = bench.out + ".journal";
     for (const int signal : {SIGTERM, SIGUSR1}) {
-        const ProcessResult r =
-            run_process(bench.command({"--task", "choice:file=" + many, "-o", bench.out,
-                                       "--progress", "jsonl"}),
-                        {.send_signal = signal, .signal_after = "\"done\""});
+        const ProcessResult r = run_process(bench.command({"--task", "choice:file=" + many, "-o",
+                                                           bench.out, "--progress", "jsonl"}),
+                                            {.send_signal = signal, .signal_after = "\"done\""});
         CAPTURE(r.err);
         CHECK(r.exit == 75);
         CHECK(r.err.find("run the same command again") != std::string::npos);
@@ -154,12 +153,12 @@ TEST_CASE("evaluate: SIGTERM and SIGUSR1 end with 75 and keep the journal, which
                                        bench.directory.file("report.json")});
     CHECK(r.exit == 0);
     CHECK(r.err.find("going on from") != std::string::npos);
-    const Json report =
-        parse_json(read_file(bench.directory.file("report.json")), "report");
+    const Json report = parse_json(read_file(bench.directory.file("report.json")), "report");
     CHECK(report.find("resumed_samples")->as_int("") > 0);
 }
 
-TEST_CASE("evaluate: gates fail with 3 after the results are written, unknown figures with 2 before") {
+TEST_CASE(
+    "evaluate: gates fail with 3 after the results are written, unknown figures with 2 before") {
     const Bench bench;
     const std::vector<std::string> text = {"-f", bench.text, "-c", "32", "-o", bench.out};
     auto with = [&](std::vector<std::string> more) {
@@ -194,8 +193,7 @@ TEST_CASE("evaluate: gates fail with 3 after the results are written, unknown fi
     CHECK(with({"--assert", "pppl<3"}).err.find("did you mean 'ppl'") != std::string::npos);
 
     const std::string base = bench.directory.file("base.json");
-    const ProcessResult same =
-        with({"--baseline", base, "--assert", "ppl<=baseline.ppl*1.0001"});
+    const ProcessResult same = with({"--baseline", base, "--assert", "ppl<=baseline.ppl*1.0001"});
     CHECK(same.exit == 0);
     CHECK(same.out.find("baseline") != std::string::npos);
     CHECK(with({"--baseline", base, "--assert", "ppl<baseline.ppl*0.99", "-q"}).exit == 3);
@@ -205,8 +203,9 @@ TEST_CASE("evaluate: compare pairs samples, and refuses other ones") {
     const Bench good("f32"), bad("q4_0");
     const std::string questions = good.questions;
     for (const Bench* bench : {&good, &bad}) {
-        REQUIRE(bench->run({"--task", "choice:file=" + questions, "-f", good.text, "-c", "32", "-q",
-                            "-o", bench->out})
+        REQUIRE(bench
+                    ->run({"--task", "choice:file=" + questions, "-f", good.text, "-c", "32", "-q",
+                           "-o", bench->out})
                     .exit == 0);
     }
     for (const char* how : {"compare", "--compare"}) {
@@ -219,16 +218,17 @@ TEST_CASE("evaluate: compare pairs samples, and refuses other ones") {
         run_process({tool_path("evaluate"), "compare", good.out, bad.out, "--json", "-"});
     const Json report = parse_json(json.out, "stdout");
     CHECK(report.find("comparison")->find("figures")->as_array("").size() == 6);
-    REQUIRE(bad.run({"--task", "choice:file=" + questions, "--limit", "5", "-q", "-o", bad.out})
-                .exit == 0);
+    REQUIRE(
+        bad.run({"--task", "choice:file=" + questions, "--limit", "5", "-q", "-o", bad.out}).exit ==
+        0);
     CHECK(run_process({tool_path("evaluate"), "compare", good.out, bad.out}).exit == 2);
     CHECK(run_process({tool_path("evaluate"), "compare", good.out}).exit == 2);
 }
 
 TEST_CASE("evaluate: generated answers are matched, and kept with the samples") {
     const Bench bench;
-    const std::string prompts = bench.directory.write(
-        "p.jsonl", R"({"prompt": "abc", "answer": "never this"}
+    const std::string prompts =
+        bench.directory.write("p.jsonl", R"({"prompt": "abc", "answer": "never this"}
 {"messages": [{"role": "user", "content": "hi"}], "answer": ["x", "y"]}
 )");
     const std::string samples = bench.directory.file("samples.jsonl");
@@ -245,8 +245,9 @@ TEST_CASE("evaluate: generated answers are matched, and kept with the samples") 
     answer.set("prompt", "abc");
     answer.set("answer", sample.find("outcome")->find("text")->as_string(""));
     const std::string right = bench.directory.write("right.jsonl", answer.dump() + "\n");
-    REQUIRE(bench.run({"--task", "generate:file=" + right + ",n-predict=6", "-o", bench.out, "-q",
-                       "--assert", "exact_match==1"})
+    REQUIRE(bench
+                .run({"--task", "generate:file=" + right + ",n-predict=6", "-o", bench.out, "-q",
+                      "--assert", "exact_match==1"})
                 .exit == 0);
 }
 
@@ -308,8 +309,9 @@ TEST_CASE("evaluate: lm-eval results and several texts with their mean") {
     const Bench bench;
     const std::string other = bench.directory.write("other.txt", words(30) + "and so on\n");
     const std::string lm = bench.directory.file("lm.json");
-    REQUIRE(bench.run({"-f", bench.text, "-f", other, "-c", "32", "--lm-eval", lm, "-o", bench.out,
-                       "-q", "--assert", "ppl==(text.ppl+other.ppl)/2"})
+    REQUIRE(bench
+                .run({"-f", bench.text, "-f", other, "-c", "32", "--lm-eval", lm, "-o", bench.out,
+                      "-q", "--assert", "ppl==(text.ppl+other.ppl)/2"})
                 .exit == 0);
     const Json json = parse_json(read_file(lm), lm);
     const Json* first = json.find("results")->find("text");

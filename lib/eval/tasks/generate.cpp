@@ -85,10 +85,11 @@ class Generate final : public Task {
                       .help = "ends an answer; if none is given: an empty line, after prompts",
                       .value = "TEXT"},
                      stop);
-            v.option({.name = "filter",
-                      .help = "strip, line, lower, number or regex=...; repeated: one after another",
-                      .value = "NAME"},
-                     filter);
+            v.option(
+                {.name = "filter",
+                 .help = "strip, line, lower, number or regex=...; repeated: one after another",
+                 .value = "NAME"},
+                filter);
             v.option({.name = "chat-template",
                       .help = "form of messages; the model's own if not given",
                       .value = "NAME"},

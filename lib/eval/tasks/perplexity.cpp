@@ -137,8 +137,8 @@ std::vector<MetricInfo> Perplexity::metrics() const {
 
 void Perplexity::add_to_plan(Plan& plan) const {
     const std::int64_t scored = most_windows_ * rows();
-    WindowScorer::add_to_plan(plan, *setting_->spec, setting_->runner.device, rows(),
-                              piece_rows_, compares());
+    WindowScorer::add_to_plan(plan, *setting_->spec, setting_->runner.device, rows(), piece_rows_,
+                              compares());
     plan.at(Tier::kRam, Purpose::kLogits) +=
         ScoreSums::charged_bytes(scored, compares()) +
         keys().size() * sizeof(double) * static_cast<std::uint64_t>(most_windows_) +

@@ -56,8 +56,8 @@ TEST_CASE("eval gate: names are figures, with dots") {
 }
 
 TEST_CASE("eval gate: what is no gate is refused with the place") {
-    for (const char* text : {"", "ppl", "ppl<", "<3", "ppl=3", "ppl<3<4", "(ppl<3", "ppl<(3", "a b<3",
-                             "1..2<3", "ppl<1e999", "ppl<3)", "ppl==*3"}) {
+    for (const char* text : {"", "ppl", "ppl<", "<3", "ppl=3", "ppl<3<4", "(ppl<3", "ppl<(3",
+                             "a b<3", "1..2<3", "ppl<1e999", "ppl<3)", "ppl==*3"}) {
         CAPTURE(text);
         try {
             const Gate gate(text);
