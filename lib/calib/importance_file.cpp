@@ -209,9 +209,14 @@ void write_gguf(const std::string& path, const ImportanceMatrix& matrix, IfExist
     metadata.set("imatrix.chunk_size", static_cast<std::uint32_t>(matrix.chunk_tokens));
     std::vector<TensorSpec> specs;
     for (const auto& [name, entry] : matrix.entries) {
-        const std::uint64_t matrices = entry.counts.size();
-        specs.push_back({name + std::string(kSums), TensorType::kF32, {matrices, entry.cols()}});
-        specs.push_back({name + std::string(kCounts), TensorType::kF32, {matrices, 1}});
+        // As ggml does, without leading dimensions of 1.
+        std::vector<std::uint64_t> sums = {entry.cols()}, counts = {1};
+        if (entry.counts.size() > 1) {
+            sums.insert(sums.begin(), entry.counts.size());
+            counts.insert(counts.begin(), entry.counts.size());
+        }
+        specs.push_back({name + std::string(kSums), TensorType::kF32, sums});
+        specs.push_back({name + std::string(kCounts), TensorType::kF32, counts});
     }
     GgufWriter writer(path, metadata, specs, if_exists);
     std::size_t index = 0;

@@ -23,10 +23,22 @@ class File {
     [[nodiscard]] int descriptor() const noexcept { return fd_; }
     // Fills `out` from `offset`; a short read is Error(kIo).
     void read(std::uint64_t offset, std::span<std::byte> out) const;
+    // While one lives, large reads of its thread leave the page cache alone where the file system
+    // can do that and the bytes' place within a page is the same in memory and file.
+    class PastCache {
+      public:
+        PastCache() noexcept;
+        ~PastCache();
+        PastCache(const PastCache&) = delete;
+        PastCache& operator=(const PastCache&) = delete;
+    };
     // Throws kIo when the file's size is not the one seen at opening.
     void check_unchanged() const;
 
   private:
+    void read_cached(std::uint64_t offset, std::span<std::byte> out) const;
+    [[nodiscard]] std::size_t read_past_cache(std::uint64_t offset, std::span<std::byte> out) const;
+
     std::string path_;
     int fd_ = -1;
     std::uint64_t bytes_ = 0;

@@ -5,7 +5,9 @@
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 #include <memory>
+#include <span>
 #include <string_view>
 
 #include "model/spec.h"
@@ -20,11 +22,24 @@ struct BlockSpec {
     int layer = 0;
 };
 
+// Watches a model at work.
+class Tap {
+  public:
+    virtual ~Tap() = default;
+    // x [T, in] is about to be multiplied by these matrices of the unit (places in its UnitSpec).
+    virtual void input(UnitId unit, std::span<const std::size_t> matrices, View x) = 0;
+};
+
 // All that it meets in a step.
 struct BlockCtx {
     const Exec& exec;
     const Lease& weights;
     KvEngine& kv;
+    Tap* tap = nullptr;
+
+    void show(std::initializer_list<std::size_t> matrices, View x) const {
+        if (tap) tap->input(weights.unit(), {matrices.begin(), matrices.size()}, x);
+    }
 };
 
 // For planning: what a step of so many tokens will meet.

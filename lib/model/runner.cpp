@@ -95,7 +95,9 @@ struct Runner::State {
 
     [[nodiscard]] const ModelSpec& spec() const { return source->spec(); }
     void step(SeqId seq, std::span<const std::int32_t> tokens, View x);
-    void head(View x, std::int64_t first, const LogitsSink& sink);
+    void check(std::span<const std::int32_t> tokens) const;
+    void head(View x, std::int64_t first, Tap* tap, const LogitsSink& sink);
+    void reserve_logits(std::int64_t rows);
 };
 
 Runner::Runner(std::unique_ptr<ModelSource> source, const RunnerOptions& options, Team& team)
@@ -109,7 +111,7 @@ Runner::Runner(std::unique_ptr<ModelSource> source, const RunnerOptions& options
     s.output = s.units.back().matrix("output");
     s.output_norm = s.units.back().vector("output_norm");
     s.exec.team = &team;
-    s.store = make_resident_store(*s.source, s.exec, {options.repack});
+    s.store = make_store(*s.source, s.exec, {options.repack, options.weight_bytes});
     s.kv = std::make_unique<KvEngine>(s.spec().attention, s.shape.kv, options.device);
     s.workspace = std::make_unique<Workspace>(workspace_bytes(s.spec(), s.layers, s.exec, s.shape));
     s.exec.workspace = s.workspace.get();
@@ -129,14 +131,14 @@ void Runner::State::step(SeqId seq, std::span<const std::int32_t> tokens, View x
     }
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
         const Lease lease = store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
-        BlockCtx ctx = {exec, lease, *kv};
+        BlockCtx ctx = {exec, lease, *kv, nullptr};
         for (const auto& block : layers[layer]) block->forward(ctx, x);
     }
     kv->end_step();
 }
 
 // x: rows whose logits are wanted; `first` is the place of row 0 among all that are.
-void Runner::State::head(View x, std::int64_t first, const LogitsSink& sink) {
+void Runner::State::head(View x, std::int64_t first, Tap* tap, const LogitsSink& sink) {
     const Lease lease = store->acquire({UnitKind::kHead, 0});
     for (std::int64_t r = 0; r < x.rows; r += shape.logit_rows) {
         const std::int64_t rows = std::min(shape.logit_rows, x.rows - r);
@@ -144,30 +146,84 @@ void Runner::State::head(View x, std::int64_t first, const LogitsSink& sink) {
         const View h = workspace->take_view(exec.dtype(), rows, x.cols);
         ops::rms_norm(exec, x.slice_rows(r, rows), lease.vector(output_norm), spec().norm_epsilon,
                       h);
+        if (tap) tap->input(lease.unit(), {&output, 1}, h);
+        if (!sink) continue;
         const View out = {logits.data(), exec.dtype(), rows, spec().vocab, spec().vocab};
         apply(exec, h, std::array{lease.matrix(output).into(out)});
         sink(first + r, out);
     }
 }
 
+void Runner::State::check(std::span<const std::int32_t> tokens) const {
+    for (const std::int32_t token : tokens) {
+        if (token >= 0 && token < spec().vocab) continue;
+        throw Error(Exit::kBadData, escaped(source->file().path(), 1024),
+                    "token " + std::to_string(token) + " is outside the model's vocabulary of " +
+                        std::to_string(spec().vocab));
+    }
+}
+
+void Runner::State::reserve_logits(std::int64_t rows) {
+    const std::size_t bytes = logit_bytes(spec(), exec, std::min(shape.logit_rows, rows));
+    if (bytes <= logits.bytes()) return;
+    logits.reset();
+    logits = Buffer(bytes, Purpose::kLogits);
+}
+
+bool Runner::sweep(std::span<const std::span<const std::int32_t>> texts, View hidden, Tap* tap,
+                   const LayerDone& done) {
+    State& s = *state_;
+    {
+        const Lease lease = s.store->acquire({UnitKind::kEmbedding, 0});
+        std::int64_t row = 0;
+        for (const auto& text : texts) {
+            s.check(text);
+            ops::embed(s.exec, lease.matrix(0).weight, text, s.spec().embedding_scale,
+                       hidden.slice_rows(row, std::ssize(text)));
+            row += std::ssize(text);
+        }
+    }
+    const SeqId seq = s.kv->open();
+    bool whole = true;
+    for (std::size_t layer = 0; whole && layer < s.layers.size(); ++layer) {
+        const Lease lease = s.store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
+        BlockCtx ctx = {s.exec, lease, *s.kv, tap};
+        std::int64_t row = 0;
+        for (const auto& text : texts) {
+            for (std::int64_t left = std::ssize(text); left > 0;) {
+                const std::int64_t count = std::min(s.shape.step_tokens, left);
+                s.kv->begin_step(seq, count);
+                for (const auto& block : s.layers[layer])
+                    block->forward(ctx, hidden.slice_rows(row, count));
+                s.kv->end_step();
+                row += count;
+                left -= count;
+            }
+            s.kv->truncate(seq, 0);
+        }
+        whole = !done || done(static_cast<std::int64_t>(layer) + 1);
+    }
+    s.kv->close(seq);
+    return whole;
+}
+
+void Runner::head(View hidden, Tap* tap, const LogitsSink& sink) {
+    if (sink) state_->reserve_logits(hidden.rows);
+    state_->head(hidden, 0, tap, sink);
+}
+
+StorePlan Runner::store_plan(const ModelSource& source, const RunnerOptions& options) {
+    return plan_store(source, exec_of(options), {options.repack, options.weight_bytes});
+}
+
 void Runner::forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
                      const LogitsSink& sink) {
     State& s = *state_;
     const auto total = static_cast<std::int64_t>(tokens.size());
-    for (const std::int32_t token : tokens) {
-        if (token >= 0 && token < s.spec().vocab) continue;
-        throw Error(Exit::kBadData, escaped(s.source->file().path(), 1024),
-                    "token " + std::to_string(token) + " is outside the model's vocabulary of " +
-                        std::to_string(s.spec().vocab));
-    }
+    s.check(tokens);
     logits = std::clamp<std::int64_t>(logits, 0, total);
     const std::int64_t first_wanted = total - logits;
-    const std::size_t wanted_bytes =
-        logit_bytes(s.spec(), s.exec, std::min(s.shape.logit_rows, logits));
-    if (wanted_bytes > s.logits.bytes()) {
-        s.logits.reset();
-        s.logits = Buffer(wanted_bytes, Purpose::kLogits);
-    }
+    s.reserve_logits(logits);
     for (std::int64_t first = 0; first < total; first += s.shape.step_tokens) {
         const std::int64_t count = std::min(s.shape.step_tokens, total - first);
         const WorkspaceScope scope(*s.workspace);
@@ -176,7 +232,7 @@ void Runner::forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64
                tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)), x);
         const std::int64_t skip = std::max<std::int64_t>(first_wanted - first, 0);
         if (skip < count) {
-            s.head(x.slice_rows(skip, count - skip), first + skip - first_wanted, sink);
+            s.head(x.slice_rows(skip, count - skip), first + skip - first_wanted, nullptr, sink);
         }
     }
 }
@@ -206,7 +262,7 @@ void Runner::add_to_plan(Plan& plan, const ModelSource& source, const RunnerOpti
     const Exec exec = exec_of(options);
     const Shape shape = shape_of(spec, options, exec);
     const Layers layers = make_layers(spec, units_of(source));
-    const StorePlan store = plan_resident_store(source, exec, {options.repack});
+    const StorePlan store = plan_store(source, exec, {options.repack, options.weight_bytes});
 
     const std::uint64_t kv =
         static_cast<std::uint64_t>(sequences) *
@@ -215,12 +271,13 @@ void Runner::add_to_plan(Plan& plan, const ModelSource& source, const RunnerOpti
         Buffer::charged_bytes(workspace_bytes(spec, layers, exec, shape));
     const std::uint64_t rows = Buffer::charged_bytes(
         logit_bytes(spec, exec, std::clamp<std::int64_t>(logits, 0, shape.logit_rows)));
-    plan.at(Tier::kRam, Purpose::kWeights) += store.weight_bytes;
+    plan.at(Tier::kRam, Purpose::kWeights) += store.resident_bytes + store.lease_bytes;
+    plan.at(Tier::kRam, Purpose::kIo) += store.io_bytes;
     plan.at(Tier::kRam, Purpose::kKv) += kv;
     plan.at(Tier::kRam, Purpose::kActivations) += activations;
     plan.at(Tier::kRam, Purpose::kLogits) += rows;
     // Loading needs a piece of the file before any of the others exist.
-    const std::uint64_t later = kv + activations + rows;
+    const std::uint64_t later = store.lease_bytes + store.io_bytes + kv + activations + rows;
     if (store.staging_bytes > later) {
         plan.at(Tier::kRam, Purpose::kIo) += store.staging_bytes - later;
     }

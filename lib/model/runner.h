@@ -10,8 +10,11 @@
 #include "core/plan.h"
 #include "kv/engine.h"
 #include "model/source.h"
+#include "model/store.h"
 
 namespace thimble {
+
+class Tap;
 
 struct RunnerOptions {
     Device device = Device::kCpu;
@@ -20,6 +23,9 @@ struct RunnerOptions {
     std::int64_t step_tokens =
         512;             // most tokens per forward step (prefill chunk); also -b/--batch-size
     bool repack = true;  // build resident layouts
+    // Most memory for weights and the buffers that they are read into: layers that do not fit are
+    // read from disk in each step, and results stay the same.
+    std::uint64_t weight_bytes = UINT64_MAX;
     std::int64_t logit_rows = 0;  // most logits rows materialised at once; 0: as many as fit 32 MiB
     KvOptions kv;
 };
@@ -40,6 +46,19 @@ class Runner {
     // logits of the last `logits` of them (0: none, and the head is not computed).
     void forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
                  const LogitsSink& sink);
+
+    // Texts that know nothing of each other, layer by layer: the weights of a layer are at hand
+    // once for all of them, however many. Row after row of all texts, `hidden` [tokens, hidden] is
+    // then what the head reads; each row has the bits that forward() gives it. After each layer
+    // `done` (may be empty) says whether to go on; false if it did not.
+    using LayerDone = std::function<bool(std::int64_t layers)>;
+    [[nodiscard]] bool sweep(std::span<const std::span<const std::int32_t>> texts, View hidden,
+                             Tap* tap, const LayerDone& done);
+    // The head over rows that sweep() left; without a sink only the tap (may be null) sees them.
+    void head(View hidden, Tap* tap, const LogitsSink& sink);
+    // What the store of a Runner of this source and options holds.
+    [[nodiscard]] static StorePlan store_plan(const ModelSource& source,
+                                              const RunnerOptions& options);
 
     // State bytes moved per decoded token at a context of n tokens: weights read + KV read and
     // written.

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -42,6 +43,12 @@ struct UnitSpec {
 // The model's units in the order of the forward pass: embedding, layers, head. A tied head's matrix
 // is the embedding's tensor.
 [[nodiscard]] std::vector<UnitSpec> units_of(const ModelSource& source);
+// The place of a unit among them.
+[[nodiscard]] inline std::size_t index_of(UnitId unit, const std::vector<UnitSpec>& units) {
+    if (unit.kind == UnitKind::kEmbedding) return 0;
+    if (unit.kind == UnitKind::kHead) return units.size() - 1;
+    return static_cast<std::size_t>(unit.layer) + 1;
+}
 
 struct UnitWeights {
     std::vector<Linear> matrices;  // in the order of UnitSpec::matrices
@@ -60,6 +67,7 @@ class Lease {
     Lease& operator=(const Lease&) = delete;
     [[nodiscard]] const Linear& matrix(std::size_t i) const { return weights_->matrices[i]; }
     [[nodiscard]] View vector(std::size_t i) const { return weights_->vectors[i]; }
+    [[nodiscard]] UnitId unit() const noexcept { return unit_; }
 
   private:
     WeightStore* store_;
@@ -67,11 +75,15 @@ class Lease {
     const UnitWeights* weights_;
 };
 
+// One lease at a time: the caller's thread acquires a unit, uses it and lets it go.
 class WeightStore {
   public:
     virtual ~WeightStore() = default;
     [[nodiscard]] virtual Lease acquire(UnitId unit) = 0;
-    // Bytes of weights that one decoded token reads.
+    // (optional) The order in which units will be acquired, over and over: what is read ahead.
+    // Without a call: that of the forward pass.
+    virtual void prefetch(std::span<const UnitId> order) { (void)order; }
+    // Bytes of weights that one decoded token reads from memory.
     [[nodiscard]] virtual std::uint64_t bytes_per_token() const noexcept = 0;
 
   private:
@@ -83,16 +95,39 @@ inline Lease::~Lease() { store_->release(unit_); }
 
 struct StoreOptions {
     bool repack = true;
+    // Most memory for weights and for the buffers that they are read into. Layers that do not fit
+    // are read from disk in each pass.
+    std::uint64_t most_bytes = UINT64_MAX;
 };
 // What a store holds, and what it needs besides while it loads.
 struct StorePlan {
-    std::uint64_t weight_bytes = 0, staging_bytes = 0;
+    std::uint64_t resident_bytes = 0;
+    std::uint64_t staging_bytes = 0;  // only until everything resident is loaded
+    std::uint64_t lease_bytes = 0;    // the repacked layer at work
+    std::uint64_t io_bytes = 0;       // two layers as stored: one at work, one read ahead
+    std::int64_t streamed_layers = 0;
+    std::uint64_t streamed_bytes = 0;  // read from disk in each pass
+    [[nodiscard]] std::uint64_t held_bytes() const noexcept {
+        return resident_bytes + lease_bytes + io_bytes;
+    }
 };
 
-// All weights in memory, each in the layout that is fastest here.
+// All weights in memory where options.most_bytes allows, else as many layers as do; at least one
+// layer's room is taken in any case.
+[[nodiscard]] StorePlan plan_store(const ModelSource& source, const Exec& exec,
+                                   const StoreOptions& options);
+[[nodiscard]] std::unique_ptr<WeightStore> make_store(const ModelSource& source, const Exec& exec,
+                                                      const StoreOptions& options);
+
+// The kinds that these choose from.
 [[nodiscard]] StorePlan plan_resident_store(const ModelSource& source, const Exec& exec,
                                             const StoreOptions& options);
 [[nodiscard]] std::unique_ptr<WeightStore> make_resident_store(const ModelSource& source,
+                                                               const Exec& exec,
+                                                               const StoreOptions& options);
+[[nodiscard]] StorePlan plan_streamed_store(const ModelSource& source, const Exec& exec,
+                                            const StoreOptions& options);
+[[nodiscard]] std::unique_ptr<WeightStore> make_streamed_store(const ModelSource& source,
                                                                const Exec& exec,
                                                                const StoreOptions& options);
 

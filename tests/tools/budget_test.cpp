@@ -105,7 +105,7 @@ TEST_CASE("budget: run") {
         job.input = "hello\nand more\n";
     }
     SUBCASE("in double precision") { job.command.insert(job.command.end(), {"--device", "ref"}); }
-    job.check();
+    job.check("ram=1");
 }
 
 TEST_CASE("budget: evaluate") {
@@ -136,7 +136,7 @@ TEST_CASE("budget: real models") {
         CAPTURE(name);
         Job run;
         run.command = {tool_path("run"), "-m", *model, "-n", "2", "-p", "Once"};
-        run.check();
+        run.check("ram=1");
         Job quantize;
         quantize.output = quantize.directory.file("out.gguf");
         quantize.command = {tool_path("quantize"), "-m",       *model, "-o",

@@ -12,6 +12,7 @@
 #include "model/source.h"
 #include "tests/support/golden_model.h"
 #include "tests/support/process.h"
+#include "tests/support/tiny_model.h"
 
 using namespace thimble;
 using namespace thimble::test;
@@ -241,4 +242,77 @@ TEST_CASE("quantize imatrix: converts, adds up and describes") {
     CHECK(bad.exit == 65);
     CHECK(says(bad, "--exclude-weights blk.0.ffn_up.weight"));
     CHECK_FALSE(std::filesystem::exists(s.file("no.gguf")));
+}
+
+TEST_CASE("quantize collect-imatrix: from a text, and from records that say the same") {
+    const TemporaryDirectory directory;
+    const auto file = [&](const std::string& name) { return directory.file(name); };
+    write_tiny_model(file("model.gguf"), "gemma3");
+    std::string words;
+    for (int i = 0; i < 60; ++i) words += "word number " + std::to_string(i) + " of the text ";
+    write_file(file("text.txt"), words + "\n");
+    write_file(file("text.jsonl"), "{\"text\": \"" + words +
+                                       "\"}\n\n{\"prompt\": \"a prompt of some \", "
+                                       "\"completion\": \"words and its end\"}\n");
+    const auto collect = [&](const std::string& text, const std::string& out,
+                             std::vector<std::string> more = {}) {
+        std::vector<std::string> arguments = {"collect-imatrix",
+                                              "-m",
+                                              file("model.gguf"),
+                                              "-f",
+                                              file(text),
+                                              "-o",
+                                              file(out),
+                                              "-c",
+                                              "32",
+                                              "--json",
+                                              file("r.json")};
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        return quantize(arguments);
+    };
+    const ProcessResult r = collect("text.txt", "a.gguf");
+    CAPTURE(r.err);
+    REQUIRE(r.exit == 0);
+    const Json report = parse_json(read_file(file("r.json")), "report");
+    const auto bytes = [&](const char* part) {
+        return report.find(part)->find("ram")->find("peak_bytes")->as_int("bytes");
+    };
+    const std::int64_t peak =
+        report.find("plan")->find("tiers")->find("ram")->find("peak_bytes")->as_int("bytes");
+    CHECK(bytes("measured") <= peak);
+    CHECK(bytes("measured") > peak - peak / 10);
+    const ImportanceMatrix a = read_importance(file("a.gguf"));
+    CHECK(a.datasets == std::vector<std::string>{"text.txt"});
+    CHECK(a.chunk_tokens == 32);
+    CHECK(a.chunk_count == a.entries.begin()->second.counts.front() / 32);
+
+    // as little memory as there can be: the same bytes
+    REQUIRE(collect("text.txt", "none.gguf", {"--dry-run", "--max-memory", "ram=1"}).exit == 77);
+    const std::int64_t least = parse_json(read_file(file("r.json")), "report")
+                                   .find("plan")
+                                   ->find("tiers")
+                                   ->find("ram")
+                                   ->find("peak_bytes")
+                                   ->as_int("bytes");
+    const ProcessResult small =
+        collect("text.txt", "b.gguf", {"--max-memory", "ram=" + std::to_string(least), "-t", "1"});
+    CAPTURE(small.err);
+    REQUIRE(small.exit == 0);
+    CHECK(read_file(file("a.gguf")) == read_file(file("b.gguf")));
+
+    REQUIRE(collect("text.jsonl", "j.gguf").exit == 0);
+    const ImportanceMatrix j = read_importance(file("j.gguf"));
+    CHECK(j.entries.begin()->second.counts.front() > a.entries.begin()->second.counts.front());
+    REQUIRE(collect("text.txt", "two.gguf", {"--chunks", "2", "--from-chunk", "1"}).exit == 0);
+    CHECK(read_importance(file("two.gguf")).chunk_count == 2);
+
+    CHECK(collect("text.txt", "a.gguf").exit == 73);
+    CHECK(collect("text.txt", "c.gguf", {"--from-chunk", "1000"}).exit == 2);
+    write_file(file("bad.jsonl"), "{\"texts\": \"\"}\n");
+    const ProcessResult bad = collect("bad.jsonl", "c.gguf");
+    CHECK(bad.exit == 65);
+    CHECK(says(bad, "line 1"));
+    const ProcessResult used = quantize({"-m", file("model.gguf"), "-o", file("q.gguf"), "--format",
+                                         "q4_1", "--imatrix", file("a.gguf"), "--dry-run"});
+    CHECK(used.exit == 0);
 }

@@ -2,6 +2,7 @@
 // quantize: a GGUF file or Hugging Face directory in, a GGUF file of another format out.
 #include "baseline.h"
 #include "cli/tool.h"
+#include "collect_command.h"
 #include "imatrix_command.h"
 #include "inspect_command.h"
 #include "quantize_command.h"
@@ -18,6 +19,7 @@ constexpr const char* kEpilog = R"(Examples:
   quantize -m model.gguf --format q4_0 --pure --dry-run
   quantize -m model.gguf --format q4_k --imatrix model.imatrix.gguf
   quantize verify model-q8_0.gguf --manifest model-q8_0.sha256
+  quantize collect-imatrix -m model.gguf -f text.txt -o model.imatrix.gguf
   quantize imatrix a.gguf b.dat -o sum.gguf
   quantize split -m model.gguf -o parts/model --split-max-size 2GB
   quantize merge -m parts/model-00001-of-00003.gguf -o model.gguf
@@ -32,6 +34,6 @@ int main(int argc, char** argv) {
                           .epilog = kEpilog,
                           .baseline_bytes = kBaselineBytes},
                          {quantize_command(), inspect_command(), verify_command(),
-                          imatrix_command(), split_command(), merge_command()},
+                          imatrix_command(), collect_command(), split_command(), merge_command()},
                          argc, argv);
 }

@@ -78,6 +78,7 @@ RunnerOptions Pipeline::runner_options(Device device, Isa isa) const {
     out.isa = isa;
     out.activations = activations_named(options.activations);
     out.repack = options.repack;
+    out.weight_bytes = weight_bytes_;
     out.kv = options.kv;
     // Memory for a step is not taken for more tokens than there are.
     out.step_tokens = conversation_ ? options.batch : std::min(options.batch, std::ssize(prompt_));
@@ -158,8 +159,43 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
     const auto limit = Budget::parse(common.max_memory, "--max-memory")
                            .limit_bytes[static_cast<std::size_t>(Tier::kRam)];
     if (limit && plan.total_bytes(Tier::kRam) + kBaselineBytes > *limit)
-        plan.cheapest_change = remedy(*limit, runner);
+        stream_layers(plan, *limit, runner, common);
     return plan;
+}
+
+// Where not all weights fit: as many layers as do, the others from disk for every step; where that
+// does not fit either, a remedy.
+void Pipeline::stream_layers(Plan& plan, std::uint64_t limit_bytes, RunnerOptions runner,
+                             const cli::CommonOptions& common) {
+    const RunnerOptions whole = runner;
+    runner.weight_bytes = 0;
+    const Plan streamed = memory(runner, most_tokens());
+    const std::uint64_t least = streamed.total_bytes(Tier::kRam) + kBaselineBytes;
+    if (least > limit_bytes) {
+        const bool saves = streamed.total_bytes(Tier::kRam) < plan.total_bytes(Tier::kRam);
+        if (saves) plan = streamed;
+        plan.cheapest_change = remedy(limit_bytes, saves ? runner : whole);
+        return;
+    }
+    runner.weight_bytes = limit_bytes - least + Runner::store_plan(*source_, runner).held_bytes();
+    weight_bytes_ = runner.weight_bytes;
+    const double resident_seconds = plan.seconds;
+    plan = memory(runner, most_tokens());
+    predict_time(plan, common);
+    const StorePlan store = Runner::store_plan(*source_, runner);
+    const cost::MachineProfile profile = cost::find_profile(options.profile);
+    const double pass = cost::load_seconds({profile, 1, false}, store.streamed_bytes);
+    if (resident_seconds > 0) {
+        const std::int64_t tokens = most_tokens() - std::ssize(prompt_);
+        plan.seconds += pass * static_cast<double>(tokens + 1);
+    }
+    const std::string note =
+        std::to_string(store.streamed_layers) + " of " + std::to_string(source_->spec().layers) +
+        " layers, " + format_bytes(store.streamed_bytes) + ", are read from disk for every step: " +
+        std::to_string(static_cast<std::int64_t>(pass * 1000)) + " ms each by machine profile " +
+        profile.name;
+    plan.notes.push_back(note);
+    log_warning("the weights do not fit: " + note);
 }
 
 void Pipeline::run(cli::Context& context) {

@@ -32,6 +32,8 @@ class Pipeline {
     // Tokens in the cache at the end, at most.
     [[nodiscard]] std::int64_t most_tokens() const;
     [[nodiscard]] Plan memory(const RunnerOptions& runner, std::int64_t tokens) const;
+    void stream_layers(Plan& plan, std::uint64_t limit_bytes, RunnerOptions runner,
+                       const cli::CommonOptions& common);
     void predict_time(Plan& plan, const cli::CommonOptions& common) const;
     [[nodiscard]] std::string remedy(std::uint64_t limit_bytes, RunnerOptions runner) const;
 
@@ -39,7 +41,8 @@ class Pipeline {
     std::unique_ptr<Tokenizer> tokenizer_;
     std::vector<Token> prompt_;
     std::int64_t capacity_ = 0;
-    bool conversation_ = false;  // messages come from stdin, line by line
+    std::uint64_t weight_bytes_ = UINT64_MAX;  // the budget's share for weights
+    bool conversation_ = false;                // messages come from stdin, line by line
 };
 
 // One answer: text to stdout as it comes, figures to stderr. Returns the text. `end_line`: what

@@ -40,6 +40,7 @@ class AttentionBlock final : public Block {
         ops::rms_norm(exec, x, ctx.weights.vector(norm_), model_.norm_epsilon, h);
         const std::array problems = {ctx.weights.matrix(q_).into(q), ctx.weights.matrix(k_).into(k),
                                      ctx.weights.matrix(v_).into(v)};
+        ctx.show({q_, k_, v_}, h);
         apply(exec, h, problems);
         if (q_norm_) norm_heads(exec, q, ctx.weights.vector(*q_norm_));
         if (k_norm_) norm_heads(exec, k, ctx.weights.vector(*k_norm_));
@@ -47,6 +48,7 @@ class AttentionBlock final : public Block {
         const View attended = take(q_cols());
         ctx.kv.attend(exec, layer_, q, k, v, attended);
         const Linear& output = ctx.weights.matrix(output_);
+        ctx.show({output_}, attended);
         if (!post_norm_) {
             apply(exec, attended, std::array{output.onto(x)});
             return;

@@ -30,9 +30,11 @@ class FfnBlock final : public Block {
         ops::rms_norm(exec, x, ctx.weights.vector(norm_), model_.norm_epsilon, h);
         const std::array problems = {ctx.weights.matrix(gate_).into(gate),
                                      ctx.weights.matrix(up_).into(up)};
+        ctx.show({gate_, up_}, h);
         apply(exec, h, problems);
         ops::glu(exec, model_.gate, gate, up, gate);
         const Linear& down = ctx.weights.matrix(down_);
+        ctx.show({down_}, gate);
         if (!post_norm_) {
             apply(exec, gate, std::array{down.onto(x)});
             return;

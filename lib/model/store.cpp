@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/store.h"
+
+namespace thimble {
+namespace {
+
+bool fits_whole(const ModelSource& source, const Exec& exec, const StoreOptions& options) {
+    if (options.most_bytes == UINT64_MAX) return true;
+    const StorePlan plan = plan_resident_store(source, exec, options);
+    return plan.held_bytes() + plan.staging_bytes <= options.most_bytes;
+}
+
+}  // namespace
+
+StorePlan plan_store(const ModelSource& source, const Exec& exec, const StoreOptions& options) {
+    return fits_whole(source, exec, options) ? plan_resident_store(source, exec, options)
+                                             : plan_streamed_store(source, exec, options);
+}
+
+std::unique_ptr<WeightStore> make_store(const ModelSource& source, const Exec& exec,
+                                        const StoreOptions& options) {
+    return fits_whole(source, exec, options) ? make_resident_store(source, exec, options)
+                                             : make_streamed_store(source, exec, options);
+}
+
+}  // namespace thimble

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/weight_memory.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/checked.h"
+#include "core/error.h"
+#include "format/weight_format.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
+
+Shape2 shape_of(const SourceTensor& tensor) { return {tensor.rows(), tensor.cols()}; }
+
+std::int64_t piece_rows(const SourceTensor& tensor) {
+    const std::size_t row = stored_bytes(tensor, 1);
+    const auto groups = static_cast<std::int64_t>(kPieceBytes / row) / ops::kRepackRows;
+    return std::min(tensor.rows(), std::max<std::int64_t>(groups, 1) * ops::kRepackRows);
+}
+
+std::uint64_t vector_bytes(const View& v) {
+    return static_cast<std::uint64_t>(v.cols) * size_of(v.dtype);
+}
+
+}  // namespace
+
+LayoutId stored_layout(const SourceTensor& tensor) { return *layout_of(tensor.type()); }
+
+std::size_t stored_bytes(const SourceTensor& tensor, std::int64_t rows) {
+    return ops::packed_bytes(stored_layout(tensor), {rows, tensor.cols()});
+}
+
+PackedView read_stored(const ModelSource& source, const SourceTensor& tensor, RowRange rows,
+                       std::byte* out) {
+    const std::size_t bytes = stored_bytes(tensor, rows.count);
+    source.read_stored_rows(tensor, rows.first, rows.count, {out, bytes});
+    PackedView view;
+    view.layout = stored_layout(tensor);
+    view.shape = {rows.count, tensor.cols()};
+    view.n_planes = 1;
+    view.planes[0] = {out, bytes / static_cast<std::size_t>(rows.count), bytes};
+    return view;
+}
+
+LayoutId working_layout(const SourceTensor& tensor, const Exec& exec, bool repack) {
+    const LayoutId stored = stored_layout(tensor);
+    if (!repack || exec.device != Device::kCpu) return stored;
+    return ops::resident_layout(stored).value_or(stored);
+}
+
+void verify_weights(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,
+                    std::int64_t first, const PackedView& piece) {
+    const WeightFormat& format = format_of(piece.layout);
+    try {
+        const std::int64_t grain = ceil_div<std::int64_t>(piece.shape.rows, 8);
+        exec.team->run(piece.shape.rows, grain, [&](std::int64_t begin, std::int64_t end) {
+            format.verify(piece, {begin, end - begin});
+        });
+    } catch (const Error& e) {
+        throw Error(e.exit(), escaped(source.file().path(), 1024),
+                    "tensor '" + tensor.name + "', from row " + std::to_string(first) +
+                        " on: " + e.where() + ": " + e.problem());
+    }
+}
+
+void WeightMemory::add_matrix(const SourceTensor& tensor, bool multiplied) {
+    if (!matrices_.try_emplace(&tensor).second) return;
+    Place place;
+    place.tensor = &tensor;
+    place.layout = working_layout(tensor, exec_, repack_ && multiplied);
+    place.offset = bytes_;
+    const bool repacked = place.layout != stored_layout(tensor);
+    place.bytes = repacked ? ops::packed_bytes(place.layout, shape_of(tensor))
+                           : stored_bytes(tensor, tensor.rows());
+    bytes_ += weight_aligned(place.bytes);
+    if (repacked)
+        staging_bytes_ = std::max(staging_bytes_, stored_bytes(tensor, piece_rows(tensor)));
+    places_.push_back(place);
+}
+
+void WeightMemory::add_vector(const SourceTensor& tensor) {
+    if (!vectors_.try_emplace(&tensor).second) return;
+    const std::size_t bytes = static_cast<std::size_t>(tensor.cols()) * size_of(exec_.dtype());
+    places_.push_back({&tensor, LayoutId::k_f32, bytes_, bytes});
+    bytes_ += weight_aligned(bytes);
+}
+
+void WeightMemory::add_unit(const UnitSpec& unit, bool multiplied) {
+    for (const auto& m : unit.matrices) {
+        add_matrix(*m.weight, multiplied);
+        if (m.bias) add_vector(*m.bias);
+    }
+    for (const auto& v : unit.vectors) add_vector(*v.weight);
+}
+
+void WeightMemory::load() {
+    memory_ = Buffer(bytes_, Purpose::kWeights);
+    Buffer staging(staging_bytes_, Purpose::kIo);
+    for (const Place& place : places_) {
+        const auto matrix = matrices_.find(place.tensor);
+        if (matrix != matrices_.end()) {
+            matrix->second = load_matrix(place, staging.data());
+        } else {
+            vectors_.at(place.tensor) = load_vector(place);
+        }
+    }
+}
+
+UnitWeights WeightMemory::unit(const UnitSpec& unit) const {
+    UnitWeights weights;
+    for (const auto& m : unit.matrices) {
+        Linear linear{matrix(*m.weight), std::nullopt};
+        if (m.bias) linear.bias = vector(*m.bias);
+        weights.matrices.push_back(linear);
+    }
+    for (const auto& v : unit.vectors) weights.vectors.push_back(vector(*v.weight));
+    return weights;
+}
+
+PackedView WeightMemory::load_matrix(const Place& place, std::byte* staging) {
+    const SourceTensor& tensor = *place.tensor;
+    std::byte* out = memory_.data() + place.offset;
+    if (place.layout == stored_layout(tensor)) return load_stored(tensor, out);
+    PackedView whole;
+    const std::int64_t step = piece_rows(tensor);
+    for (std::int64_t first = 0; first < tensor.rows(); first += step) {
+        const std::int64_t count = std::min(step, tensor.rows() - first);
+        const PackedView piece = read_stored(source_, tensor, {first, count}, staging);
+        verify_weights(source_, exec_, tensor, first, piece);
+        std::byte* at = out + ops::packed_bytes(place.layout, {first, tensor.cols()});
+        const PackedView packed = ops::repack(exec_, piece, place.layout, at);
+        if (first == 0) whole = packed;
+    }
+    whole.shape = shape_of(tensor);
+    whole.planes[0].data = out;
+    whole.planes[0].bytes = place.bytes;
+    return whole;
+}
+
+PackedView WeightMemory::load_stored(const SourceTensor& tensor, std::byte* out) {
+    PackedView whole;
+    const std::int64_t step = piece_rows(tensor);
+    for (std::int64_t first = 0; first < tensor.rows(); first += step) {
+        const std::int64_t count = std::min(step, tensor.rows() - first);
+        const PackedView piece =
+            read_stored(source_, tensor, {first, count}, out + stored_bytes(tensor, first));
+        verify_weights(source_, exec_, tensor, first, piece);
+        if (first == 0) whole = piece;
+    }
+    whole.shape = shape_of(tensor);
+    whole.planes[0].bytes = stored_bytes(tensor, tensor.rows());
+    return whole;
+}
+
+View WeightMemory::load_vector(const Place& place) {
+    const SourceTensor& tensor = *place.tensor;
+    std::vector<float> values(static_cast<std::size_t>(tensor.cols()));
+    std::vector<std::byte> scratch;
+    source_.read_rows(tensor, 0, 1, values.data(), scratch);
+    const auto bad =
+        std::find_if_not(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+    if (bad != values.end()) {
+        throw Error(Exit::kBadData, escaped(source_.file().path(), 1024),
+                    "tensor '" + tensor.name + "', element " +
+                        std::to_string(bad - values.begin()) + " is not a finite number");
+    }
+    std::byte* out = memory_.data() + place.offset;
+    if (exec_.dtype() == DType::kF64) {
+        std::copy(values.begin(), values.end(), reinterpret_cast<double*>(out));
+    } else {
+        std::copy(values.begin(), values.end(), reinterpret_cast<float*>(out));
+    }
+    return {out, exec_.dtype(), 1, tensor.cols(), tensor.cols()};
+}
+
+std::uint64_t bytes_per_token_of(const std::vector<UnitWeights>& units) {
+    std::uint64_t bytes = 0;
+    for (std::size_t u = 1; u < units.size(); ++u) {
+        for (const Linear& m : units[u].matrices) {
+            bytes += m.weight.bytes();
+            if (m.bias) bytes += vector_bytes(*m.bias);
+        }
+        for (const View& v : units[u].vectors) bytes += vector_bytes(v);
+    }
+    const PackedView& table = units[0].matrices[0].weight;
+    return bytes + table.bytes() / static_cast<std::uint64_t>(table.shape.rows);
+}
+
+}  // namespace thimble

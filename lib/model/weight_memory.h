@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights in one buffer, each in the layout that this machine multiplies fastest: what stores keep
+// for good. Room is taken tensor by tensor, then all are read piece by piece, checked and repacked.
+#pragma once
+
+#include <map>
+
+#include "model/store.h"
+
+namespace thimble {
+
+// How a matrix is stored, what rows of it take as stored, and rows of it read there.
+[[nodiscard]] LayoutId stored_layout(const SourceTensor& tensor);
+[[nodiscard]] std::size_t stored_bytes(const SourceTensor& tensor, std::int64_t rows);
+[[nodiscard]] PackedView read_stored(const ModelSource& source, const SourceTensor& tensor,
+                                     RowRange rows, std::byte* out);
+// The layout that a matrix is multiplied from.
+[[nodiscard]] LayoutId working_layout(const SourceTensor& tensor, const Exec& exec, bool repack);
+[[nodiscard]] constexpr std::size_t weight_aligned(std::size_t bytes) noexcept {
+    return (bytes + 63) & ~std::size_t{63};
+}
+// No weight or scale of rows from `first` on may be infinite or NaN: Error(kBadData) naming the
+// file and the tensor.
+void verify_weights(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,
+                    std::int64_t first, const PackedView& piece);
+
+class WeightMemory {
+  public:
+    // `exec` needs no team before load().
+    WeightMemory(const ModelSource& source, const Exec& exec, bool repack)
+        : source_(source), exec_(exec), repack_(repack) {}
+
+    // Takes room. A matrix may be added twice (a tied head) and is held once; one that is only
+    // looked up by row keeps its stored layout.
+    void add_matrix(const SourceTensor& tensor, bool multiplied);
+    void add_vector(const SourceTensor& tensor);
+    void add_unit(const UnitSpec& unit, bool multiplied);
+    [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+    [[nodiscard]] std::size_t staging_bytes() const noexcept { return staging_bytes_; }
+
+    void load();  // once
+    [[nodiscard]] const PackedView& matrix(const SourceTensor& tensor) const {
+        return matrices_.at(&tensor);
+    }
+    [[nodiscard]] View vector(const SourceTensor& tensor) const { return vectors_.at(&tensor); }
+    [[nodiscard]] UnitWeights unit(const UnitSpec& unit) const;
+
+  private:
+    struct Place {
+        const SourceTensor* tensor = nullptr;
+        LayoutId layout = LayoutId::k_f32;
+        std::size_t offset = 0, bytes = 0;
+    };
+    [[nodiscard]] PackedView load_matrix(const Place& place, std::byte* staging);
+    [[nodiscard]] PackedView load_stored(const SourceTensor& tensor, std::byte* out);
+    [[nodiscard]] View load_vector(const Place& place);
+
+    const ModelSource& source_;
+    Exec exec_;
+    bool repack_;
+    std::vector<Place> places_;
+    std::map<const SourceTensor*, PackedView> matrices_;  // filled by load()
+    std::map<const SourceTensor*, View> vectors_;
+    std::size_t bytes_ = 0, staging_bytes_ = 0;
+    Buffer memory_;
+};
+
+// Bytes that one decoded token reads of these units: the embedding's row, all of the others.
+[[nodiscard]] std::uint64_t bytes_per_token_of(const std::vector<UnitWeights>& units);
+
+}  // namespace thimble
