@@ -3,13 +3,13 @@
 # Times quantize beside a peer's llama-quantize: ours, theirs, ours, theirs ..., all matrices in one format, and
 # prints medians: MB/s of input over wall time, processor seconds (which a busy machine changes less), peak
 # memory. Both write to the same directory, each time anew.
-#   bench_quantize.sh --llama-quantize PATH [--rounds 5] [--threads "1 2"] [--formats "q8_0 q4_0 q4_k q6_k"]
+#   bench_quantize.sh --llama-quantize PATH [--rounds 5] [--threads "1 2"] [--formats "q8_0 q4_0 q5_0 q4_k q6_k"]
 #                     [--directory DIR] model-f16.gguf...
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 bin=${THIMBLE_BIN:-$root/build/bin}
-peer='' rounds=5 threads='1 2' formats='q8_0 q4_0 q4_k q6_k' directory=${TMPDIR:-/tmp}
+peer='' rounds=5 threads='1 2' formats='q8_0 q4_0 q5_0 q4_k q6_k' directory=${TMPDIR:-/tmp}
 models=()
 while [ $# -gt 0 ]; do
   case $1 in
