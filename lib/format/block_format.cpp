@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "kernels/encode/lanes.h"
+
 namespace thimble {
 
 namespace {
@@ -24,12 +26,16 @@ void check_columns(const FormatInfo& info, Shape2 shape) {
 
 void check_finite(const FormatInfo& info, std::int64_t row, std::int64_t column,
                   std::span<const float> weights) {
-    std::uint32_t all_ones = 0;  // lane-wise, so that the common case has no branch
-    for (const float w : weights) {
-        const std::uint32_t exponent = float_to_bits(w) & 0x7f800000u;
-        all_ones |= exponent == 0x7f800000u ? 1u : 0u;
-    }
-    if (all_ones == 0) return;
+    namespace lanes = encode::plain;
+    // Zero times anything but a finite number is NaN, and NaN stays in a sum.
+    const lanes::Lanes zero = lanes::spread(0);
+    lanes::Lanes total = zero;
+    std::size_t i = 0;
+    for (; i + lanes::kLanes <= weights.size(); i += lanes::kLanes)
+        total = total + lanes::load(weights.data() + i) * zero;
+    float rest = lanes::sum(total);
+    for (; i < weights.size(); ++i) rest += weights[i] * 0.0f;
+    if (rest == 0) return;
     const auto bad =
         std::find_if(weights.begin(), weights.end(), [](float w) { return !std::isfinite(w); });
     throw Error(Exit::kBadData, row_column(row, column + (bad - weights.begin())),
