@@ -63,6 +63,32 @@ void decode_row(LayoutId layout, const void* row, std::int64_t cols, float* out)
     }
 }
 
+// Columns [first, first + count) of a row in any stored layout, planes included; both multiples of
+// its kElements.
+void decode_columns(LayoutId layout, const PackedRow& row, std::int64_t first, std::int64_t count,
+                    float* out) {
+    std::int64_t elements = 1;
+    std::size_t bytes = 0;
+    switch (layout) {
+#define THIMBLE_LAYOUT(id)                               \
+    case LayoutId::k_##id:                               \
+        elements = Layout<LayoutId::k_##id>::kElements;  \
+        bytes = sizeof(Layout<LayoutId::k_##id>::Block); \
+        break;
+#define THIMBLE_PLANES(id) \
+    case LayoutId::k_##id: \
+        return Layout<LayoutId::k_##id>::unpack(row, first, count, out);
+#include "kernels/layout/layouts.def"
+#undef THIMBLE_LAYOUT
+        default:
+            return;  // not a row layout
+    }
+    decode_row(layout,
+               static_cast<const std::byte*>(row.planes[0]) +
+                   static_cast<std::size_t>(first / elements) * bytes,
+               count, out);
+}
+
 void encode_kv_row(LayoutId layout, const float* x, std::int64_t n, void* out) {
     std::int64_t i = 0;
     auto* half = static_cast<std::uint16_t*>(out);

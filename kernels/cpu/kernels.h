@@ -14,8 +14,9 @@ namespace thimble::cpu {
 // out[t][r] (+)= sum over k of x[t][k] * w[r][k] (+ bias[r]), for `rows` matrix rows.
 struct MatmulRows {
     LayoutId layout;
-    const std::byte* weights;  // first of `rows` rows in the stored layout
-    std::size_t row_bytes;
+    LayoutParams params;
+    const std::byte* planes[kMaxPlanes];  // first of `rows` rows in the stored layout
+    std::size_t row_bytes[kMaxPlanes];    // 0: a table for all rows, or no such plane
     std::int64_t rows, cols;
     const float* x;  // [tokens, cols]
     std::int64_t tokens, x_stride;

@@ -23,35 +23,20 @@ THIMBLE_INLINE float dot(const float* a, const float* b, std::int64_t n) {
     return sum;
 }
 
-THIMBLE_INLINE std::size_t piece_bytes(LayoutId layout) {
-    std::size_t bytes = 0;
-    switch (layout) {
-#define THIMBLE_LAYOUT(id)                                     \
-    case LayoutId::k_##id:                                     \
-        bytes = kPiece / Layout<LayoutId::k_##id>::kElements * \
-                sizeof(Layout<LayoutId::k_##id>::Block);       \
-        break;
-#include "kernels/layout/layouts.def"
-#undef THIMBLE_LAYOUT
-        default:
-            break;  // not a row layout
-    }
-    return bytes;
-}
-
 }  // namespace
 
 void matmul_rows(const MatmulRows& p) {
     float piece[kPiece];
-    const std::size_t step_bytes = piece_bytes(p.layout);
     for (std::int64_t r = 0; r < p.rows; ++r) {
-        const std::byte* row = p.weights + static_cast<std::size_t>(r) * p.row_bytes;
+        PackedRow row{{}, p.params};
+        for (int i = 0; i < kMaxPlanes; ++i)
+            row.planes[i] = p.planes[i] + static_cast<std::size_t>(r) * p.row_bytes[i];
         if (!p.accumulate) {
             for (std::int64_t t = 0; t < p.tokens; ++t) p.out[t * p.out_stride + r] = 0;
         }
-        for (std::int64_t k = 0; k < p.cols; k += kPiece, row += step_bytes) {
+        for (std::int64_t k = 0; k < p.cols; k += kPiece) {
             const std::int64_t n = p.cols - k < kPiece ? p.cols - k : kPiece;
-            decode_row(p.layout, row, n, piece);
+            decode_columns(p.layout, row, k, n, piece);
             for (std::int64_t t = 0; t < p.tokens; ++t)
                 p.out[t * p.out_stride + r] += dot(p.x + t * p.x_stride + k, piece, n);
         }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Packed layouts by identity. Each layout's own header holds its POD block, a byte diagram and
-// `unpack`.
+// Packed layouts by identity. Each layout's own header holds its POD block (or what each of its
+// planes holds), a byte diagram and `unpack`.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,7 @@ namespace thimble {
 
 enum class LayoutId : std::uint16_t {
 #define THIMBLE_LAYOUT(id) k_##id,
+#define THIMBLE_PLANES(id) k_##id,
 #include "kernels/layout/layouts.def"
 #undef THIMBLE_LAYOUT
 #define THIMBLE_INTERLEAVED(id) k_##id##_x16,
@@ -21,11 +22,36 @@ enum class LayoutId : std::uint16_t {
 //   struct Block;                               the POD stored on disk
 //   static constexpr int kElements;             weights per block, along the row
 //   template <class Real> static void unpack(const Block&, Real* out /* [kElements] */);
+// or, for a layout of several planes, with:
+//   static constexpr int kPlanes;               at most kMaxPlanes
+//   static constexpr int kElements;             what a range of columns is a multiple of
+//   template <class Real>
+//   static void unpack(const PackedRow&, std::int64_t first, std::int64_t count, Real* out);
 template <LayoutId>
 struct Layout;
 
+inline constexpr int kMaxPlanes = 5;
+
+enum class ScaleType : std::uint8_t { kF32, kF16, kBF16, kNested };
+
+// What a layout of several planes leaves to the matrix; zero where the layout says it all.
+struct LayoutParams {
+    std::int32_t bits = 0;   // of a code
+    std::int32_t group = 0;  // columns under one scale
+    ScaleType scale = ScaleType::kF32;
+    friend bool operator==(const LayoutParams&, const LayoutParams&) = default;
+};
+
+// One row of a matrix in any stored layout: where each plane's part of it begins (null: the matrix
+// has no such plane).
+struct PackedRow {
+    const void* planes[kMaxPlanes];
+    LayoutParams params;
+};
+
 // Facts needed without the layout's own header. A block covers block_rows rows (1 for layouts that
-// files hold, 16 for interleaved ones) by block_elements columns.
+// files hold, 16 for interleaved ones) by block_elements columns; a layout of several planes has no
+// block_bytes.
 struct LayoutInfo {
     const char* name;
     int block_elements;

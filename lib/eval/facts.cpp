@@ -30,10 +30,8 @@ std::string basename_of(const std::string& path) {
 std::string format_name(const ModelSource& source) {
     std::map<std::string_view, std::uint64_t> bytes_of_type;
     for (const SourceTensor& tensor : source.tensors()) {
-        if (!tensor.is_matrix || tensor.entry == nullptr || !tensor.name.starts_with("blk."))
-            continue;
-        if (const TensorTypeInfo* type = find_tensor_type(tensor.entry->type))
-            bytes_of_type[type->name] += tensor.entry->bytes;
+        if (!tensor.is_matrix || !tensor.name.starts_with("blk.")) continue;
+        bytes_of_type[layout_info(tensor.layout()).name] += tensor.stored_bytes();
     }
     if (bytes_of_type.empty()) return "none";
     const auto most =
@@ -51,9 +49,9 @@ ModelFacts model_facts(const ModelSource& source) {
     facts.format = format_name(source);
     facts.file_bytes = source.file().file_bytes();
     std::uint64_t bytes = 0;
-    for (const TensorEntry& tensor : source.file().tensors()) {
-        bytes += tensor.bytes;
-        facts.parameters += tensor.rows() * tensor.row_elements();
+    for (const SourceTensor& tensor : source.tensors()) {
+        bytes += tensor.stored_bytes();
+        facts.parameters += static_cast<std::uint64_t>(tensor.rows() * tensor.cols());
     }
     if (facts.parameters > 0)
         facts.bits_per_weight =

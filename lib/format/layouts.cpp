@@ -7,6 +7,7 @@ const LayoutInfo& layout_info(LayoutId id) {
     static constexpr LayoutInfo kTable[] = {
 #define THIMBLE_LAYOUT(id) \
     {#id, Layout<LayoutId::k_##id>::kElements, sizeof(Layout<LayoutId::k_##id>::Block)},
+#define THIMBLE_PLANES(id) {#id, Layout<LayoutId::k_##id>::kElements, 0},
 #include "kernels/layout/layouts.def"
 #undef THIMBLE_LAYOUT
 #define THIMBLE_INTERLEAVED(id)                            \

@@ -15,4 +15,27 @@ PackedView PackedView::slice_rows(RowRange range) const noexcept {
     return slice;
 }
 
+std::size_t PackedForm::plane_offset(std::size_t plane, std::int64_t rows) const noexcept {
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < plane; ++i) {
+        at += plane_bytes(i, rows);
+        if (planes.size() > 1) at = (at + 63) & ~std::size_t{63};
+    }
+    return at;
+}
+
+PackedView PackedForm::view(Shape2 shape, const std::byte* data) const noexcept {
+    PackedView out;
+    out.layout = layout;
+    out.params = params;
+    out.shape = shape;
+    out.n_planes = static_cast<int>(planes.size());
+    for (std::size_t i = 0; i < planes.size(); ++i) {
+        if (planes[i].bytes == 0) continue;
+        out.planes[i] = {data + plane_offset(i, shape.rows), planes[i].row_bytes,
+                         plane_bytes(i, shape.rows)};
+    }
+    return out;
+}
+
 }  // namespace thimble

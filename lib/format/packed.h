@@ -21,8 +21,6 @@ struct Shape2 {
     friend bool operator==(const Shape2&, const Shape2&) = default;
 };
 
-inline constexpr int kMaxPlanes = 4;
-
 // One plane: `row_bytes` bytes per matrix row at data + r * row_bytes, or one table for the whole
 // matrix when row_bytes == 0.
 struct PlaneView {
@@ -35,12 +33,19 @@ struct PlaneView {
 struct PackedView {
     LayoutId layout = LayoutId::k_f32;
     Shape2 shape;
-    std::array<PlaneView, kMaxPlanes> planes{};
+    std::array<PlaneView, kMaxPlanes> planes{};  // one without bytes is not there
     int n_planes = 0;
+    LayoutParams params = {};
 
     [[nodiscard]] const std::byte* row(std::int64_t r, int plane = 0) const noexcept {
         const PlaneView& p = planes[static_cast<std::size_t>(plane)];
         return p.data + static_cast<std::size_t>(r) * p.row_bytes;
+    }
+    // Row r of every plane, as the kernels take it.
+    [[nodiscard]] PackedRow packed_row(std::int64_t r) const noexcept {
+        PackedRow out{{}, params};
+        for (int i = 0; i < n_planes; ++i) out.planes[i] = row(r, i);
+        return out;
     }
     [[nodiscard]] std::size_t bytes() const noexcept {
         std::size_t sum = 0;
@@ -51,13 +56,33 @@ struct PackedView {
     [[nodiscard]] PackedView slice_rows(RowRange range) const noexcept;
 };
 
-// What a format will store for a matrix, known before any row is encoded.
+// What a format stores for a matrix, known before any row is encoded or read.
 struct PlaneInfo {
     std::string name;  // "" for the single plane of a ggml block type
     DType dtype = DType::kU8;
     std::vector<std::uint64_t> dims;
     std::size_t row_bytes = 0;  // 0: a table for the whole matrix
-    std::size_t bytes = 0;
+    std::size_t bytes = 0;      // 0: not there
+};
+
+// How one matrix is stored: its layout, what that leaves open, and its planes in the layout's
+// order. Rows in memory are plane after plane, each at a multiple of 64 bytes.
+struct PackedForm {
+    LayoutId layout = LayoutId::k_f32;
+    LayoutParams params = {};
+    std::vector<PlaneInfo> planes;
+
+    // `rows` rows of one plane, or its table.
+    [[nodiscard]] std::size_t plane_bytes(std::size_t plane, std::int64_t rows) const noexcept {
+        const PlaneInfo& p = planes[plane];
+        return p.row_bytes == 0 ? p.bytes : p.row_bytes * static_cast<std::size_t>(rows);
+    }
+    // Where plane `plane` begins when `rows` rows are in memory; with planes.size(), the end.
+    [[nodiscard]] std::size_t plane_offset(std::size_t plane, std::int64_t rows) const noexcept;
+    [[nodiscard]] std::size_t bytes(std::int64_t rows) const noexcept {
+        return plane_offset(planes.size(), rows);
+    }
+    [[nodiscard]] PackedView view(Shape2 shape, const std::byte* data) const noexcept;
 };
 
 }  // namespace thimble

@@ -4,6 +4,7 @@
 namespace thimble {
 
 #define THIMBLE_FORMAT(id, type) std::unique_ptr<WeightFormat> make_format_##id();
+#define THIMBLE_PLANES(id) std::unique_ptr<WeightFormat> make_format_##id();
 #include "format/formats.def"
 #undef THIMBLE_FORMAT
 
@@ -11,6 +12,7 @@ const Registry<WeightFormat>& weight_formats() {
     static const Registry<WeightFormat> registry = [] {
         std::vector<std::unique_ptr<WeightFormat>> items;
 #define THIMBLE_FORMAT(id, type) items.push_back(make_format_##id());
+#define THIMBLE_PLANES(id) items.push_back(make_format_##id());
 #include "format/formats.def"
 #undef THIMBLE_FORMAT
         return Registry<WeightFormat>("format", std::move(items));
@@ -36,6 +38,16 @@ std::optional<TensorType> tensor_type_of(LayoutId layout) {
 #include "format/formats.def"
 #undef THIMBLE_FORMAT
     return std::nullopt;
+}
+
+bool has_planes(LayoutId layout) noexcept { return layout_info(layout).block_bytes == 0; }
+
+PackedForm block_form(LayoutId layout, Shape2 shape) {
+    return {layout, {}, format_of(layout).planes(shape, {})};
+}
+
+PackedForm WeightFormat::form(Shape2, std::span<const PlaneInfo>) const {
+    throw Error(Exit::kBadData, std::string(name()), "is stored as one tensor, not as planes");
 }
 
 }  // namespace thimble

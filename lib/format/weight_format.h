@@ -24,6 +24,7 @@ struct FormatInfo {
     // [2^-8, 2^8], where no half-precision field is subnormal or overflows; 0 if lossless.
     double error_bound = 0;
     bool needs_scan = false;  // encoder must see all rows before the first is encoded
+    bool encodes = true;      // encoder() makes one; else such files come from elsewhere
 };
 
 // Encodes `count` blocks of a row; importance is null or has a value per weight.
@@ -71,10 +72,15 @@ class WeightFormat {
                                                         const EncodeOptions& options) const = 0;
     [[nodiscard]] virtual std::unique_ptr<Encoder> encoder(Shape2 shape,
                                                            const EncodeOptions& options) const = 0;
+    // How a matrix is stored whose planes have these names, types and dims, in any order. Throws
+    // Error(kBadData) whose `where` is the plane, when one is missing, unknown or of another size,
+    // and for formats of blocks, which are stored as one tensor.
+    [[nodiscard]] virtual PackedForm form(Shape2 shape, std::span<const PlaneInfo> planes) const;
     // The oracle: rows `range` of `packed` into out (F32 or F64), [range.count, cols].
     virtual void decode(const PackedView& packed, RowRange range, View out) const = 0;
-    // Finite scales (and values, for float formats) in these rows; throws Error(kBadData) with row
-    // and block. `packed` may be a piece of a matrix: its row 0 is reported as `row_zero`.
+    // Finite scales (and values, for float formats) in these rows, and indices inside their tables,
+    // so that what passed can be decoded; throws Error(kBadData) with row and block. `packed` may
+    // be a piece of a matrix: its row 0 is reported as `row_zero`.
     virtual void verify(const PackedView& packed, RowRange range,
                         std::int64_t row_zero = 0) const = 0;
 };
@@ -86,5 +92,9 @@ class WeightFormat {
 // side has no such type.
 [[nodiscard]] std::optional<LayoutId> layout_of(TensorType type);
 [[nodiscard]] std::optional<TensorType> tensor_type_of(LayoutId layout);
+// A layout of several planes, each a tensor of its own.
+[[nodiscard]] bool has_planes(LayoutId layout) noexcept;
+// The form of a layout of blocks.
+[[nodiscard]] PackedForm block_form(LayoutId layout, Shape2 shape);
 
 }  // namespace thimble

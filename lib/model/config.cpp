@@ -17,7 +17,6 @@ constexpr ConfigKey kUnsupported[] = {
     {"final_logit_softcapping", "final_logit_softcapping"},
     {"attn_logit_softcapping", "attn_logit_softcapping"},
     {"", "use_bidirectional_attention"},
-    {"", "quantization_config"},
 };
 
 void refuse_unsupported(const ConfigReader& reader) {

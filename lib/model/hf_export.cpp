@@ -87,6 +87,13 @@ Json hf_config(const ModelSource& source, TensorType dtype) {
         config = write_hf_config(numbers, source.architecture());
         set_biases(source, config);
     }
+    if (config.find("quantization_config") != nullptr) {  // weights are written decoded
+        JsonMembers kept;
+        for (const auto& member : config.as_members("config.json")) {
+            if (member.first != "quantization_config") kept.push_back(member);
+        }
+        config = Json(std::move(kept));
+    }
     const bool newer = config.find("dtype") != nullptr;
     config.set(newer ? "dtype" : "torch_dtype", dtype_name(dtype));
     return config;

@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "format/weight_format.h"
 #include "model/config.h"
+#include "model/import.h"
 
 namespace thimble {
 namespace {
@@ -76,20 +77,27 @@ std::unique_ptr<ModelSource> ModelSource::open(const std::string& path) {
 ModelSource::ModelSource(std::unique_ptr<ModelFile> file)
     : file_(std::move(file)), architecture_(&architecture_of(*file_)) {
     config_ = read_config(*file_, *architecture_);
+    const std::unique_ptr<Importer> importer = open_importer(*file_);
     const auto rules = architecture_->tensors;
     const auto first = std::find_if(rules.begin(), rules.end(), is_per_layer);
     const auto last = std::find_if_not(first, rules.end(), is_per_layer);
-    for (auto rule = rules.begin(); rule != first; ++rule) add_tensors(*rule, 0);
+    for (auto rule = rules.begin(); rule != first; ++rule) add_tensors(*rule, 0, importer.get());
     for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
-        for (auto rule = first; rule != last; ++rule) add_tensors(*rule, layer);
+        for (auto rule = first; rule != last; ++rule) add_tensors(*rule, layer, importer.get());
     }
-    for (auto rule = last; rule != rules.end(); ++rule) add_tensors(*rule, 0);
+    for (auto rule = last; rule != rules.end(); ++rule) add_tensors(*rule, 0, importer.get());
     for (std::size_t i = 0; i < tensors_.size(); ++i) index_.emplace(tensors_[i].name, i);
+    const auto is_packed = [](const SourceTensor& t) { return t.packed != nullptr; };
+    if (importer && std::none_of(tensors_.begin(), tensors_.end(), is_packed)) {
+        throw Error(Exit::kBadData, escaped(file_->path(), 1024) + ": key 'quantization_config'",
+                    "names a method, but no matrix is stored in its manner");
+    }
     refuse_unknown_tensors();
     build_spec();
 }
 
-void ModelSource::add_tensors(const TensorRule& rule, std::int64_t layer) {
+void ModelSource::add_tensors(const TensorRule& rule, std::int64_t layer,
+                              const Importer* importer) {
     const bool hf = file_->container() == Container::kHuggingFace;
     const std::string stored = tensor_name(hf ? rule.hf : rule.gguf, layer);
     if (rule.presence == Presence::kUntied && config_.tied) return;
@@ -106,27 +114,15 @@ void ModelSource::add_tensors(const TensorRule& rule, std::int64_t layer) {
 
     if (stored.empty()) {
         tensor.values = frequency_divisors(config_);
+        tensor.form = block_form(LayoutId::k_f32, {1, tensor.cols()});
         if (!tensor.values.empty()) tensors_.push_back(std::move(tensor));
         return;
     }
-    tensor.entry = file_->find(stored);
-    const std::string where = escaped(file_->path(), 1024);
-    if (tensor.entry == nullptr) {
+    find_stored(stored, importer, tensor);
+    if (!tensor.is_stored()) {
         if (rule.presence == Presence::kOptional) return;
-        throw Error(Exit::kBadData, where, "tensor '" + stored + "' is missing");
-    }
-    const TensorEntry& entry = *tensor.entry;
-    if (entry.dims != tensor.dims) {
-        throw Error(Exit::kBadData, where,
-                    "tensor '" + stored + "' has shape " + text(entry.dims) +
-                        ", the config wants " + text(tensor.dims));
-    }
-    if (!layout_of(entry.type) || (!tensor.is_matrix && !is_plain(entry.type))) {
-        const TensorTypeInfo* info = find_tensor_type(entry.type);
-        throw Error(Exit::kBadData, where,
-                    "tensor '" + stored + "' has type " +
-                        std::string(info ? info->name : std::string_view("?")) +
-                        ", which is not supported here");
+        throw Error(Exit::kBadData, escaped(file_->path(), 1024),
+                    "tensor '" + stored + "' is missing");
     }
     if (hf &&
         (rule.transform == HfTransform::kPairQueries || rule.transform == HfTransform::kPairKeys)) {
@@ -136,9 +132,50 @@ void ModelSource::add_tensors(const TensorRule& rule, std::int64_t layer) {
     tensors_.push_back(std::move(tensor));
 }
 
+void ModelSource::find_stored(const std::string& stored, const Importer* importer,
+                              SourceTensor& tensor) {
+    constexpr std::string_view kWeight = ".weight";
+    const Shape2 shape{tensor.rows(), tensor.cols()};
+    if (tensor.is_matrix && importer != nullptr && stored.ends_with(kWeight)) {
+        tensor.packed = importer->find(stored.substr(0, stored.size() - kWeight.size()), shape);
+    } else if (tensor.is_matrix && file_->container() == Container::kGguf) {
+        tensor.packed = find_stored_planes(*file_, stored, shape);
+    }
+    if (tensor.packed) {
+        tensor.form = tensor.packed->form();
+    } else {
+        find_plain(stored, tensor);
+    }
+}
+
+void ModelSource::find_plain(const std::string& stored, SourceTensor& tensor) {
+    tensor.entry = file_->find(stored);
+    if (tensor.entry == nullptr) return;
+    const std::string where = escaped(file_->path(), 1024);
+    const TensorEntry& entry = *tensor.entry;
+    if (entry.dims != tensor.dims) {
+        throw Error(Exit::kBadData, where,
+                    "tensor '" + stored + "' has shape " + text(entry.dims) +
+                        ", the config wants " + text(tensor.dims));
+    }
+    const auto layout = layout_of(entry.type);
+    if (!layout || (!tensor.is_matrix && !is_plain(entry.type))) {
+        const TensorTypeInfo* info = find_tensor_type(entry.type);
+        throw Error(Exit::kBadData, where,
+                    "tensor '" + stored + "' has type " +
+                        std::string(info ? info->name : std::string_view("?")) +
+                        ", which is not supported here");
+    }
+    tensor.form = block_form(*layout, {tensor.rows(), tensor.cols()});
+}
+
 void ModelSource::refuse_unknown_tensors() const {
     std::unordered_set<const TensorEntry*> used;
-    for (const SourceTensor& tensor : tensors_) used.insert(tensor.entry);
+    for (const SourceTensor& tensor : tensors_) {
+        used.insert(tensor.entry);
+        if (tensor.packed)
+            used.insert(tensor.packed->entries().begin(), tensor.packed->entries().end());
+    }
     const bool hf = file_->container() == Container::kHuggingFace;
     for (const TensorEntry& entry : file_->tensors()) {
         if (used.count(&entry) > 0) continue;
@@ -204,40 +241,71 @@ const SourceTensor* ModelSource::find(std::string_view name) const noexcept {
     return at == index_.end() ? nullptr : &tensors_[at->second];
 }
 
-void ModelSource::read_stored_rows(const SourceTensor& tensor, std::int64_t first,
-                                   std::int64_t count, std::span<std::byte> out) const {
-    const std::size_t row_bytes = out.size() / static_cast<std::size_t>(count);
-    if (!tensor.is_matrix || !tensor.source_row) {
-        file_->read(*tensor.entry, static_cast<std::uint64_t>(first) * row_bytes, out);
+void ModelSource::read_plane(const SourceTensor& tensor, std::size_t plane, RowRange rows,
+                             std::span<std::byte> out) const {
+    const std::size_t row_bytes = tensor.form.planes[plane].row_bytes;
+    const auto read = [&](RowRange range, std::span<std::byte> to) {
+        if (tensor.packed) {
+            tensor.packed->read(*file_, plane, range, to);
+        } else {
+            file_->read(*tensor.entry, static_cast<std::uint64_t>(range.first) * row_bytes, to);
+        }
+    };
+    if (!tensor.is_matrix || !tensor.source_row || row_bytes == 0) return read(rows, out);
+    const std::int64_t end = rows.first + rows.count;
+    if (!tensor.packed) {
+        for (std::int64_t r = rows.first; r < end; ++r) {
+            const std::size_t at = static_cast<std::size_t>(r - rows.first) * row_bytes;
+            read({tensor.source_row(r), 1}, out.subspan(at, row_bytes));
+        }
         return;
     }
-    for (std::int64_t r = 0; r < count; ++r) {
-        const auto stored = static_cast<std::uint64_t>(tensor.source_row(first + r));
-        file_->read(*tensor.entry, stored * row_bytes,
-                    out.subspan(static_cast<std::size_t>(r) * row_bytes, row_bytes));
+    // A row of a packed matrix lies all over its file. Rows change places within their head only,
+    // so a head is read at once.
+    const std::int64_t head = config_.head_dim;
+    std::vector<std::byte> stored(static_cast<std::size_t>(head) * row_bytes);
+    for (std::int64_t r = rows.first; r < end;) {
+        const std::int64_t first = r - r % head;
+        read({first, head}, stored);
+        for (; r < std::min(first + head, end); ++r) {
+            const auto at = static_cast<std::size_t>(tensor.source_row(r) - first) * row_bytes;
+            std::memcpy(out.data() + static_cast<std::size_t>(r - rows.first) * row_bytes,
+                        stored.data() + at, row_bytes);
+        }
     }
+}
+
+PackedView ModelSource::read_packed(const SourceTensor& tensor, std::int64_t first,
+                                    std::int64_t count, std::byte* out) const {
+    const PackedForm& form = tensor.form;
+    for (std::size_t p = 0; p < form.planes.size(); ++p) {
+        const std::size_t bytes = form.plane_bytes(p, count);
+        if (form.planes[p].bytes == 0) continue;
+        read_plane(tensor, p, {first, count}, {out + form.plane_offset(p, count), bytes});
+    }
+    const PackedView view = form.view({count, tensor.cols()}, out);
+    if (form.planes.size() > 1) format_of(form.layout).verify(view, {0, count}, first);
+    return view;
 }
 
 void ModelSource::read_rows(const SourceTensor& tensor, std::int64_t first, std::int64_t count,
                             float* out, std::vector<std::byte>& scratch) const {
     if (count == 0) return;
     const std::int64_t cols = tensor.cols();
-    if (tensor.entry == nullptr) {
+    if (!tensor.is_stored()) {
         std::memcpy(out, tensor.values.data(), tensor.values.size() * sizeof(float));
         return;
     }
-    const LayoutId layout = *layout_of(tensor.type());
-    const LayoutInfo& info = layout_info(layout);
-    const std::size_t row_bytes =
-        static_cast<std::size_t>(cols / info.block_elements) * info.block_bytes;
-    scratch.resize(row_bytes * static_cast<std::size_t>(count));
-    read_stored_rows(tensor, first, count, scratch);
-    PackedView packed;
-    packed.layout = layout;
-    packed.shape = {count, cols};
-    packed.planes[0] = {scratch.data(), row_bytes, scratch.size()};
-    packed.n_planes = 1;
-    format_of(layout).decode(packed, {0, count}, {out, DType::kF32, count, cols, cols});
+    scratch.resize(tensor.form.bytes(count));
+    try {
+        const PackedView packed = read_packed(tensor, first, count, scratch.data());
+        format_of(packed.layout).decode(packed, {0, count}, {out, DType::kF32, count, cols, cols});
+    } catch (const Error& e) {
+        if (e.exit() != Exit::kBadData) throw;
+        throw Error(e.exit(),
+                    escaped(file_->path(), 1024) + ": tensor '" + tensor.name + "', " + e.where(),
+                    e.problem(), e.hint());
+    }
     if (!tensor.is_matrix && tensor.source_row) {
         const std::vector<float> stored(out, out + cols);
         for (std::int64_t i = 0; i < cols; ++i) {
@@ -250,8 +318,14 @@ void ModelSource::read_rows(const SourceTensor& tensor, std::int64_t first, std:
 }
 
 Metadata ModelSource::gguf_metadata() const {
-    if (file_->container() == Container::kGguf) return file_->metadata();
     Metadata metadata;
+    if (file_->container() == Container::kGguf) {
+        metadata = file_->metadata();
+        for (const SourceTensor& tensor : tensors_) {
+            if (tensor.packed) metadata.erase(std::string(kFormatKey) + tensor.name);
+        }
+        return metadata;
+    }
     metadata.set("general.architecture", spec_.architecture);
     metadata.set("general.type", std::string("model"));
     metadata.set("general.name", spec_.name);

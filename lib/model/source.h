@@ -11,6 +11,7 @@
 
 #include "io/model_file.h"
 #include "model/architecture.h"
+#include "model/packed_tensor.h"
 #include "model/spec.h"
 
 namespace thimble {
@@ -20,10 +21,13 @@ struct SourceTensor {
     std::string name;  // "blk.0.attn_q.weight"
     const TensorRule* rule = nullptr;
     std::int64_t layer = 0;  // of a tensor of one layer
-    // Null for a tensor that the config implies and the container lacks (an HF llama 3's
-    // rope_freqs.weight): its elements are then `values`.
+    // The one tensor that holds it. Null where `packed` does, and for a tensor that the config
+    // implies and the container lacks (an HF llama 3's rope_freqs.weight): its elements are then
+    // `values`.
     const TensorEntry* entry = nullptr;
+    std::shared_ptr<const PackedTensor> packed;
     std::vector<float> values;
+    PackedForm form;                  // how its rows are read
     std::vector<std::uint64_t> dims;  // row-major, slowest first
     bool is_matrix = false;           // 2-D weight of a Linear or embedding: may be quantised
     // Canonical row r (element r of a vector) is stored row source_row(r); empty: identity. (HF
@@ -31,7 +35,11 @@ struct SourceTensor {
     std::function<std::int64_t(std::int64_t)> source_row;
     float add = 0;  // added to each element on reading (HF gemma norms: +1)
 
-    [[nodiscard]] TensorType type() const { return entry ? entry->type : TensorType::kF32; }
+    [[nodiscard]] LayoutId layout() const { return form.layout; }
+    [[nodiscard]] bool is_stored() const { return entry != nullptr || packed != nullptr; }
+    [[nodiscard]] std::uint64_t stored_bytes() const {
+        return packed ? packed->stored_bytes() : entry ? entry->bytes : 0;
+    }
     [[nodiscard]] std::int64_t rows() const {
         return is_matrix ? static_cast<std::int64_t>(dims[0]) : 1;
     }
@@ -40,6 +48,7 @@ struct SourceTensor {
 
 // A rule's pattern with the layer's number in place of '#'.
 [[nodiscard]] std::string tensor_name(std::string_view pattern, std::int64_t layer);
+class Importer;
 
 class ModelSource {
   public:
@@ -57,16 +66,21 @@ class ModelSource {
     // vector is one row.
     void read_rows(const SourceTensor& tensor, std::int64_t first, std::int64_t count, float* out,
                    std::vector<std::byte>& scratch) const;
-    // Rows of a matrix as stored bytes in canonical order, one after the other: what read_rows
-    // decodes. Only where add == 0.
-    void read_stored_rows(const SourceTensor& tensor, std::int64_t first, std::int64_t count,
-                          std::span<std::byte> out) const;
+    // Rows of a matrix as stored, in canonical order, into out[0 .. tensor.form.bytes(count)): what
+    // read_rows decodes. Indices of several planes are checked. Only where add == 0.
+    PackedView read_packed(const SourceTensor& tensor, std::int64_t first, std::int64_t count,
+                           std::byte* out) const;
+    // The same of one plane, unchecked; of a table, all of it.
+    void read_plane(const SourceTensor& tensor, std::size_t plane, RowRange rows,
+                    std::span<std::byte> out) const;
     // GGUF metadata of this model: as stored for GGUF; translated from config.json for HF
     // (general.*, <arch>.*; tokenizer.* is added by text::write_vocabulary).
     [[nodiscard]] Metadata gguf_metadata() const;
 
   private:
-    void add_tensors(const TensorRule& rule, std::int64_t layer);
+    void add_tensors(const TensorRule& rule, std::int64_t layer, const Importer* importer);
+    void find_stored(const std::string& stored, const Importer* importer, SourceTensor& tensor);
+    void find_plain(const std::string& stored, SourceTensor& tensor);
     void refuse_unknown_tensors() const;
     void build_spec();
 

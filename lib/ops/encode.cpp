@@ -26,12 +26,11 @@ std::unique_ptr<Encoder> encoder(Isa isa, const WeightFormat& format, Shape2 sha
 }
 
 void decode_rows(Isa isa, const PackedView& packed, RowRange range, View out) {
-    require(packed.n_planes == 1 && out.dtype == DType::kF32 && out.rows == range.count &&
-                out.cols == packed.shape.cols,
-            "decode_rows", "one plane, F32 rows of its width");
+    require(out.dtype == DType::kF32 && out.rows == range.count && out.cols == packed.shape.cols,
+            "decode_rows", "F32 rows of its width");
     for (std::int64_t r = 0; r < range.count; ++r)
-        kernels(isa).decode_row(packed.layout, packed.row(range.first + r), packed.shape.cols,
-                                out.row<float>(r));
+        kernels(isa).decode_columns(packed.layout, packed.packed_row(range.first + r), 0,
+                                    packed.shape.cols, out.row<float>(r));
 }
 
 }  // namespace thimble::ops

@@ -14,7 +14,7 @@ namespace thimble::ops {
 [[nodiscard]] std::unique_ptr<Encoder> encoder(Isa isa, const WeightFormat& format, Shape2 shape,
                                                EncodeOptions options);
 
-// Rows `range` of a single-plane layout into out, F32 [range.count, cols].
+// Rows `range` of a stored layout into out, F32 [range.count, cols].
 void decode_rows(Isa isa, const PackedView& packed, RowRange range, View out);
 
 }  // namespace thimble::ops

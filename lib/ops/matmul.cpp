@@ -36,19 +36,21 @@ std::int64_t grain_rows(std::int64_t rows, std::int64_t cols) {
 void matmul_stored(const Exec& exec, View in, const Matmul& p) {
     const Shape2 shape = p.weight.shape;
     const auto& table = kernels(exec.isa);
-    exec.team->run(shape.rows, grain_rows(shape.rows, shape.cols),
-                   [&](std::int64_t begin, std::int64_t end) {
-                       cpu::MatmulRows task{};
-                       task.layout = p.weight.layout;
-                       task.weights = p.weight.row(begin);
-                       task.row_bytes = p.weight.planes[0].row_bytes;
-                       task.rows = end - begin, task.cols = shape.cols;
-                       task.x = in.row<float>(0), task.tokens = in.rows, task.x_stride = in.stride;
-                       task.out = p.out.row<float>(0) + begin, task.out_stride = p.out.stride;
-                       task.bias = p.bias ? p.bias->row<float>(0) + begin : nullptr;
-                       task.accumulate = p.accumulate;
-                       table.matmul_rows(task);
-                   });
+    exec.team->run(
+        shape.rows, grain_rows(shape.rows, shape.cols), [&](std::int64_t begin, std::int64_t end) {
+            cpu::MatmulRows task{};
+            task.layout = p.weight.layout, task.params = p.weight.params;
+            for (int i = 0; i < p.weight.n_planes; ++i) {
+                task.planes[i] = p.weight.row(begin, i);
+                task.row_bytes[i] = p.weight.planes[static_cast<std::size_t>(i)].row_bytes;
+            }
+            task.rows = end - begin, task.cols = shape.cols;
+            task.x = in.row<float>(0), task.tokens = in.rows, task.x_stride = in.stride;
+            task.out = p.out.row<float>(0) + begin, task.out_stride = p.out.stride;
+            task.bias = p.bias ? p.bias->row<float>(0) + begin : nullptr;
+            task.accumulate = p.accumulate;
+            table.matmul_rows(task);
+        });
 }
 
 bool is_interleaved(LayoutId layout) { return layout_info(layout).block_rows == kGroupRows; }
@@ -254,17 +256,13 @@ void decode_rows(const Exec& exec, const PackedView& weight, RowRange range, Vie
             }
             continue;
         }
-        const std::byte* row = weight.row(range.first + r);
-        if (!is_ref(exec)) {
-            kernels(exec.isa).decode_row(weight.layout, row, weight.shape.cols, out.row<float>(r));
-            continue;
+        const PackedRow row = weight.packed_row(range.first + r);
+        const std::int64_t cols = weight.shape.cols;
+        if (is_ref(exec)) {
+            unpack_columns(weight.layout, row, 0, cols, out.row<double>(r));
+        } else {
+            kernels(exec.isa).decode_columns(weight.layout, row, 0, cols, out.row<float>(r));
         }
-        with_layout(weight.layout, [&](auto layout) {
-            using L = decltype(layout);
-            const auto* blocks = reinterpret_cast<const typename L::Block*>(row);
-            for (std::int64_t k = 0; k < weight.shape.cols; k += L::kElements)
-                L::unpack(blocks[k / L::kElements], out.row<double>(r) + k);
-        });
     }
 }
 

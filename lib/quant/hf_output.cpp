@@ -39,13 +39,17 @@ SafetensorsOptions options_of(std::uint64_t max_shard_bytes, const std::string& 
 HfOutput::HfOutput(const ModelSource& source, std::vector<TensorChoice>& choices, bool keeps_types)
     : tensors_(hf_tensors(source)) {
     const LayoutId main = main_layout(choices);
-    std::unordered_map<const TensorEntry*, const TensorChoice*> chosen;
-    for (const TensorChoice& choice : choices) chosen.emplace(choice.tensor->entry, &choice);
+    const auto stored_at = [](const SourceTensor& tensor) -> const void* {
+        if (tensor.packed) return tensor.packed.get();
+        return tensor.entry;
+    };
+    std::unordered_map<const void*, const TensorChoice*> chosen;
+    for (const TensorChoice& choice : choices) chosen.emplace(stored_at(*choice.tensor), &choice);
     std::vector<TensorChoice> out;
     for (const SourceTensor& tensor : tensors_) {
-        TensorChoice choice = *chosen.at(tensor.entry);
+        TensorChoice choice = *chosen.at(stored_at(tensor));
         choice.tensor = &tensor;
-        const LayoutId stored = *layout_of(tensor.type());
+        const LayoutId stored = tensor.layout();
         if (!tensor.is_matrix) choice.layout = keeps_types ? stored : main;
         if (!is_plain(choice.layout)) {
             throw Error(Exit::kUsage, "tensor '" + escaped(tensor.name) + "'",

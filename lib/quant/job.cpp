@@ -40,10 +40,15 @@ const QuantizeOptions& with_format(QuantizeOptions& options, const ModelSource& 
     if (!options.format.empty()) return options;
     const bool plain = std::all_of(source.tensors().begin(), source.tensors().end(),
                                    [](const SourceTensor& tensor) {
-                                       const auto layout = layout_of(tensor.type());
-                                       return layout && layout_info(*layout).block_elements == 1;
+                                       return layout_info(tensor.layout()).block_elements == 1;
                                    });
-    options.format = !options.wants_hf() ? "q8_0" : plain ? QuantizeOptions::kCopy : "f16";
+    // Codes that others chose with care are kept.
+    const bool packed =
+        std::any_of(source.tensors().begin(), source.tensors().end(),
+                    [](const SourceTensor& tensor) { return tensor.packed != nullptr; });
+    options.format = options.wants_hf() ? (plain ? QuantizeOptions::kCopy : "f16")
+                     : packed           ? QuantizeOptions::kCopy
+                                        : "q8_0";
     return options;
 }
 
@@ -74,6 +79,12 @@ std::uint64_t bytes_of(const TensorSpec& tensor) {
     return elements / info.block_elements * info.block_bytes;
 }
 
+// The tensors that a choice is stored as.
+std::vector<TensorSpec> specs_of(const TensorChoice& choice) {
+    if (has_planes(choice.layout)) return plane_specs(choice.tensor->name, choice.tensor->form);
+    return {{choice.tensor->name, *tensor_type_of(choice.layout), choice.tensor->dims}};
+}
+
 }  // namespace
 
 struct QuantizeJob::State {
@@ -84,6 +95,7 @@ struct QuantizeJob::State {
     std::optional<ColumnImportance> importance;
     std::unique_ptr<HfOutput> hf;  // null: GGUF
     std::vector<TensorSpec> specs;
+    std::vector<std::size_t> first_spec;  // of each choice
     std::vector<TensorReport> reports;
     Metadata base;                    // the output's, but for the step recorded last
     std::vector<std::string> edited;  // lines about keys that the user changes
@@ -123,6 +135,13 @@ void QuantizeJob::State::make_base() {
         vocabulary = Charge(Tier::kRam, Purpose::kVocabulary, base.memory_bytes());
     }
     for (const char* key : {"split.no", "split.count", "split.tensors.count"}) base.erase(key);
+
+    for (const TensorChoice& choice : choices) {
+        if (!has_planes(choice.layout)) continue;
+        const SourceTensor& tensor = *choice.tensor;
+        base.set(std::string(kFormatKey) + tensor.name,
+                 describe_planes(tensor.form, {tensor.rows(), tensor.cols()}));
+    }
 
     edited = apply_edits(base, options.edits);
     if (options.copies() && source.file().container() == Container::kGguf) return;
@@ -224,12 +243,12 @@ QuantizeJob::QuantizeJob(const QuantizeOptions& options, std::string_view versio
         s.hf = std::make_unique<HfOutput>(s.source, s.choices, s.options.copies());
     }
     for (const TensorChoice& choice : s.choices) {
-        s.specs.push_back(
-            {choice.tensor->name, *tensor_type_of(choice.layout), choice.tensor->dims});
-        TensorReport report{&choice,
-                            choice.tensor->entry ? choice.tensor->entry->bytes : 0,
-                            bytes_of(s.specs.back()),
-                            {}};
+        TensorReport report{&choice, choice.tensor->stored_bytes(), 0, {}};
+        s.first_spec.push_back(s.specs.size());
+        for (TensorSpec& spec : specs_of(choice)) {
+            report.bytes_out += bytes_of(spec);
+            s.specs.push_back(std::move(spec));
+        }
         s.input_bytes += report.bytes_in;
         s.reports.push_back(report);
     }
@@ -321,7 +340,7 @@ bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
         TensorReport& report = s.reports[i];
         TensorError error;
         const auto rows = static_cast<std::uint64_t>(choice.tensor->rows());
-        const bool whole = stream.convert(choice, i, error, [&](std::int64_t done) {
+        const bool whole = stream.convert(choice, s.first_spec[i], error, [&](std::int64_t done) {
             const std::uint64_t bytes = report.bytes_in / rows * static_cast<std::uint64_t>(done);
             return events.progress(before + bytes, s.input_bytes);
         });

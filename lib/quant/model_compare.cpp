@@ -26,8 +26,9 @@ struct Rows {
     [[nodiscard]] std::vector<std::uint64_t> dims() const {
         return tensor != nullptr ? tensor->dims : entry->dims;
     }
-    [[nodiscard]] TensorType type() const {
-        return tensor != nullptr ? tensor->type() : entry->type;
+    // None where it is of a type that is not decoded.
+    [[nodiscard]] std::optional<LayoutId> layout() const {
+        return tensor != nullptr ? std::optional(tensor->layout()) : layout_of(entry->type);
     }
     [[nodiscard]] std::int64_t cols() const {
         return static_cast<std::int64_t>(dims().empty() ? 1 : dims().back());
@@ -38,11 +39,10 @@ struct Rows {
         return cols() == 0 ? 0 : static_cast<std::int64_t>(n) / cols();
     }
 
-    // Stored bytes of a row; 0 where nothing is stored.
+    // Bytes of a row to be read as stored; 0 where its source reads it.
     [[nodiscard]] std::size_t row_bytes() const {
-        const auto layout = layout_of(type());
-        if (!layout || (tensor != nullptr && tensor->entry == nullptr)) return 0;
-        const LayoutInfo& info = layout_info(*layout);
+        if (tensor != nullptr || !layout()) return 0;
+        const LayoutInfo& info = layout_info(*layout());
         return static_cast<std::size_t>(cols() / info.block_elements) * info.block_bytes;
     }
 
@@ -57,7 +57,7 @@ struct Rows {
             stored.first(row_bytes() * static_cast<std::size_t>(count));
         file->read(*entry, static_cast<std::uint64_t>(first) * row_bytes(), bytes);
         PackedView view;
-        view.layout = *layout_of(type());
+        view.layout = *layout();
         view.shape = {count, cols()};
         view.n_planes = 1;
         view.planes[0] = {bytes.data(), row_bytes(), bytes.size()};
@@ -69,6 +69,13 @@ struct Rows {
 std::int64_t chunk_rows(std::int64_t cols) {
     return std::max<std::int64_t>(
         1, static_cast<std::int64_t>(kChunkWeights) / std::max<std::int64_t>(cols, 1));
+}
+
+// Matrices of several tensors each, which only a source puts together.
+bool has_planes(const ModelFile& file) {
+    const auto& entries = file.metadata().entries();
+    return std::any_of(entries.begin(), entries.end(),
+                       [](const auto& e) { return e.first.starts_with(kFormatKey); });
 }
 
 std::size_t aligned(std::size_t bytes) { return *checked_round_up(bytes, 64); }
@@ -125,11 +132,14 @@ ModelCompare::ModelCompare(const std::string& model, const std::string& referenc
     State& s = *state_;
     s.files[0] = ModelFile::open(model);
     s.files[1] = ModelFile::open(reference);
-    if (s.files[0]->container() != s.files[1]->container()) {
+    if (s.files[0]->container() != s.files[1]->container() || has_planes(*s.files[0]) ||
+        has_planes(*s.files[1])) {
         for (std::size_t side = 0; side < 2; ++side)
             s.sources[side] = std::make_unique<ModelSource>(std::move(s.files[side]));
         for (const SourceTensor& tensor : s.sources[0]->tensors()) {
             if (tensor.entry != nullptr) s.canonical.emplace(tensor.entry->name, tensor.name);
+            if (tensor.packed)
+                s.canonical.emplace(tensor.packed->entries().front()->name, tensor.name);
         }
     }
     const auto& tensors = s.file(0).tensors();
@@ -201,8 +211,8 @@ ModelCompare::Result ModelCompare::compare(std::string_view name, Team& team) {
     if (!reference) return {{}, "not in the reference"};
     if (model->dims() != reference->dims()) return {{}, "another shape in the reference"};
     for (const Rows* rows : {&*model, &*reference}) {
-        if (layout_of(rows->type())) continue;
-        return {{}, std::string(find_tensor_type(rows->type())->name) + " is not decoded"};
+        if (rows->layout()) continue;
+        return {{}, std::string(find_tensor_type(rows->entry->type)->name) + " is not decoded"};
     }
     if (!s.buffer) {
         const auto workers = static_cast<std::size_t>(team.threads());

@@ -53,8 +53,8 @@ void QuantizeOptions::visit(OptionVisitor& v) {
              output);
     v.option({.name = "format",
               .help = "format or mix of the weight matrices, as llama.cpp names and mixes them: "
-                      "q4_k is the mix q4_k_m, q4_k with --pure is q4_k everywhere; vectors stay "
-                      "f32",
+                      "q4_k is the mix q4_k_m, q4_k with --pure is q4_k everywhere; copy keeps "
+                      "each matrix as it is; vectors stay f32",
               .choices = target_names()},
              format);
     visit_output(v, *this);

@@ -17,19 +17,10 @@ constexpr std::int64_t kChunksPerGroup = 64;  // of all workers together, betwee
 
 std::size_t aligned(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
-std::size_t packed_row_bytes(LayoutId layout, std::int64_t cols) {
-    const LayoutInfo& info = layout_info(layout);
-    return static_cast<std::size_t>(cols / info.block_elements) * info.block_bytes;
-}
-
-PackedView view_of(LayoutId layout, Shape2 shape, const std::byte* data) {
-    PackedView view;
-    view.layout = layout;
-    view.shape = shape;
-    view.n_planes = 1;
-    const std::size_t row = packed_row_bytes(layout, shape.cols);
-    view.planes[0] = {data, row, row * static_cast<std::size_t>(shape.rows)};
-    return view;
+// What a tensor's rows become.
+PackedForm written_form(const TensorChoice& choice) {
+    if (choice.copied) return choice.tensor->form;
+    return block_form(choice.layout, {choice.tensor->rows(), choice.tensor->cols()});
 }
 
 class SliceSink final : public PlaneSink {
@@ -56,19 +47,24 @@ struct RowStream::Chunk {
 
 RowBytes row_bytes(const TensorChoice& choice, bool measure_error) {
     const SourceTensor& tensor = *choice.tensor;
-    const std::int64_t cols = tensor.cols();
     RowBytes row;
-    row.stored = tensor.entry ? packed_row_bytes(*layout_of(tensor.type()), cols) : 0;
+    if (tensor.is_stored()) {
+        for (const PlaneInfo& plane : tensor.form.planes) {
+            row.stored += plane.row_bytes;
+            if (tensor.form.planes.size() == 1) continue;
+            row.tables += kAlign + (plane.row_bytes == 0 ? plane.bytes : 0);
+        }
+    }
     if (choice.copied) return row;
-    row.plain = static_cast<std::size_t>(cols) * sizeof(float);
-    row.packed = packed_row_bytes(choice.layout, cols);
+    row.plain = static_cast<std::size_t>(tensor.cols()) * sizeof(float);
+    row.packed = written_form(choice).bytes(1);
     if (measure_error) row.decoded = row.plain;
     return row;
 }
 
 std::size_t slice_bytes(const RowBytes& row, std::int64_t rows) {
     const auto n = static_cast<std::size_t>(rows);
-    return aligned(row.stored * n) + aligned(row.plain * n) + aligned(row.packed * n) +
+    return row.tables + aligned(row.stored * n) + aligned(row.plain * n) + aligned(row.packed * n) +
            aligned(row.decoded * n);
 }
 
@@ -101,16 +97,15 @@ std::int64_t RowStream::convert_some(const TensorChoice& choice, std::size_t ind
 TensorError RowStream::convert_chunk(const Chunk& chunk, std::byte* slice) const try {
     const RowBytes row = row_bytes(chunk.choice, setup_.measure_error);
     const auto count = static_cast<std::size_t>(chunk.count);
-    const std::span<std::byte> stored(slice, row.stored * count);
-    std::byte* const plain = slice + aligned(stored.size());
+    std::byte* const plain = slice + row.tables + aligned(row.stored * count);
     const std::span<std::byte> packed(plain + aligned(row.plain * count), row.packed * count);
     if (chunk.choice.copied) {
-        copy(chunk, stored);
+        copy(chunk, slice);
         return {};
     }
     const std::span<float> weights(reinterpret_cast<float*>(plain),
                                    count * static_cast<std::size_t>(chunk.choice.tensor->cols()));
-    load(chunk, stored, weights);
+    load(chunk, slice, weights);
     encode(chunk, weights, packed);
     if (!setup_.measure_error) return {};
     auto* decoded = reinterpret_cast<float*>(packed.data() + aligned(packed.size()));
@@ -123,28 +118,23 @@ TensorError RowStream::convert_chunk(const Chunk& chunk, std::byte* slice) const
                 e.problem(), e.hint());
 }
 
-void RowStream::copy(const Chunk& chunk, std::span<std::byte> stored) const {
-    const SourceTensor& tensor = *chunk.choice.tensor;
-    setup_.source->read_stored_rows(tensor, chunk.first, chunk.count, stored);
-    format_of(chunk.choice.layout)
-        .verify(view_of(chunk.choice.layout, {chunk.count, tensor.cols()}, stored.data()),
-                {0, chunk.count}, chunk.first);
-    write(chunk, stored);
+void RowStream::copy(const Chunk& chunk, std::byte* stored) const {
+    const PackedView view =
+        setup_.source->read_packed(*chunk.choice.tensor, chunk.first, chunk.count, stored);
+    format_of(view.layout).verify(view, {0, chunk.count}, chunk.first);
+    write(chunk, view);
 }
 
-void RowStream::load(const Chunk& chunk, std::span<std::byte> stored,
-                     std::span<float> weights) const {
+void RowStream::load(const Chunk& chunk, std::byte* stored, std::span<float> weights) const {
     const SourceTensor& tensor = *chunk.choice.tensor;
     if (!tensor.is_matrix || tensor.add != 0) {  // with the architecture's transforms
         std::vector<std::byte> scratch;
         setup_.source->read_rows(tensor, chunk.first, chunk.count, weights.data(), scratch);
         return;
     }
-    setup_.source->read_stored_rows(tensor, chunk.first, chunk.count, stored);
-    const LayoutId layout = *layout_of(tensor.type());
-    const Shape2 shape{chunk.count, tensor.cols()};
-    ops::decode_rows(setup_.isa, view_of(layout, shape, stored.data()), {0, chunk.count},
-                     {weights.data(), DType::kF32, shape.rows, shape.cols, shape.cols});
+    const PackedView view = setup_.source->read_packed(tensor, chunk.first, chunk.count, stored);
+    ops::decode_rows(setup_.isa, view, {0, chunk.count},
+                     {weights.data(), DType::kF32, chunk.count, view.shape.cols, view.shape.cols});
 }
 
 void RowStream::encode(const Chunk& chunk, std::span<const float> weights,
@@ -154,24 +144,32 @@ void RowStream::encode(const Chunk& chunk, std::span<const float> weights,
     ops::encoder(setup_.isa, format_of(chunk.choice.layout), {tensor.rows(), tensor.cols()},
                  {.column_importance = chunk.choice.importance})
         ->encode(chunk.first, weights, sink);
-    write(chunk, packed);
+    write(chunk, written_form(chunk.choice).view({chunk.count, tensor.cols()}, packed.data()));
 }
 
 TensorError RowStream::measure(const Chunk& chunk, std::span<const float> weights,
                                std::span<const std::byte> packed, std::span<float> decoded) const {
     const Shape2 shape{chunk.count, chunk.choice.tensor->cols()};
     format_of(chunk.choice.layout)
-        .decode(view_of(chunk.choice.layout, shape, packed.data()), {0, chunk.count},
+        .decode(written_form(chunk.choice).view(shape, packed.data()), {0, chunk.count},
                 {decoded.data(), DType::kF32, shape.rows, shape.cols, shape.cols});
     TensorError sums;
     sums.compare(weights, decoded);
     return sums;
 }
 
-void RowStream::write(const Chunk& chunk, std::span<const std::byte> bytes) const {
-    const std::uint64_t row = bytes.size() / static_cast<std::size_t>(chunk.count);
+// Tables come with the first rows.
+void RowStream::write(const Chunk& chunk, const PackedView& rows) const {
     const std::lock_guard lock(chunk.writing);
-    setup_.writer->write(chunk.index, static_cast<std::uint64_t>(chunk.first) * row, bytes);
+    std::size_t index = chunk.index;
+    for (int p = 0; p < rows.n_planes; ++p) {
+        const PlaneView& plane = rows.planes[static_cast<std::size_t>(p)];
+        if (plane.bytes == 0) continue;
+        const std::uint64_t at = static_cast<std::uint64_t>(chunk.first) * plane.row_bytes;
+        if (plane.row_bytes > 0 || chunk.first == 0)
+            setup_.writer->write(index, at, {plane.data, plane.bytes});
+        ++index;
+    }
 }
 
 }  // namespace thimble

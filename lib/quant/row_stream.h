@@ -18,6 +18,7 @@ namespace thimble {
 // Bytes that one row needs in a worker's slice.
 struct RowBytes {
     std::size_t stored = 0, plain = 0, packed = 0, decoded = 0;
+    std::size_t tables = 0;  // besides, however many rows
     [[nodiscard]] std::size_t sum() const noexcept { return stored + plain + packed + decoded; }
 };
 [[nodiscard]] RowBytes row_bytes(const TensorChoice& choice, bool measure_error);
@@ -38,9 +39,10 @@ class RowStream {
     };
     explicit RowStream(const Setup& setup);
 
-    // Converts the whole tensor into the writer's tensor `index`, adds to `error` if errors are
-    // measured. Calls between(rows done) between
-    // groups of chunks on the calling thread; stops when it returns false.
+    // Converts the whole tensor into the writer's tensor `index`, or the planes of a copied one
+    // into `index` and those that follow; adds to `error` if errors are measured. Calls
+    // between(rows done) between groups of chunks on the calling thread; stops when it returns
+    // false.
     template <class Between>
     bool convert(const TensorChoice& choice, std::size_t index, TensorError& error,
                  Between&& between) {
@@ -59,14 +61,14 @@ class RowStream {
     std::int64_t convert_some(const TensorChoice& choice, std::size_t index, std::int64_t first,
                               TensorError& error);
     TensorError convert_chunk(const Chunk& chunk, std::byte* slice) const;
-    void copy(const Chunk& chunk, std::span<std::byte> stored) const;
-    void load(const Chunk& chunk, std::span<std::byte> stored, std::span<float> weights) const;
+    void copy(const Chunk& chunk, std::byte* stored) const;
+    void load(const Chunk& chunk, std::byte* stored, std::span<float> weights) const;
     void encode(const Chunk& chunk, std::span<const float> weights,
                 std::span<std::byte> packed) const;
     [[nodiscard]] TensorError measure(const Chunk& chunk, std::span<const float> weights,
                                       std::span<const std::byte> packed,
                                       std::span<float> decoded) const;
-    void write(const Chunk& chunk, std::span<const std::byte> bytes) const;
+    void write(const Chunk& chunk, const PackedView& rows) const;
 
     Setup setup_;
     Buffer buffer_;

@@ -101,7 +101,7 @@ class Chooser {
         const std::string& name = choice.tensor->name;
         const bool head = is_head(name, source_.spec().tied_embedding);
         const NameRule* rule = rules_.match(name);
-        choice.layout = options_.copies() ? stored_layout(*choice.tensor) : base_;
+        choice.layout = options_.copies() ? choice.tensor->layout() : base_;
         if (name == "output.weight" && options_.leave_output_tensor) {
             leave(choice);
         } else if (name == "token_embd.weight" && !options_.token_embedding_type.empty()) {
@@ -117,22 +117,16 @@ class Chooser {
         } else if (mixed != nullptr && *mixed != mix_->base) {
             choice.layout = writable(*mixed, "'" + name + "' in the mix " + options_.format);
             choice.reason = "mix " + std::string(mix_->name);
-        } else if (mix_ == nullptr && !options_.pure && head && bits(base_) < 6) {
+        } else if (mix_ == nullptr && !options_.copies() && !options_.pure && head &&
+                   bits(base_) < 6) {
             choice.layout = LayoutId::k_q6_k;
             choice.reason = "output head";
         }
     }
 
-    // What check_source() cannot decode is reported there.
-    [[nodiscard]] LayoutId stored_layout(const SourceTensor& tensor) const {
-        return layout_of(tensor.type()).value_or(base_);
-    }
-
     void leave(TensorChoice& choice) {
         left_ = true;
-        const auto stored = layout_of(choice.tensor->type());
-        if (!stored) return;  // check_source() says so
-        choice.layout = *stored;
+        choice.layout = choice.tensor->layout();
         choice.reason = "--leave-output-tensor";
     }
 
@@ -171,19 +165,22 @@ class Chooser {
 
     void check_source(TensorChoice& choice) const {
         const SourceTensor& tensor = *choice.tensor;
-        const auto stored = layout_of(tensor.type());
-        if (!stored) {
-            throw Error(Exit::kBadData, "tensor '" + escaped(tensor.name) + "'",
-                        "its stored type cannot be decoded");
+        const LayoutId stored = tensor.layout();
+        choice.copied = stored == choice.layout && tensor.add == 0 && tensor.is_stored();
+        if (!choice.copied && !format_of(choice.layout).info().encodes) {
+            throw Error(Exit::kUsage, "tensor '" + tensor.name + "'",
+                        "there is no encoder for " + name_of(choice.layout) +
+                            ": matrices in it come from files that have them",
+                        "choose another --format");
         }
-        choice.copied = *stored == choice.layout && tensor.add == 0 && tensor.entry != nullptr;
-        if (choice.copied || !is_quantised(*stored) || !is_quantised(choice.layout)) return;
+        if (choice.copied || !is_quantised(stored) || !is_quantised(choice.layout)) return;
         choice.requantized = true;
         if (options_.allow_requantize) return;
         throw Error(Exit::kUsage, "tensor '" + tensor.name + "'",
-                    "is stored as " + name_of(*stored) + "; quantising it again to " +
+                    "is stored as " + name_of(stored) + "; quantising it again to " +
                         name_of(choice.layout) + " adds to its error",
-                    "start from f16, bf16 or f32 weights, or give --allow-requantize");
+                    "start from f16, bf16 or f32 weights, keep them with --format copy, or give "
+                    "--allow-requantize");
     }
 
     const ModelSource& source_;
@@ -207,8 +204,9 @@ std::vector<std::string> target_names() {
         names.emplace_back(mix.name);
         if (!mix.alias.empty()) names.emplace_back(mix.alias);
     }
-    for (std::string& format : weight_formats().names()) {
-        if (find_mix(format) == nullptr) names.push_back(std::move(format));
+    for (const auto& format : weight_formats().items()) {
+        if (format->info().encodes && find_mix(format->name()) == nullptr)
+            names.emplace_back(format->name());
     }
     return names;
 }

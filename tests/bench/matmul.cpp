@@ -65,6 +65,7 @@ const bool kRegistered = [] {
     const Shape2 shapes[] = {{8192, 2048}, {2048, 8192}, {1536, 768}};
     for (const std::int64_t tokens : {1, 512}) {
         for (const std::string& format : weight_formats().names()) {
+            if (!weight_formats().get(format, "format").info().encodes) continue;
             const LayoutId layout = weight_formats().get(format, "format").info().layout;
             if (!ops::resident_layout(layout)) continue;
             for (const Shape2 shape : shapes) {

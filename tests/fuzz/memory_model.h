@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "io/gguf.h"
+#include "io/safetensors.h"
 
 namespace thimble::fuzz {
 
@@ -20,6 +21,12 @@ class MemoryModel final : public ModelFile {
     }
     explicit MemoryModel(Json config)
         : container_(Container::kHuggingFace), config_(std::move(config)) {}
+    // The same with the bytes of a safetensors file.
+    MemoryModel(Json config, std::span<const std::byte> safetensors)
+        : container_(Container::kHuggingFace), bytes_(safetensors), config_(std::move(config)) {
+        Cursor cursor(safetensors, path_);
+        tensors_ = parse_safetensors_header(cursor, safetensors.size()).tensors;
+    }
     explicit MemoryModel(Metadata metadata) : metadata_(std::move(metadata)) {}
 
     [[nodiscard]] Container container() const noexcept override { return container_; }

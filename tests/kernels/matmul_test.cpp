@@ -10,7 +10,9 @@ namespace {
 
 std::vector<LayoutId> stored_layouts() {
     std::vector<LayoutId> out;
-    for (const auto& format : weight_formats().items()) out.push_back(format->info().layout);
+    for (const auto& format : weight_formats().items()) {
+        if (format->info().encodes) out.push_back(format->info().layout);
+    }
     return out;
 }
 

@@ -93,6 +93,29 @@ ModelCopy ModelCopy::as_gguf(const std::string& directory, const std::string& fo
     return copy;
 }
 
+ModelCopy ModelCopy::as_packed_gguf(const std::string& directory) {
+    const auto source = ModelSource::open(directory);
+    ModelCopy copy;
+    copy.metadata = source->gguf_metadata();
+    for (const SourceTensor& tensor : source->tensors()) {
+        std::vector<std::byte> rows(tensor.form.bytes(tensor.rows()));
+        const PackedView view = source->read_packed(tensor, 0, tensor.rows(), rows.data());
+        if (has_planes(tensor.layout())) {
+            copy.metadata.set(std::string(kFormatKey) + tensor.name,
+                              describe_planes(tensor.form, view.shape));
+            for (TensorSpec& spec : plane_specs(tensor.name, tensor.form))
+                copy.specs.push_back(std::move(spec));
+        } else {
+            copy.specs.push_back({tensor.name, *tensor_type_of(tensor.layout()), tensor.dims});
+        }
+        for (int p = 0; p < view.n_planes; ++p) {
+            const PlaneView& plane = view.planes[static_cast<std::size_t>(p)];
+            if (plane.bytes > 0) copy.data.emplace_back(plane.data, plane.data + plane.bytes);
+        }
+    }
+    return copy;
+}
+
 std::size_t ModelCopy::index(const std::string& tensor) const {
     for (std::size_t i = 0; i < specs.size(); ++i) {
         if (specs[i].name == tensor) return i;

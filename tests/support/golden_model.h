@@ -39,6 +39,9 @@ struct ModelCopy {
     // is no multiple of its block, and for vectors: f32), metadata without a vocabulary.
     [[nodiscard]] static ModelCopy as_gguf(const std::string& directory, const std::string& format);
 
+    // Translated with all codes and scales kept, as a quantised checkpoint has them.
+    [[nodiscard]] static ModelCopy as_packed_gguf(const std::string& directory);
+
     [[nodiscard]] std::size_t index(const std::string& tensor) const;
     void remove(std::size_t tensor);
     void write_hf(const std::string& directory) const;

@@ -93,8 +93,7 @@ TEST_CASE("quantize: matrices in the format asked for, vectors f32, values near 
         REQUIRE(after->tensors().size() == before->tensors().size());
         for (const SourceTensor& tensor : after->tensors()) {
             CAPTURE(tensor.name);
-            const TensorTypeInfo& type = *find_tensor_type(tensor.type());
-            CHECK(type.name == (tensor.is_matrix ? format : "f32"));
+            CHECK(layout_info(tensor.layout()).name == (tensor.is_matrix ? format : "f32"));
             const double error =
                 relative_error(weights(*before, tensor.name), weights(*after, tensor.name));
             CHECK(error <= (!tensor.is_matrix || format == "f16" ? 0.001
@@ -208,7 +207,7 @@ TEST_CASE("quantize: rules choose formats by name, and a rule that hits nothing 
     REQUIRE(good.exit == 0);
     const auto made = ModelSource::open(s.output());
     const auto type = [&](const char* name) {
-        return std::string(find_tensor_type(made->find(name)->type())->name);
+        return std::string(layout_info(made->find(name)->layout()).name);
     };
     CHECK(type("blk.0.attn_v.weight") == "q5_1");  // the first match wins
     CHECK(type("blk.0.attn_q.weight") == "f16");
@@ -239,8 +238,8 @@ TEST_CASE("quantize: rows that are not whole blocks fall back by a stated rule o
     CHECK(says(strict, "without --strict"));
     REQUIRE(quantize({"-m", s.input, "-o", s.output(), "--format", "q4_k"}).exit == 0);
     const auto made = ModelSource::open(s.output());
-    CHECK(made->find("blk.0.attn_q.weight")->type() == TensorType::kQ5_0);
-    CHECK(made->find("token_embd.weight")->type() == TensorType::kQ8_0);  // a head asked to be q6_k
+    CHECK(made->find("blk.0.attn_q.weight")->layout() == LayoutId::k_q5_0);
+    CHECK(made->find("token_embd.weight")->layout() == LayoutId::k_q8_0);  // a head asked to be q6_k
 }
 
 TEST_CASE("quantize: quantised input is copied, decoded or, only if allowed, quantised again") {

@@ -20,7 +20,7 @@ Json tensor_json(const TensorReport& report) {
         elements *= extent;
     }
     json.set("name", choice.tensor->name);
-    json.set("from", find_tensor_type(choice.tensor->type())->name);
+    json.set("from", layout_info(choice.tensor->layout()).name);
     json.set("to", layout_info(choice.layout).name);
     json.set("shape", std::move(shape));
     json.set("source_bytes", report.bytes_in);

@@ -36,25 +36,25 @@ struct Arrangement {
 Shape2 shape_of(const SourceTensor& tensor) { return {tensor.rows(), tensor.cols()}; }
 
 std::int64_t piece_rows(const SourceTensor& tensor) {
-    const std::size_t row = ops::packed_bytes(*layout_of(tensor.type()), {1, tensor.cols()});
+    const std::size_t row = tensor.form.bytes(1);
     const auto groups = static_cast<std::int64_t>(kPieceBytes / row) / ops::kRepackRows;
     return std::min(tensor.rows(), std::max<std::int64_t>(groups, 1) * ops::kRepackRows);
 }
 
 void place_matrix(const SourceTensor& tensor, bool repack, Arrangement& a) {
     if (a.places.count(&tensor) > 0) return;
-    const LayoutId stored = *layout_of(tensor.type());
+    const LayoutId stored = tensor.layout();
     Placement place;
     place.layout = stored;
     if (repack) {
         place.layout = ops::resident_layout(stored).value_or(place.layout);
     }
     place.offset = a.total_bytes;
-    place.bytes = ops::packed_bytes(place.layout, shape_of(tensor));
+    place.bytes = place.layout == stored ? tensor.form.bytes(tensor.rows())
+                                         : ops::packed_bytes(place.layout, shape_of(tensor));
     a.total_bytes += aligned(place.bytes);
     if (place.layout != stored) {
-        a.staging_bytes = std::max(a.staging_bytes,
-                                   ops::packed_bytes(stored, {piece_rows(tensor), tensor.cols()}));
+        a.staging_bytes = std::max(a.staging_bytes, tensor.form.bytes(piece_rows(tensor)));
     }
     a.places.emplace(&tensor, place);
 }
@@ -132,28 +132,44 @@ class ResidentStore final : public WeightStore {
 
     PackedView load_matrix(const SourceTensor& tensor, Buffer& staging) {
         const Placement& place = arrangement_.places.at(&tensor);
-        const LayoutId stored = *layout_of(tensor.type());
         std::byte* out = memory_.data() + place.offset;
+        if (place.layout == tensor.layout()) return load_stored(tensor, out);
         PackedView whole;
         const std::int64_t step = piece_rows(tensor);
         for (std::int64_t first = 0; first < tensor.rows(); first += step) {
-            const Shape2 shape = {std::min(step, tensor.rows() - first), tensor.cols()};
-            std::byte* at = out + ops::packed_bytes(place.layout, {first, tensor.cols()});
-            std::byte* raw = place.layout == stored ? at : staging.data();
-            const std::size_t bytes = ops::packed_bytes(stored, shape);
-            source_.read_stored_rows(tensor, first, shape.rows, {raw, bytes});
-            PackedView piece;
-            piece.layout = stored;
-            piece.shape = shape;
-            piece.n_planes = 1;
-            piece.planes[0] = {raw, bytes / static_cast<std::size_t>(shape.rows), bytes};
+            const std::int64_t count = std::min(step, tensor.rows() - first);
+            const PackedView piece = source_.read_packed(tensor, first, count, staging.data());
             verify(tensor, first, piece);
-            if (place.layout != stored) piece = ops::repack(exec_, piece, place.layout, at);
-            if (first == 0) whole = piece;
+            std::byte* at = out + ops::packed_bytes(place.layout, {first, tensor.cols()});
+            const PackedView packed = ops::repack(exec_, piece, place.layout, at);
+            if (first == 0) whole = packed;
         }
         whole.shape = shape_of(tensor);
         whole.planes[0].data = out;
         whole.planes[0].bytes = place.bytes;
+        return whole;
+    }
+
+    // Plane by plane into its place.
+    PackedView load_stored(const SourceTensor& tensor, std::byte* out) {
+        const PackedView whole = tensor.form.view(shape_of(tensor), out);
+        const std::int64_t step = piece_rows(tensor);
+        for (std::size_t p = 0; p < tensor.form.planes.size(); ++p) {
+            std::byte* plane = out + tensor.form.plane_offset(p, tensor.rows());
+            const std::size_t row_bytes = tensor.form.planes[p].row_bytes;
+            if (row_bytes == 0) {
+                if (whole.planes[p].bytes > 0)
+                    source_.read_plane(tensor, p, {}, {plane, whole.planes[p].bytes});
+                continue;
+            }
+            for (std::int64_t first = 0; first < tensor.rows(); first += step) {
+                const RowRange rows{first, std::min(step, tensor.rows() - first)};
+                source_.read_plane(tensor, p, rows,
+                                   {plane + static_cast<std::size_t>(first) * row_bytes,
+                                    static_cast<std::size_t>(rows.count) * row_bytes});
+            }
+        }
+        verify(tensor, 0, whole);
         return whole;
     }
 

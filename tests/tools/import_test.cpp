@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// quantize on matrices that other packages have quantised: their codes are kept, decoded or
+// refused, and the other commands read what was written.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "format/weight_format.h"
+#include "model/source.h"
+#include "tests/support/golden_model.h"
+#include "tests/support/process.h"
+
+using namespace thimble;
+using namespace thimble::test;
+
+namespace {
+
+ProcessResult quantize(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), tool_path("quantize"));
+    return run_process(arguments, {});
+}
+
+std::vector<float> weights(const ModelSource& source, const SourceTensor& tensor) {
+    std::vector<float> out(static_cast<std::size_t>(tensor.rows() * tensor.cols()));
+    std::vector<std::byte> scratch;
+    source.read_rows(tensor, 0, tensor.rows(), out.data(), scratch);
+    return out;
+}
+
+}  // namespace
+
+TEST_CASE("quantize copy keeps imported codes bit for bit, f16 decodes them, the rest is refused") {
+    for (const char* name : {"gptq-4bit-act-order", "awq", "bnb-nf4-nested", "mxfp4"}) {
+        CAPTURE(name);
+        TemporaryDirectory directory;
+        const std::string in = directory.file("in.gguf"), out = directory.file("out.gguf");
+        ModelCopy::as_packed_gguf(std::string(THIMBLE_TESTS_DIR) + "/golden/import/" + name)
+            .write_gguf(in);
+        const auto before = ModelSource::open(in);
+
+        const ProcessResult copied = quantize({"-m", in, "-o", out, "--format", "copy"});
+        CAPTURE(copied.err);
+        REQUIRE(copied.exit == 0);
+        const auto after = ModelSource::open(out);
+        for (const TensorEntry& entry : before->file().tensors()) {
+            CAPTURE(entry.name);
+            const TensorEntry* other = after->file().find(entry.name);
+            REQUIRE(other != nullptr);
+            if (entry.dims.size() < 2 || other->type != entry.type) continue;  // vectors: f32
+            std::vector<std::byte> a(entry.bytes), b(other->bytes);
+            before->file().read(entry, 0, a);
+            after->file().read(*other, 0, b);
+            CHECK(a == b);
+        }
+        CHECK(quantize({"verify", out}).exit == 0);
+        CHECK(quantize({"inspect", out}).exit == 0);
+
+        const ProcessResult plain =
+            quantize({"-m", out, "-o", directory.file("f16.gguf"), "--format", "f16"});
+        CAPTURE(plain.err);
+        REQUIRE(plain.exit == 0);
+        const auto decoded = ModelSource::open(directory.file("f16.gguf"));
+        for (const SourceTensor& tensor : before->tensors()) {
+            CAPTURE(tensor.name);
+            const auto want = weights(*before, tensor);
+            const auto got = weights(*decoded, *decoded->find(tensor.name));
+            CHECK_FALSE(has_planes(decoded->find(tensor.name)->layout()));
+            for (std::size_t i = 0; i < want.size(); ++i) {
+                const float allowed = 0x1p-11f * std::abs(want[i]) + 0x1p-25f;
+                if (!(std::abs(want[i] - got[i]) <= allowed)) FAIL("weight ", i);
+            }
+        }
+        CHECK_FALSE(decoded->file().metadata().find("thimble.format.blk.0.attn_q.weight"));
+
+        const ProcessResult again =
+            quantize({"-m", in, "-o", directory.file("no.gguf"), "--format", "q4_0"});
+        CHECK(again.exit == 2);
+        CHECK(again.err.find("--format copy") != std::string::npos);
+        CHECK_FALSE(std::filesystem::exists(directory.file("no.gguf")));
+    }
+}
