@@ -38,7 +38,7 @@ std::int64_t common_prefix(const std::vector<std::vector<Token>>& lists) {
 std::uint64_t EncodedChoices::held_bytes() const noexcept {
     std::uint64_t sum = sizeof(*this);
     for (const auto& list : tokens) {
-        sum += sizeof(list) + 2 * sizeof(double) + list.capacity() * sizeof(Token);
+        sum += sizeof(std::vector<Token>) + 2 * sizeof(double) + list.capacity() * sizeof(Token);
     }
     return sum;
 }
