@@ -16,7 +16,7 @@ constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
 Shape2 shape_of(const SourceTensor& tensor) { return {tensor.rows(), tensor.cols()}; }
 
 std::int64_t piece_rows(const SourceTensor& tensor) {
-    const std::size_t row = stored_bytes(tensor, 1);
+    const std::size_t row = tensor.form.bytes(1);
     const auto groups = static_cast<std::int64_t>(kPieceBytes / row) / ops::kRepackRows;
     return std::min(tensor.rows(), std::max<std::int64_t>(groups, 1) * ops::kRepackRows);
 }
@@ -27,26 +27,8 @@ std::uint64_t vector_bytes(const View& v) {
 
 }  // namespace
 
-LayoutId stored_layout(const SourceTensor& tensor) { return *layout_of(tensor.type()); }
-
-std::size_t stored_bytes(const SourceTensor& tensor, std::int64_t rows) {
-    return ops::packed_bytes(stored_layout(tensor), {rows, tensor.cols()});
-}
-
-PackedView read_stored(const ModelSource& source, const SourceTensor& tensor, RowRange rows,
-                       std::byte* out) {
-    const std::size_t bytes = stored_bytes(tensor, rows.count);
-    source.read_stored_rows(tensor, rows.first, rows.count, {out, bytes});
-    PackedView view;
-    view.layout = stored_layout(tensor);
-    view.shape = {rows.count, tensor.cols()};
-    view.n_planes = 1;
-    view.planes[0] = {out, bytes / static_cast<std::size_t>(rows.count), bytes};
-    return view;
-}
-
 LayoutId working_layout(const SourceTensor& tensor, const Exec& exec, bool repack) {
-    const LayoutId stored = stored_layout(tensor);
+    const LayoutId stored = tensor.layout();
     if (!repack || exec.device != Device::kCpu) return stored;
     return ops::resident_layout(stored).value_or(stored);
 }
@@ -72,12 +54,11 @@ void WeightMemory::add_matrix(const SourceTensor& tensor, bool multiplied) {
     place.tensor = &tensor;
     place.layout = working_layout(tensor, exec_, repack_ && multiplied);
     place.offset = bytes_;
-    const bool repacked = place.layout != stored_layout(tensor);
+    const bool repacked = place.layout != tensor.layout();
     place.bytes = repacked ? ops::packed_bytes(place.layout, shape_of(tensor))
-                           : stored_bytes(tensor, tensor.rows());
+                           : tensor.form.bytes(tensor.rows());
     bytes_ += weight_aligned(place.bytes);
-    if (repacked)
-        staging_bytes_ = std::max(staging_bytes_, stored_bytes(tensor, piece_rows(tensor)));
+    if (repacked) staging_bytes_ = std::max(staging_bytes_, tensor.form.bytes(piece_rows(tensor)));
     places_.push_back(place);
 }
 
@@ -123,12 +104,12 @@ UnitWeights WeightMemory::unit(const UnitSpec& unit) const {
 PackedView WeightMemory::load_matrix(const Place& place, std::byte* staging) {
     const SourceTensor& tensor = *place.tensor;
     std::byte* out = memory_.data() + place.offset;
-    if (place.layout == stored_layout(tensor)) return load_stored(tensor, out);
+    if (place.layout == tensor.layout()) return load_stored(tensor, out);
     PackedView whole;
     const std::int64_t step = piece_rows(tensor);
     for (std::int64_t first = 0; first < tensor.rows(); first += step) {
         const std::int64_t count = std::min(step, tensor.rows() - first);
-        const PackedView piece = read_stored(source_, tensor, {first, count}, staging);
+        const PackedView piece = source_.read_packed(tensor, first, count, staging);
         verify_weights(source_, exec_, tensor, first, piece);
         std::byte* at = out + ops::packed_bytes(place.layout, {first, tensor.cols()});
         const PackedView packed = ops::repack(exec_, piece, place.layout, at);
@@ -140,18 +121,26 @@ PackedView WeightMemory::load_matrix(const Place& place, std::byte* staging) {
     return whole;
 }
 
+// Plane by plane into its place.
 PackedView WeightMemory::load_stored(const SourceTensor& tensor, std::byte* out) {
-    PackedView whole;
+    const PackedView whole = tensor.form.view(shape_of(tensor), out);
     const std::int64_t step = piece_rows(tensor);
-    for (std::int64_t first = 0; first < tensor.rows(); first += step) {
-        const std::int64_t count = std::min(step, tensor.rows() - first);
-        const PackedView piece =
-            read_stored(source_, tensor, {first, count}, out + stored_bytes(tensor, first));
-        verify_weights(source_, exec_, tensor, first, piece);
-        if (first == 0) whole = piece;
+    for (std::size_t p = 0; p < tensor.form.planes.size(); ++p) {
+        std::byte* plane = out + tensor.form.plane_offset(p, tensor.rows());
+        const std::size_t row_bytes = tensor.form.planes[p].row_bytes;
+        if (row_bytes == 0) {
+            if (whole.planes[p].bytes > 0)
+                source_.read_plane(tensor, p, {}, {plane, whole.planes[p].bytes});
+            continue;
+        }
+        for (std::int64_t first = 0; first < tensor.rows(); first += step) {
+            const RowRange rows{first, std::min(step, tensor.rows() - first)};
+            source_.read_plane(tensor, p, rows,
+                               {plane + static_cast<std::size_t>(first) * row_bytes,
+                                static_cast<std::size_t>(rows.count) * row_bytes});
+        }
     }
-    whole.shape = shape_of(tensor);
-    whole.planes[0].bytes = stored_bytes(tensor, tensor.rows());
+    verify_weights(source_, exec_, tensor, 0, whole);
     return whole;
 }
 

@@ -9,11 +9,6 @@
 
 namespace thimble {
 
-// How a matrix is stored, what rows of it take as stored, and rows of it read there.
-[[nodiscard]] LayoutId stored_layout(const SourceTensor& tensor);
-[[nodiscard]] std::size_t stored_bytes(const SourceTensor& tensor, std::int64_t rows);
-[[nodiscard]] PackedView read_stored(const ModelSource& source, const SourceTensor& tensor,
-                                     RowRange rows, std::byte* out);
 // The layout that a matrix is multiplied from.
 [[nodiscard]] LayoutId working_layout(const SourceTensor& tensor, const Exec& exec, bool repack);
 [[nodiscard]] constexpr std::size_t weight_aligned(std::size_t bytes) noexcept {

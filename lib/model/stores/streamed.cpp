@@ -51,10 +51,10 @@ StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack
         StreamedMatrix matrix;
         matrix.tensor = &tensor;
         matrix.raw_offset = raw_place(tensor, layer.raw_bytes);
-        layer.raw_bytes = matrix.raw_offset + stored_bytes(tensor, tensor.rows());
-        layer.disk_bytes += tensor.entry ? tensor.entry->bytes : 0;
+        layer.raw_bytes = matrix.raw_offset + tensor.form.bytes(tensor.rows());
+        layer.disk_bytes += tensor.stored_bytes();
         matrix.layout = working_layout(tensor, exec, repack);
-        if (matrix.layout != stored_layout(tensor)) {
+        if (matrix.layout != tensor.layout()) {
             matrix.packed_offset = layer.packed_bytes;
             matrix.packed_bytes = ops::packed_bytes(matrix.layout, {tensor.rows(), tensor.cols()});
             layer.packed_bytes += weight_aligned(matrix.packed_bytes);
@@ -235,12 +235,14 @@ class StreamedStore final : public WeightStore {
         for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
             const StreamedMatrix& m = layers_[u - 1].matrices[i];
             const Shape2 shape{m.tensor->rows(), m.tensor->cols()};
-            Linear linear;
-            linear.weight.layout = m.layout;
-            linear.weight.shape = shape;
-            linear.weight.n_planes = 1;
-            linear.weight.planes[0].bytes =
-                m.packed_bytes > 0 ? m.packed_bytes : stored_bytes(*m.tensor, shape.rows);
+            Linear linear{m.tensor->form.view(shape, nullptr), std::nullopt};
+            if (m.packed_bytes > 0) {
+                linear.weight = {};
+                linear.weight.layout = m.layout;
+                linear.weight.shape = shape;
+                linear.weight.n_planes = 1;
+                linear.weight.planes[0].bytes = m.packed_bytes;
+            }
             if (unit.matrices[i].bias)
                 linear.bias = arrangement_.memory.vector(*unit.matrices[i].bias);
             weights.matrices.push_back(linear);
@@ -279,8 +281,8 @@ class StreamedStore final : public WeightStore {
             try {
                 slot.views.clear();
                 for (const StreamedMatrix& m : layers_[layer].matrices) {
-                    slot.views.push_back(read_stored(source_, *m.tensor, {0, m.tensor->rows()},
-                                                     slot.raw.data() + m.raw_offset));
+                    slot.views.push_back(source_.read_packed(*m.tensor, 0, m.tensor->rows(),
+                                                             slot.raw.data() + m.raw_offset));
                 }
             } catch (...) {
                 slot.layer = kNone;
