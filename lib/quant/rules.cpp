@@ -69,7 +69,7 @@ class Chooser {
         for (const SourceTensor& tensor : source_.tensors()) {
             choices.push_back({.tensor = &tensor});
             if (!tensor.is_matrix) {
-                if (keeps_vectors_) choices.back().layout = stored_layout(tensor);
+                if (keeps_vectors_) choices.back().layout = tensor.layout();
                 continue;
             }
             choose(choices.back(), mixed.empty() ? nullptr : &*type++);
