@@ -177,7 +177,8 @@ void Generate::open(const TaskSetting& setting) {
     std::uint64_t bytes = samples_.size() * (sizeof(Encoded) + sizeof(double));
     for (const Encoded& sample : samples_) {
         bytes += sample.prompt.capacity() * sizeof(Token);
-        for (const std::string& answer : sample.answers) bytes += sizeof(std::string) + answer.size();
+        for (const std::string& answer : sample.answers)
+            bytes += sizeof(std::string) + answer.size();
     }
     charge_.resize(bytes);
     right_.reserve(samples_.size());
