@@ -139,6 +139,13 @@ RunnerOptions Pipeline::model_options() const {
     RunnerOptions out = runner_options();
     const std::int64_t windows = suite_.has_text() ? options.kv.context_tokens : 0;
     out.kv.context_tokens = std::max(windows, most_tokens());
+    out.weight_bytes = weight_bytes_;
+    return out;
+}
+
+RunnerOptions Pipeline::reference_options() const {
+    RunnerOptions out = runner_options();
+    out.weight_bytes = reference_weight_bytes_;
     return out;
 }
 
@@ -153,8 +160,8 @@ void Pipeline::add_models(Plan& plan) const {
     }
     Runner::add_to_plan(plan, *model_, model_options(), most_tokens(), 1, rows);
     if (reference_) {
-        Runner::add_to_plan(plan, *reference_, runner_options(), options.kv.context_tokens - 1, 1,
-                            rows);
+        Runner::add_to_plan(plan, *reference_, reference_options(), options.kv.context_tokens - 1,
+                            1, rows);
     }
 }
 
@@ -233,8 +240,60 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
     predicted_bytes_ = plan.total_bytes(Tier::kRam) + baseline_bytes_;
     const auto limit = Budget::parse(common.max_memory, "--max-memory")
                            .limit_bytes[static_cast<std::size_t>(Tier::kRam)];
-    if (limit && predicted_bytes_ > *limit) plan.cheapest_change = remedy(*limit);
+    if (limit && predicted_bytes_ > *limit) stream_layers(plan, *limit, common);
     return plan;
+}
+
+// Where not all weights fit: as many layers of each model as do, the others from disk for every
+// step; where that does not fit either, a remedy.
+void Pipeline::stream_layers(Plan& plan, std::uint64_t limit_bytes,
+                             const cli::CommonOptions& common) {
+    struct Share {
+        const ModelSource* source;
+        RunnerOptions runner;
+        std::uint64_t& bytes;
+        std::uint64_t least = 0, gap = 0;  // streamed as far as can be, and from there to all
+    };
+    std::vector<Share> shares = {{model_.get(), model_options(), weight_bytes_}};
+    if (reference_)
+        shares.push_back({reference_.get(), reference_options(), reference_weight_bytes_});
+    double gaps = 0;
+    for (Share& share : shares) {
+        const StorePlan whole = Runner::store_plan(*share.source, share.runner);
+        share.runner.weight_bytes = 0;
+        share.least = Runner::store_plan(*share.source, share.runner).held_bytes();
+        const std::uint64_t all = whole.held_bytes() + whole.staging_bytes;
+        if (all <= share.least) continue;  // few layers: nothing is saved
+        share.gap = all - share.least;
+        share.bytes = 0;
+        gaps += static_cast<double>(share.gap);
+    }
+    if (gaps > 0) plan = memory();
+    predicted_bytes_ = plan.total_bytes(Tier::kRam) + baseline_bytes_;
+    if (predicted_bytes_ > limit_bytes || gaps == 0) {
+        plan.cheapest_change = remedy(limit_bytes);
+        return;
+    }
+    const auto room = static_cast<double>(limit_bytes - predicted_bytes_);
+    for (Share& share : shares) {
+        if (share.gap == 0) continue;
+        share.bytes = share.least +
+                      static_cast<std::uint64_t>(room * (static_cast<double>(share.gap) / gaps));
+        share.runner.weight_bytes = share.bytes;
+    }
+    plan = memory();
+    predict_time(plan, common);
+    predicted_bytes_ = plan.total_bytes(Tier::kRam) + baseline_bytes_;
+    for (const Share& share : shares) {
+        const StorePlan store = Runner::store_plan(*share.source, share.runner);
+        if (share.gap == 0 || store.streamed_layers == 0) continue;
+        plan.notes.push_back(std::to_string(store.streamed_layers) + " of " +
+                             std::to_string(share.source->spec().layers) + " layers of " +
+                             eval::basename_of(share.source->file().path()) + ", " +
+                             format_bytes(store.streamed_bytes) +
+                             ", are read from disk for every step");
+        log_warning("the weights do not fit: " + plan.notes.back());
+    }
 }
 
 void Pipeline::fill_settings(eval::Record& record, const cli::Context& context) const {
@@ -296,7 +355,8 @@ bool Pipeline::score(cli::Context& context, eval::Record& record) {
     Runner model(std::move(model_), model_options(), context.team);
     std::unique_ptr<Runner> reference;
     if (reference_) {
-        reference = std::make_unique<Runner>(std::move(reference_), runner_options(), context.team);
+        reference =
+            std::make_unique<Runner>(std::move(reference_), reference_options(), context.team);
     }
     const eval::TaskRun run = {model, reference.get(), [&] { return context.interrupted(); }};
     const auto progress = [&](std::string_view task, std::int64_t done, std::int64_t total) {

@@ -32,6 +32,8 @@ class Pipeline {
     void open_gates();  // and the baseline
     [[nodiscard]] RunnerOptions runner_options() const;
     [[nodiscard]] RunnerOptions model_options() const;
+    [[nodiscard]] RunnerOptions reference_options() const;
+    void stream_layers(Plan& plan, std::uint64_t limit_bytes, const cli::CommonOptions& common);
     [[nodiscard]] std::int64_t most_tokens() const;  // of one sequence of the model
     [[nodiscard]] Plan memory() const;
     void add_models(Plan& plan) const;
@@ -47,6 +49,7 @@ class Pipeline {
     void check_gates(cli::Context& context, const eval::Record& record) const;
 
     std::uint64_t baseline_bytes_, predicted_bytes_ = 0;
+    std::uint64_t weight_bytes_ = UINT64_MAX, reference_weight_bytes_ = UINT64_MAX;
     Device device_ = Device::kCpu;
     Isa isa_ = Isa::kPortable;
     std::unique_ptr<ModelSource> model_, reference_;
