@@ -161,3 +161,38 @@ TEST_CASE("budget: real models") {
         evaluate.check();
     }
 }
+
+TEST_CASE("budget: layers that do not fit are read for every step, and the answer stays the same") {
+    Job job;
+    const std::string model = job.directory.file("model.gguf");
+    write_tiny_model(model, "gemma3", "f16");
+    SUBCASE("run") {
+        job.command = {tool_path("run"), "-m", model, "-n", "12", "-p", "some words"};
+    }
+    SUBCASE("evaluate with a reference") {
+        const std::string reference = job.directory.file("reference.gguf");
+        write_tiny_model(reference, "gemma3", "f32");
+        const std::string text = job.directory.write("text.txt", words(30));
+        job.output = job.directory.file("result.json");
+        job.command = {
+            tool_path("evaluate"), "-m",     model, "-o", job.output, "-c", "64", "-f", text,
+            "--reference",         reference};
+    }
+    const std::int64_t whole = job.predicted(""), least = job.predicted("ram=1");
+    REQUIRE(least < whole);
+    const auto result = [&](const ProcessResult& r) {
+        CAPTURE(r.err);
+        REQUIRE(r.exit == 0);
+        if (job.output.empty()) return r.out;
+        const Json record = parse_json(read_file(job.output), "result");
+        return record.find("perplexity")->dump() + record.find("divergence")->dump();
+    };
+    const std::string all = result(job.run({}));
+    for (const std::int64_t budget : {least, (least + whole) / 2}) {
+        const ProcessResult r = job.run({"--max-memory", Job::ram(budget)});
+        CHECK(result(r) == all);
+        CHECK(r.err.find("are read from disk for every step") != std::string::npos);
+        CHECK(at(job.read_report(), {"measured", "ram", "peak_bytes"}) <= budget);
+    }
+    CHECK(job.run({"--max-memory", Job::ram(least - kPage)}).exit == 77);
+}

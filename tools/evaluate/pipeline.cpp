@@ -262,9 +262,8 @@ void Pipeline::stream_layers(Plan& plan, std::uint64_t limit_bytes,
         const StorePlan whole = Runner::store_plan(*share.source, share.runner);
         share.runner.weight_bytes = 0;
         share.least = Runner::store_plan(*share.source, share.runner).held_bytes();
-        const std::uint64_t all = whole.held_bytes() + whole.staging_bytes;
-        if (all <= share.least) continue;  // few layers: nothing is saved
-        share.gap = all - share.least;
+        if (whole.held_bytes() <= share.least) continue;  // few layers: nothing is saved
+        share.gap = whole.held_bytes() + whole.staging_bytes - share.least;
         share.bytes = 0;
         gaps += static_cast<double>(share.gap);
     }
