@@ -59,8 +59,8 @@ std::string resolve_target(const std::string& path, IfExists if_exists) {
     return real ? std::string(real.get()) : path;
 }
 
-// The partial file, empty and locked by this process.
-int open_partial(const std::string& path, const std::string& partial) {
+// The partial file, locked by this process, empty unless the leftover is kept.
+int open_partial(const std::string& path, const std::string& partial, Leftover leftover) {
     for (;;) {
         const int fd = ::open(partial.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
         if (fd < 0) throw cannot_create(path, std::strerror(errno));
@@ -73,8 +73,8 @@ int open_partial(const std::string& path, const std::string& partial) {
         struct stat named {};
         const bool same = ::fstat(fd, &ours) == 0 && ::lstat(partial.c_str(), &named) == 0 &&
                           ours.st_ino == named.st_ino && ours.st_dev == named.st_dev;
-        if (same && S_ISREG(ours.st_mode) && ours.st_nlink == 1 && ::ftruncate(fd, 0) == 0)
-            return fd;
+        const bool sound = same && S_ISREG(ours.st_mode) && ours.st_nlink == 1;
+        if (sound && (leftover == Leftover::kKeep || ::ftruncate(fd, 0) == 0)) return fd;
         ::close(fd);
         // Another writer finished between open and lock: its file is no longer the partial.
         if (same) throw cannot_create(path, where(partial) + " is in the way");
@@ -83,9 +83,11 @@ int open_partial(const std::string& path, const std::string& partial) {
 
 void reserve(int fd, const std::string& path, std::uint64_t bytes) {
     struct statvfs disk {};
-    if (::fstatvfs(fd, &disk) == 0) {
+    struct stat own {};
+    if (::fstatvfs(fd, &disk) == 0 && ::fstat(fd, &own) == 0) {
+        const std::uint64_t held = static_cast<std::uint64_t>(own.st_blocks) * 512;
         const std::uint64_t free_bytes = std::uint64_t{disk.f_bavail} * disk.f_frsize;
-        if (bytes > free_bytes) {
+        if (bytes > free_bytes + held) {
             throw Error(Exit::kIo, where(path),
                         "disk full: " + format_bytes(bytes) + " needed, " +
                             format_bytes(free_bytes) + " free",
@@ -121,11 +123,14 @@ void write_all(int fd, const std::string& path, std::uint64_t offset, bool posit
 
 }  // namespace
 
-AtomicFile::AtomicFile(const std::string& path, std::uint64_t bytes, IfExists if_exists)
+AtomicFile::AtomicFile(const std::string& path, std::uint64_t bytes, IfExists if_exists,
+                       Leftover leftover)
     : path_(resolve_target(path, if_exists)),
       partial_(path_ + ".partial"),
       if_exists_(if_exists),
-      fd_(open_partial(path_, partial_)) {
+      leftover_(leftover),
+      fd_(open_partial(path_, partial_, leftover)) {
+    if (leftover == Leftover::kKeep) return;
     try {
         if (bytes > 0) reserve(fd_, path_, bytes);
     } catch (...) {
@@ -139,16 +144,37 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
     : path_(std::move(other.path_)),
       partial_(std::move(other.partial_)),
       if_exists_(other.if_exists_),
+      leftover_(other.leftover_),
       fd_(std::exchange(other.fd_, -1)) {}
 
 AtomicFile::~AtomicFile() {
     if (fd_ < 0) return;
-    ::unlink(partial_.c_str());
+    if (leftover_ == Leftover::kDrop) ::unlink(partial_.c_str());
     ::close(fd_);
 }
 
 void AtomicFile::write(std::uint64_t offset, std::span<const std::byte> bytes) {
     write_all(fd_, path_, offset, true, bytes);
+}
+
+bool AtomicFile::read(std::uint64_t offset, std::span<std::byte> out) const noexcept {
+    while (!out.empty()) {
+        const ssize_t n = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return false;
+        offset += static_cast<std::uint64_t>(n);
+        out = out.subspan(static_cast<std::size_t>(n));
+    }
+    return true;
+}
+
+void AtomicFile::keep_first(std::uint64_t end, std::uint64_t bytes) {
+    if (::ftruncate(fd_, static_cast<off_t>(end)) != 0) throw write_failed(path_, "cut", errno);
+    reserve(fd_, path_, bytes);
+}
+
+void AtomicFile::sync() {
+    if (::fdatasync(fd_) != 0) throw write_failed(path_, "sync", errno);
 }
 
 void AtomicFile::commit() {

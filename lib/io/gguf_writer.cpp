@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/gguf_writer.h"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <bit>
 #include <unordered_set>
 
@@ -8,7 +11,10 @@
 #include "core/error.h"
 #include "core/ledger.h"
 #include "core/strings.h"
+#include "io/checkpoint_log.h"
 #include "io/gguf.h"
+#include "io/sha256.h"
+#include "tensor/buffer.h"
 
 namespace thimble {
 namespace {
@@ -72,6 +78,8 @@ void put_value(std::string& out, const MetaValue& value) {
         },
         value);
 }
+
+constexpr const char* kLogSuffix = ".partial.checkpoints";
 
 struct Layout {
     std::string header;                  // up to the data section, padded
@@ -157,18 +165,67 @@ struct GgufWriter::State {
     Layout layout;
     AtomicFile file;
     std::vector<std::uint64_t> written;  // bytes so far, per tensor
+    std::unique_ptr<CheckpointLog> log;  // where checkpoints are made
+    std::uint64_t checked = 0;           // bytes of the file that the last one covers
+
+    // SHA-256 of the file's bytes [begin, end); "" when they are not there.
+    [[nodiscard]] std::string sum(std::uint64_t begin, std::uint64_t end) const;
+    // The place in the file.
+    [[nodiscard]] std::uint64_t offset_of(Position position) const {
+        return position.tensor < tensors.size() ? layout.offsets[position.tensor] + position.offset
+                                                : layout.file_bytes;
+    }
+    void take_over(const std::string& path, std::string_view build);
 };
 
+std::string GgufWriter::State::sum(std::uint64_t begin, std::uint64_t end) const {
+    Buffer buffer(kHashBufferBytes, Purpose::kIo);
+    Sha256 hash;
+    while (begin < end) {
+        const auto piece =
+            buffer.span<std::byte>().first(std::min<std::uint64_t>(buffer.bytes(), end - begin));
+        if (!file.read(begin, piece)) return "";
+        hash.update(piece);
+        begin += piece.size();
+    }
+    return hash.finish();
+}
+
+// What an earlier run of the same work left, as far as its sums hold.
+void GgufWriter::State::take_over(const std::string& path, std::string_view build) {
+    const std::string key = sha256_of(sha256_of(layout.header) + std::string(build));
+    log = std::make_unique<CheckpointLog>(path + kLogSuffix, key);
+    std::size_t good = 0;
+    for (const Checkpoint& entry : log->entries()) {
+        const bool fits = entry.end >= layout.header.size() && entry.end <= layout.file_bytes;
+        if (!fits || sum(checked, entry.end) != entry.sha256) break;
+        checked = entry.end;
+        ++good;
+    }
+    log->keep_first(good);
+    file.keep_first(checked, layout.file_bytes);
+    for (std::size_t i = 0; i < tensors.size() && layout.offsets[i] < checked; ++i)
+        written[i] = std::min(layout.bytes[i], checked - layout.offsets[i]);
+}
+
 GgufWriter::GgufWriter(const std::string& path, const Metadata& metadata,
-                       std::vector<TensorSpec> tensors, IfExists if_exists) {
+                       std::vector<TensorSpec> tensors, IfExists if_exists,
+                       std::string_view build) {
     Layout layout = lay_out(metadata, tensors, escaped(path, 1024));
     const Charge charge(Tier::kRam, Purpose::kIo, layout.header.size());
-    AtomicFile file(path, layout.file_bytes, if_exists);
-    file.write(0, std::as_bytes(std::span(layout.header)));
-    layout.header = {};
+    AtomicFile file(path, layout.file_bytes, if_exists,
+                    build.empty() ? Leftover::kDrop : Leftover::kKeep);
     std::vector<std::uint64_t> written(tensors.size());
-    state_.reset(
-        new State{std::move(tensors), std::move(layout), std::move(file), std::move(written)});
+    state_.reset(new State{std::move(tensors), std::move(layout), std::move(file),
+                           std::move(written), nullptr});
+    State& s = *state_;
+    if (build.empty()) {
+        ::unlink((s.file.path() + kLogSuffix).c_str());  // of a run that made checkpoints
+    } else {
+        s.take_over(s.file.path(), build);
+    }
+    s.file.write(0, std::as_bytes(std::span(s.layout.header)));
+    s.layout.header = {};
 }
 
 GgufWriter::~GgufWriter() = default;
@@ -197,7 +254,30 @@ void GgufWriter::check_complete() const {
 
 void GgufWriter::finish() {
     check_complete();
+    if (state_->log) {  // else it would outlive what it is about
+        state_->file.sync();
+        state_->log->remove();
+    }
     state_->file.commit();
+}
+
+TensorWriter::Position GgufWriter::start() const noexcept {
+    const auto& offsets = state_->layout.offsets;
+    const auto after = std::upper_bound(offsets.begin(), offsets.end(), state_->checked);
+    if (after == offsets.begin()) return {};
+    const auto tensor = static_cast<std::size_t>(after - offsets.begin() - 1);
+    return {tensor, state_->written[tensor]};
+}
+
+void GgufWriter::checkpoint(Position position) {
+    State& s = *state_;
+    const std::uint64_t end = s.offset_of(position);
+    if (!s.log || end <= s.checked) return;
+    s.file.sync();
+    const std::string sum = s.sum(s.checked, end);
+    if (sum.empty()) throw Error(Exit::kIo, escaped(s.file.path(), 1024), "cannot be read back");
+    s.log->append({end, sum});
+    s.checked = end;
 }
 
 GgufWriter::Prediction GgufWriter::predict(const Metadata& metadata,

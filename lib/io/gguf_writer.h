@@ -17,13 +17,17 @@ class GgufWriter final : public TensorWriter {
   public:
     // Every tensor's shape is known before the first byte, so offsets are fixed and the size is
     // exact. Throws kBadData (a name or shape the container cannot hold), kCannotCreate, or kIo
-    // when the disk has less room than file_bytes().
+    // when the disk has less room than file_bytes(). A `build` other than "" makes checkpoints: it
+    // names the program, for what an earlier run wrote counts only if header and program are the
+    // same. Then the destructor leaves the partial file and its checkpoints.
     GgufWriter(const std::string& path, const Metadata& metadata, std::vector<TensorSpec> tensors,
-               IfExists if_exists);
+               IfExists if_exists, std::string_view build = {});
     ~GgufWriter() override;
     [[nodiscard]] std::uint64_t file_bytes() const noexcept override;
     void write(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> bytes) override;
     void finish() override;
+    [[nodiscard]] Position start() const noexcept override;
+    void checkpoint(Position position) override;
 
     // The first half of finish(): throws kFailure when bytes are missing.
     void check_complete() const;

@@ -20,6 +20,16 @@ class TensorWriter {
     virtual void write(std::size_t tensor, std::uint64_t offset,
                        std::span<const std::byte> bytes) = 0;
     virtual void finish() = 0;  // all bytes must have been written
+
+    // Tensors before `tensor` are written, and of it the bytes before `offset`.
+    struct Position {
+        std::size_t tensor = 0;
+        std::uint64_t offset = 0;
+    };
+    // (optional) For writers that can go on where an earlier, killed run stopped: where that was,
+    // and that what is before a position shall outlast a kill. Others begin anew.
+    [[nodiscard]] virtual Position start() const noexcept { return {}; }
+    virtual void checkpoint(Position) {}
 };
 
 }  // namespace thimble

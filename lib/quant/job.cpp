@@ -101,6 +101,7 @@ struct QuantizeJob::State {
     std::vector<std::string> edited;  // lines about keys that the user changes
     Charge vocabulary;                // what `base` holds beyond the source's own metadata
     std::uint64_t input_bytes = 0, output_bytes = 0, header_bytes = 0;
+    std::uint64_t checkpoint_bytes = 0, resumed_bytes = 0;
     std::size_t slice = kSliceBytes;
 
     State(const QuantizeOptions& o, std::string_view v)
@@ -109,7 +110,12 @@ struct QuantizeJob::State {
           output(o.output_path()),
           source(ModelFile::open(o.model)),
           choices(choose_formats(source, with_format(options, source))),
-          importance(load_importance(options, source)) {
+          importance(load_importance(options, source)),
+          checkpoint_bytes(parse_bytes(options.checkpoint_every, "--checkpoint-every")) {
+        if (options.resume && options.measures_error()) {
+            throw Error(Exit::kUsage, "--resume", "errors of tensors stored earlier are not known",
+                        "compare afterwards: quantize inspect OUTPUT --reference MODEL");
+        }
         if (!importance) return;
         apply_importance(*importance, choices);
         warn_of_importance(*importance, choices, options.imatrix);
@@ -123,6 +129,7 @@ struct QuantizeJob::State {
     void make_base();
     [[nodiscard]] Metadata metadata(bool hash_inputs) const;
     [[nodiscard]] std::unique_ptr<TensorWriter> open_writer();
+    [[nodiscard]] bool stopped(std::uint64_t input_done) const;
     void add_notes(Plan& plan) const;
     [[nodiscard]] std::size_t least_slice() const;
     [[nodiscard]] std::size_t most_slice() const;
@@ -211,11 +218,21 @@ void QuantizeJob::State::prepare_output() {
 std::unique_ptr<TensorWriter> QuantizeJob::State::open_writer() {
     const IfExists if_exists = options.overwrite ? IfExists::kReplace : IfExists::kRefuse;
     const Metadata written = metadata(true);
+    const std::string build = options.resume ? sha256_of_file("/proc/self/exe") : "";
     if (hf) return hf->open(output, specs, shard_bytes(), steps_text(written), if_exists);
-    if (!split().wanted()) return std::make_unique<GgufWriter>(output, written, specs, if_exists);
+    if (!split().wanted())
+        return std::make_unique<GgufWriter>(output, written, specs, if_exists, build);
     GgufParts all = parts(written);
     output = all.parts.front().path;
     return std::make_unique<GgufSplitWriter>(std::move(all), if_exists);
+}
+
+// What a run says that was stopped with `input_done` of the input behind it.
+bool QuantizeJob::State::stopped(std::uint64_t input_done) const {
+    if (!options.resume) return false;
+    throw Error(Exit::kAgain, escaped(output, 1024),
+                "stopped after " + format_bytes(input_done) + " of " + format_bytes(input_bytes),
+                "run the same command again to go on from there");
 }
 
 std::size_t QuantizeJob::State::least_slice() const {
@@ -306,15 +323,18 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
     const std::uint64_t importance = s.importance ? s.importance->bytes() : 0;
     plan.at(Tier::kRam, Purpose::kOther) = importance;
     s.slice = s.most_slice();
+    const std::uint64_t hash = Buffer::charged_bytes(kHashBufferBytes);
     if (ram_limit_bytes) {
-        const std::uint64_t used = baseline_bytes + vocabulary + importance;
+        const std::uint64_t used =
+            baseline_bytes + vocabulary + importance + (s.options.resume ? hash : 0);
         const std::uint64_t left = *ram_limit_bytes > used ? *ram_limit_bytes - used : 0;
         const std::uint64_t share = left / workers / 64 * 64;
         s.slice = std::clamp<std::size_t>(share, s.least_slice(), s.slice);
     }
     const std::uint64_t rows = Buffer::charged_bytes(s.slice * workers);
-    plan.at(Tier::kRam, Purpose::kIo) =
-        std::max({rows, std::uint64_t{kHashBufferBytes}, s.header_bytes});
+    plan.at(Tier::kRam, Purpose::kIo) = s.options.resume  // reads back beside either
+                                            ? std::max(rows, s.header_bytes) + hash
+                                            : std::max({rows, hash, s.header_bytes});
     plan.at(Tier::kDisk, Purpose::kWeights) = s.output_bytes;
     plan.output_bytes = s.output_bytes;
     s.add_notes(plan);
@@ -334,18 +354,42 @@ bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
     const std::unique_ptr<TensorWriter> writer = s.open_writer();
     const Charge disk(Tier::kDisk, Purpose::kWeights, writer->file_bytes());
     RowStream stream({&s.source, writer.get(), &team, s.slice, isa, s.options.measures_error()});
-    std::uint64_t before = 0;
+    const TensorWriter::Position start = writer->start();
+    std::uint64_t before = 0, unsafe = 0;  // input done; output since the last checkpoint
     for (std::size_t i = 0; i < s.choices.size(); ++i) {
-        const TensorChoice& choice = s.choices[i];
         TensorReport& report = s.reports[i];
+        const std::int64_t rows = report.choice->tensor->rows();
+        const std::uint64_t row_in = report.bytes_in / static_cast<std::uint64_t>(rows);
+        const std::uint64_t row_out = report.bytes_out / static_cast<std::uint64_t>(rows);
+        const std::size_t index = s.first_spec[i];
+        const std::size_t next = i + 1 < s.choices.size() ? s.first_spec[i + 1] : s.specs.size();
+        const bool single = next == index + 1;
+        std::int64_t first = next <= start.tensor ? rows : 0;
+        if (single && index == start.tensor)
+            first = static_cast<std::int64_t>(start.offset / row_out);
+        s.resumed_bytes += row_in * static_cast<std::uint64_t>(first);
         TensorError error;
-        const auto rows = static_cast<std::uint64_t>(choice.tensor->rows());
-        const bool whole = stream.convert(choice, s.first_spec[i], error, [&](std::int64_t done) {
-            const std::uint64_t bytes = report.bytes_in / rows * static_cast<std::uint64_t>(done);
-            return events.progress(before + bytes, s.input_bytes);
-        });
-        if (!whole) return false;
+        std::int64_t at = first;
+        const bool whole =
+            stream.convert(*report.choice, index, first, error, [&](std::int64_t done) {
+                unsafe += row_out * static_cast<std::uint64_t>(done - at);
+                at = done;
+                const bool on = events.progress(before + row_in * static_cast<std::uint64_t>(done),
+                                                s.input_bytes);
+                // Planes of several are whole only together.
+                const bool sure = single || (done == rows && next < s.specs.size());
+                if (s.options.resume && sure && (!on || unsafe >= s.checkpoint_bytes)) {
+                    writer->checkpoint(
+                        single ? TensorWriter::Position{index,
+                                                        row_out * static_cast<std::uint64_t>(done)}
+                               : TensorWriter::Position{next, 0});
+                    unsafe = 0;
+                }
+                return on;
+            });
+        if (!whole) return s.stopped(before + row_in * static_cast<std::uint64_t>(at));
         before += report.bytes_in;
+        if (first == rows) continue;  // stored by an earlier run
         if (s.options.measures_error()) report.error = error;
         if (events.stored) events.stored(report);
     }
@@ -357,5 +401,6 @@ const std::vector<TensorReport>& QuantizeJob::reports() const noexcept { return 
 const std::string& QuantizeJob::output_path() const noexcept { return state_->output; }
 std::uint64_t QuantizeJob::input_bytes() const noexcept { return state_->input_bytes; }
 std::uint64_t QuantizeJob::output_bytes() const noexcept { return state_->output_bytes; }
+std::uint64_t QuantizeJob::resumed_bytes() const noexcept { return state_->resumed_bytes; }
 
 }  // namespace thimble

@@ -25,7 +25,7 @@ struct TensorReport {
 // Called on the caller's thread.
 struct QuantizeEvents {
     // How far the work is, between tensors and between pieces of large ones. Returning false stops
-    // the work and leaves no output.
+    // the work and leaves no output, but for what --resume goes on from.
     std::function<bool(std::uint64_t bytes_done, std::uint64_t bytes_total)> progress;
     std::function<void(const TensorReport&)> stored;  // (optional) after each tensor
 };
@@ -42,13 +42,16 @@ class QuantizeJob {
     [[nodiscard]] Plan plan(int threads, std::uint64_t baseline_bytes,
                             std::optional<std::uint64_t> ram_limit_bytes);
 
-    // Writes the output; false when progress stopped it. Buffers are as the last plan() said.
+    // Writes the output; false when progress stopped it. Buffers are as the last plan() said. With
+    // --resume, Error(kAgain) says that it was stopped.
     [[nodiscard]] bool run(Team& team, Isa isa, const QuantizeEvents& events);
 
     [[nodiscard]] const std::vector<TensorReport>& reports() const noexcept;
     [[nodiscard]] const std::string& output_path() const noexcept;
     [[nodiscard]] std::uint64_t input_bytes() const noexcept;   // of all tensors
     [[nodiscard]] std::uint64_t output_bytes() const noexcept;  // of the file
+    // Input of the tensors and rows that an earlier run had stored already.
+    [[nodiscard]] std::uint64_t resumed_bytes() const noexcept;
 
   private:
     struct State;

@@ -26,6 +26,8 @@ struct QuantizeOptions {
     bool strict = false;
     bool allow_requantize = false;
     bool overwrite = false;
+    bool resume = false;
+    std::string checkpoint_every = "256MiB";
     bool report_error = false;
     std::string error_report;
     void visit(OptionVisitor& v);

@@ -39,15 +39,14 @@ class RowStream {
     };
     explicit RowStream(const Setup& setup);
 
-    // Converts the whole tensor into the writer's tensor `index`, or the planes of a copied one
-    // into `index` and those that follow; adds to `error` if errors are measured. Calls
+    // Converts the tensor from row `done` on into the writer's tensor `index`, or the planes of a
+    // copied one into `index` and those that follow; adds to `error` if errors are measured. Calls
     // between(rows done) between groups of chunks on the calling thread; stops when it returns
     // false.
     template <class Between>
-    bool convert(const TensorChoice& choice, std::size_t index, TensorError& error,
-                 Between&& between) {
+    bool convert(const TensorChoice& choice, std::size_t index, std::int64_t done,
+                 TensorError& error, Between&& between) {
         const std::int64_t rows = choice.tensor->rows();
-        std::int64_t done = 0;
         while (done < rows) {
             done = convert_some(choice, index, done, error);
             if (!between(done)) return false;

@@ -138,7 +138,7 @@ TEST_CASE("inspect: the error against a reference is the one that quantising mea
     int compared = 0;
     for (std::size_t begin = 0; begin < text.size(); begin = text.find('\n', begin) + 1) {
         const Json line = parse_json(text.substr(begin, text.find('\n', begin) - begin), "line");
-        CHECK(at(line, {"schema"}).as_string("schema") == "thimble.tensor-error.1");
+        CHECK(at(line, {"schema"}).as_string("schema") == "thimble.tensor-error/1");
         const std::string name = at(line, {"name"}).as_string("name");
         CAPTURE(name);
         for (const Json* report : {&by_file, &by_directory}) {

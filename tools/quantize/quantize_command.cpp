@@ -15,7 +15,7 @@
 namespace thimble {
 namespace {
 
-constexpr const char* kErrorSchema = "thimble.tensor-error.1";  // of --error-report's lines
+constexpr const char* kErrorSchema = "thimble.tensor-error/1";  // of --error-report's lines
 
 class Quantize {
   public:
@@ -68,6 +68,7 @@ class Quantize {
         context.report.set("output", job_->output_path());
         context.report.set("output_bytes", job_->output_bytes());
         context.report.set("input_bytes", job_->input_bytes());
+        context.report.set("resumed_bytes", job_->resumed_bytes());
         context.report.set("seconds", seconds);
         context.report.set("tensors", std::move(tensors));
         const double rate = static_cast<double>(job_->input_bytes()) / seconds / 1e6;
