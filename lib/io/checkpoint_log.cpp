@@ -27,8 +27,9 @@ std::string line_of(const Checkpoint& entry) {
 bool is_digit(char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); }
 
 Error failed(const std::string& path, Exit exit) {
-    return {exit, escaped(path, 1024), std::string("cannot keep checkpoints: ") +
-            std::strerror(errno), "run without --resume"};
+    return {exit, escaped(path, 1024),
+            std::string("cannot keep checkpoints: ") + std::strerror(errno),
+            "run without --resume"};
 }
 
 }  // namespace

@@ -129,6 +129,8 @@ struct QuantizeJob::State {
     void make_base();
     [[nodiscard]] Metadata metadata(bool hash_inputs) const;
     [[nodiscard]] std::unique_ptr<TensorWriter> open_writer();
+    struct Progress;
+    [[nodiscard]] bool store(std::size_t i, Progress& p);
     [[nodiscard]] bool stopped(std::uint64_t input_done) const;
     void add_notes(Plan& plan) const;
     [[nodiscard]] std::size_t least_slice() const;
@@ -197,6 +199,10 @@ std::uint64_t QuantizeJob::State::shard_bytes() const {
 }
 
 void QuantizeJob::State::prepare_output() {
+    if (options.resume && (hf || split().wanted())) {
+        throw Error(Exit::kUsage, "--resume", "goes on with a single GGUF file only",
+                    "quantize to one file, then: quantize split");
+    }
     const Metadata planned = metadata(false);
     if (hf) {
         const HfOutput::Size size = hf->predict(output, specs, shard_bytes(), steps_text(planned));
@@ -345,6 +351,54 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
     return plan;
 }
 
+// A run on its way.
+struct QuantizeJob::State::Progress {
+    TensorWriter& writer;
+    RowStream& stream;
+    const QuantizeEvents& events;
+    std::uint64_t before = 0;  // input of the tensors that are done
+    std::uint64_t unsafe = 0;  // output since the last checkpoint
+};
+
+// Stores choice `i`, or what an earlier run has left of it; false when events stopped it.
+bool QuantizeJob::State::store(std::size_t i, Progress& p) {
+    TensorReport& report = reports[i];
+    const std::int64_t rows = report.choice->tensor->rows();
+    const std::uint64_t row_in = report.bytes_in / static_cast<std::uint64_t>(rows);
+    const std::uint64_t row_out = report.bytes_out / static_cast<std::uint64_t>(rows);
+    const std::size_t index = first_spec[i];
+    const std::size_t next = i + 1 < choices.size() ? first_spec[i + 1] : specs.size();
+    const bool single = next == index + 1;
+    const TensorWriter::Position start = p.writer.start();
+    std::int64_t first = next <= start.tensor ? rows : 0;
+    if (single && index == start.tensor) first = static_cast<std::int64_t>(start.offset / row_out);
+    resumed_bytes += row_in * static_cast<std::uint64_t>(first);
+    TensorError error;
+    std::int64_t at = first;
+    const auto between = [&](std::int64_t done) {
+        p.unsafe += row_out * static_cast<std::uint64_t>(done - at);
+        at = done;
+        const bool on =
+            p.events.progress(p.before + row_in * static_cast<std::uint64_t>(done), input_bytes);
+        // Planes of several are whole only together.
+        const bool sure = single || (done == rows && next < specs.size());
+        if (options.resume && sure && (!on || p.unsafe >= checkpoint_bytes)) {
+            const std::uint64_t offset = row_out * static_cast<std::uint64_t>(done);
+            p.writer.checkpoint(single ? TensorWriter::Position{index, offset}
+                                       : TensorWriter::Position{next, 0});
+            p.unsafe = 0;
+        }
+        return on;
+    };
+    if (!p.stream.convert(*report.choice, index, first, error, between))
+        return stopped(p.before + row_in * static_cast<std::uint64_t>(at));
+    p.before += report.bytes_in;
+    if (first == rows) return true;  // stored by an earlier run
+    if (options.measures_error()) report.error = error;
+    if (p.events.stored) p.events.stored(report);
+    return true;
+}
+
 bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
     State& s = *state_;
     if (!s.options.overwrite && !s.hf && std::filesystem::exists(s.output)) {
@@ -354,44 +408,9 @@ bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
     const std::unique_ptr<TensorWriter> writer = s.open_writer();
     const Charge disk(Tier::kDisk, Purpose::kWeights, writer->file_bytes());
     RowStream stream({&s.source, writer.get(), &team, s.slice, isa, s.options.measures_error()});
-    const TensorWriter::Position start = writer->start();
-    std::uint64_t before = 0, unsafe = 0;  // input done; output since the last checkpoint
+    State::Progress progress{*writer, stream, events};
     for (std::size_t i = 0; i < s.choices.size(); ++i) {
-        TensorReport& report = s.reports[i];
-        const std::int64_t rows = report.choice->tensor->rows();
-        const std::uint64_t row_in = report.bytes_in / static_cast<std::uint64_t>(rows);
-        const std::uint64_t row_out = report.bytes_out / static_cast<std::uint64_t>(rows);
-        const std::size_t index = s.first_spec[i];
-        const std::size_t next = i + 1 < s.choices.size() ? s.first_spec[i + 1] : s.specs.size();
-        const bool single = next == index + 1;
-        std::int64_t first = next <= start.tensor ? rows : 0;
-        if (single && index == start.tensor)
-            first = static_cast<std::int64_t>(start.offset / row_out);
-        s.resumed_bytes += row_in * static_cast<std::uint64_t>(first);
-        TensorError error;
-        std::int64_t at = first;
-        const bool whole =
-            stream.convert(*report.choice, index, first, error, [&](std::int64_t done) {
-                unsafe += row_out * static_cast<std::uint64_t>(done - at);
-                at = done;
-                const bool on = events.progress(before + row_in * static_cast<std::uint64_t>(done),
-                                                s.input_bytes);
-                // Planes of several are whole only together.
-                const bool sure = single || (done == rows && next < s.specs.size());
-                if (s.options.resume && sure && (!on || unsafe >= s.checkpoint_bytes)) {
-                    writer->checkpoint(
-                        single ? TensorWriter::Position{index,
-                                                        row_out * static_cast<std::uint64_t>(done)}
-                               : TensorWriter::Position{next, 0});
-                    unsafe = 0;
-                }
-                return on;
-            });
-        if (!whole) return s.stopped(before + row_in * static_cast<std::uint64_t>(at));
-        before += report.bytes_in;
-        if (first == rows) continue;  // stored by an earlier run
-        if (s.options.measures_error()) report.error = error;
-        if (events.stored) events.stored(report);
+        if (!s.store(i, progress)) return false;
     }
     writer->finish();
     return true;

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "eval/task.h"
+#include "text/hf_export.h"
 
 using namespace thimble;
 
@@ -30,6 +31,7 @@ class ByteTokenizer final : public Tokenizer {
     [[nodiscard]] bool is_end(Token token) const noexcept override { return token == 0; }
     [[nodiscard]] Token find(std::string_view) const noexcept override { return -1; }
     void write_vocabulary(Metadata&) const override {}
+    [[nodiscard]] HfTokenizerFiles hf_files(std::int64_t) const override { return {}; }
     [[nodiscard]] const std::string& chat_template() const noexcept override { return template_; }
 
   private:

@@ -239,7 +239,8 @@ TEST_CASE("quantize: rows that are not whole blocks fall back by a stated rule o
     REQUIRE(quantize({"-m", s.input, "-o", s.output(), "--format", "q4_k"}).exit == 0);
     const auto made = ModelSource::open(s.output());
     CHECK(made->find("blk.0.attn_q.weight")->layout() == LayoutId::k_q5_0);
-    CHECK(made->find("token_embd.weight")->layout() == LayoutId::k_q8_0);  // a head asked to be q6_k
+    CHECK(made->find("token_embd.weight")->layout() ==
+          LayoutId::k_q8_0);  // a head asked to be q6_k
 }
 
 TEST_CASE("quantize: quantised input is copied, decoded or, only if allowed, quantised again") {

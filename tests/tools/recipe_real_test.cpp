@@ -59,7 +59,7 @@ TEST_CASE(
 
     const ProcessResult other = w.run("--set format=q4_0 --set limit=100");
     CHECK_MESSAGE(other.exit == 0, other.err);  // small.gguf is replaced: a step wrote it
-    CHECK(has(other.err, "small: quantize (format: default -> [\"q4_0\"])"));
+    CHECK(has(other.err, "small: quantize (format: [\"q8_0\"] -> [\"q4_0\"])"));
     CHECK(has(other.err, "good: evaluate (input 'model' changed)"));
     CHECK(other.out != first.out);
 

@@ -22,8 +22,8 @@ struct Setting {
     Setting() { ModelCopy::as_gguf(golden_model("gemma3").directory, "f32").write_gguf(input); }
 
     [[nodiscard]] std::vector<std::string> command(const std::vector<std::string>& more) const {
-        std::vector<std::string> words = {tool_path("quantize"), "-q", "-m", input, "-o", output,
-                                          "--format", "q4_0"};
+        std::vector<std::string> words = {
+            tool_path("quantize"), "-q", "-m", input, "-o", output, "--format", "q4_0"};
         words.insert(words.end(), more.begin(), more.end());
         return words;
     }
@@ -37,9 +37,8 @@ struct Setting {
         return bytes;
     }
     [[nodiscard]] int files() const {
-        return static_cast<int>(
-            std::distance(std::filesystem::directory_iterator(directory.path()),
-                          std::filesystem::directory_iterator()));
+        return static_cast<int>(std::distance(std::filesystem::directory_iterator(directory.path()),
+                                              std::filesystem::directory_iterator()));
     }
 };
 
@@ -47,15 +46,20 @@ struct Setting {
 void run_and_kill(const std::vector<std::string>& command, int milliseconds) {
     std::string line;
     for (const std::string& word : command) line += "'" + word + "' ";
-    const std::string delay = "0." + std::string(milliseconds < 10 ? "00" : milliseconds < 100 ? "0" : "") +
+    const std::string delay = "0." +
+                              std::string(milliseconds < 10    ? "00"
+                                          : milliseconds < 100 ? "0"
+                                                               : "") +
                               std::to_string(milliseconds);
-    (void)run_process({"/bin/sh", "-c", line + "> /dev/null 2>&1 & sleep " + delay +
-                                            "; kill -9 $! 2> /dev/null; wait $!; true"});
+    (void)run_process(
+        {"/bin/sh", "-c",
+         line + "> /dev/null 2>&1 & sleep " + delay + "; kill -9 $! 2> /dev/null; wait $!; true"});
 }
 
 }  // namespace
 
-TEST_CASE("quantize: killed at any moment and run again, it writes the file of an undisturbed run") {
+TEST_CASE(
+    "quantize: killed at any moment and run again, it writes the file of an undisturbed run") {
     const Setting s;
     const std::string want = s.wanted();
     std::mt19937 random(7);
@@ -110,7 +114,8 @@ TEST_CASE("quantize: --resume goes on from its checkpoints; a run without it beg
     CHECK(s.files() == 3);
 }
 
-TEST_CASE("quantize: told to stop, it leaves nothing, or with --resume its checkpoints and code 75") {
+TEST_CASE(
+    "quantize: told to stop, it leaves nothing, or with --resume its checkpoints and code 75") {
     const Setting s;
     const std::string want = s.wanted();
     ProcessOptions options;

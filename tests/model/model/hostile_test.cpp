@@ -190,7 +190,10 @@ TEST_CASE("hostile: architectures and features that are not supported are named"
     };
     CHECK(mentions(with("model_type", "lama"), "did you mean 'llama'"));
     CHECK(mentions(with("hidden_act", "gelu"), "'gelu'"));
-    CHECK(mentions(with("quantization_config", Json::object().set("bits", 4)), "not supported"));
+    Json bits = Json::object();
+    bits.set("bits", 4);
+    CHECK(mentions(with("quantization_config", bits), "quant_method': '' is not supported"));
+    CHECK(mentions(with("quantization_config", 4), "expected an object"));
     const auto with_rope = [&](const std::string& key, Json value) {
         Json rope = *copy.config.find("rope_parameters");
         rope.set(key, std::move(value));

@@ -14,9 +14,8 @@ using namespace thimble::test;
 
 namespace {
 
-const std::vector<TensorSpec> kTensors = {{"a", TensorType::kI8, {40}},
-                                          {"b", TensorType::kI8, {3, 100}},
-                                          {"c", TensorType::kI8, {7}}};
+const std::vector<TensorSpec> kTensors = {
+    {"a", TensorType::kI8, {40}}, {"b", TensorType::kI8, {3, 100}}, {"c", TensorType::kI8, {7}}};
 constexpr const char* kBuild = "build 1";
 
 Metadata metadata(const std::string& name = "x") {
@@ -162,7 +161,9 @@ TEST_CASE("checkpoints: a run without them drops those that lie there") {
 
 TEST_CASE("checkpoints: the log is read as far as it is sound") {
     const std::string sum(64, 'a'), head = "thimble checkpoints 1 key\n";
-    const auto count = [](const std::string& text) { return parse_checkpoints(text, "key").size(); };
+    const auto count = [](const std::string& text) {
+        return parse_checkpoints(text, "key").size();
+    };
     CHECK(count(head + "5 " + sum + "\n9 " + sum + "\n") == 2);
     CHECK(count(head + "5 " + sum + "\n5 " + sum + "\n") == 1);  // not past the one before
     CHECK(count(head + "5 " + sum + "\n9 " + sum) == 1);
