@@ -199,7 +199,8 @@ struct InterleavedKScaled {
         const Real d = static_cast<Real>(f16_to_f32(block.d[row]));
         for (int k = 0; k < 256; ++k) {
             const auto& sub = block.sub[k / 32];
-            out[k] = d * static_cast<Real>(sub.scale[k % 32 * scales / 32][row]) *
+            const int part = k % 32 * scales / 32;
+            out[k] = d * static_cast<Real>(sub.scale[part][row]) *
                      static_cast<Real>(sub.codes.get(row, k % 32) - offset);
         }
     }

@@ -65,9 +65,8 @@ Json element_json(const Element& value, bool is_bool) {
         double shortest = 0;
         std::from_chars(text.data(), end, shortest);
         return shortest;
-    } else if constexpr (std::is_same_v<Element, double>) {
-        return value;
-    } else if constexpr (std::is_same_v<Element, std::uint64_t>) {
+    } else if constexpr (std::is_same_v<Element, double> ||
+                         std::is_same_v<Element, std::uint64_t>) {
         return value;
     } else {
         return is_bool ? Json(value != 0) : Json(static_cast<std::int64_t>(value));
