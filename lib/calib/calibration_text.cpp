@@ -60,7 +60,8 @@ void CalibrationOptions::visit(OptionVisitor& v) {
               .help = "text, or JSON lines (.jsonl) with text, messages, or prompt and completion",
               .value = "FILE",
               .required = true,
-              .is_input = true},
+              .is_input = true,
+              .positional = true},
              file);
     v.option({.name = "ctx-size",
               .letter = 'c',

@@ -178,6 +178,7 @@ std::string help_text(const ToolInfo& tool, std::span<const Command> commands,
     const std::string name = full_name(tool, command);
     const std::string& summary = command.name.empty() ? tool.summary : command.help;
     std::string out = name + ": " + summary + "\n\n" + usage_line(name, records);
+    if (!command.flag.empty()) out += "Also " + tool.name + " " + command.flag + " ...\n";
     std::string heading = "\n";  // differs from every real one
     for (const OptionRecord& record : records) {
         if (record.group != heading) {

@@ -93,13 +93,26 @@ class Invocation {
         if (found != commands_.end()) {
             arguments.erase(arguments.begin());
         } else {
-            found = named("");
+            found = flagged(arguments);
         }
+        if (found == commands_.end()) found = named("");
         if (found != commands_.end()) {
             command_ = &*found;
             return true;
         }
         return describe_tool(first);
+    }
+
+    // The command whose flag stands among the arguments, which is taken out.
+    std::span<const Command>::iterator flagged(std::vector<std::string>& arguments) const {
+        for (auto command = commands_.begin(); command != commands_.end(); ++command) {
+            if (command->flag.empty()) continue;
+            const auto at = std::find(arguments.begin(), arguments.end(), command->flag);
+            if (at == arguments.end()) continue;
+            arguments.erase(at);
+            return command;
+        }
+        return commands_.end();
     }
 
     bool describe_tool(const std::string& first) {

@@ -286,6 +286,13 @@ TEST_CASE("quantize collect-imatrix: from a text, and from records that say the 
     CHECK(a.chunk_tokens == 32);
     CHECK(a.chunk_count == a.entries.begin()->second.counts.front() / 32);
 
+    // named by its flag, as an option would be
+    const ProcessResult flag = quantize({"-m", file("model.gguf"), "--collect-imatrix",
+                                         file("text.txt"), "-o", file("flag.gguf"), "-c", "32"});
+    CAPTURE(flag.err);
+    REQUIRE(flag.exit == 0);
+    CHECK(read_file(file("flag.gguf")) == read_file(file("a.gguf")));
+
     // as little memory as there can be: the same bytes
     REQUIRE(collect("text.txt", "none.gguf", {"--dry-run", "--max-memory", "ram=1"}).exit == 77);
     const std::int64_t least = parse_json(read_file(file("r.json")), "report")

@@ -61,12 +61,10 @@ int main(int argc, char** argv) {
                         .options = [&](OptionVisitor& v) { report.visit(v); },
                         .run = [&](cli::Context& context) { run_report(report, context); }});
     commands.push_back({.name = "compare",
+                        .flag = "--compare",
                         .help = "two results sample by sample, with paired tests",
                         .options = [&](OptionVisitor& v) { compare.visit(v); },
                         .run = [&](cli::Context& context) { run_compare(compare, context); }});
-    // evaluate --compare a.json b.json
-    std::string command = "compare";
-    if (argc > 1 && std::string_view(argv[1]) == "--compare") argv[1] = command.data();
     return cli::run_tool({.name = "evaluate",
                           .summary = "measures a model's quality, speed and memory",
                           .epilog = tasks_text() + kExamples,

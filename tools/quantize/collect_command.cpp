@@ -198,6 +198,7 @@ cli::Command collect_command() {
     const auto collect = std::make_shared<Collect>();
     cli::Command c;
     c.name = "collect-imatrix";
+    c.flag = "--collect-imatrix";
     c.help = "make an importance matrix from a model and a text";
     c.options = [collect](OptionVisitor& v) { collect->visit(v); };
     c.plan = [collect](const cli::CommonOptions& common) { return collect->plan(common); };

@@ -19,7 +19,7 @@ constexpr const char* kEpilog = R"(Examples:
   quantize -m model.gguf --format q4_0 --pure --dry-run
   quantize -m model.gguf --format q4_k --imatrix model.imatrix.gguf
   quantize verify model-q8_0.gguf --manifest model-q8_0.sha256
-  quantize collect-imatrix -m model.gguf -f text.txt -o model.imatrix.gguf
+  quantize -m model.gguf --collect-imatrix text.txt -o model.imatrix.gguf
   quantize imatrix a.gguf b.dat -o sum.gguf
   quantize split -m model.gguf -o parts/model --split-max-size 2GB
   quantize merge -m parts/model-00001-of-00003.gguf -o model.gguf
