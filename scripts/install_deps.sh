@@ -7,7 +7,7 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build ccache
   libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libpcre2-dev libssl-dev
-  doctest-dev make
+  doctest-dev make jq
   python3 python3-pip   # check scripts; pip fetches the example models
 )
 dev_packages=(clang clang-format clang-tidy libbenchmark-dev)

@@ -175,8 +175,11 @@ Metadata QuantizeJob::State::metadata(bool hash_inputs) const {
     Metadata out = base;
     QuantizeOptions recorded = options;
     const std::vector<std::string> files = input_files();
-    append_step(out, {"quantize", version, [&](OptionVisitor& v) { recorded.visit(v); }, files},
-                hash_inputs);
+    ProvenanceStep step{"quantize", version, [&](OptionVisitor& v) { recorded.visit(v); }, files};
+    for (const TensorChoice& c : choices) {
+        if (c.requantized) ++step.requantized[std::string(layout_info(c.tensor->layout()).name)];
+    }
+    append_step(out, step, hash_inputs);
     return out;
 }
 

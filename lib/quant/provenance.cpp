@@ -41,6 +41,11 @@ void append_step(Metadata& metadata, const ProvenanceStep& step, bool hash_input
     line.set("version", step.version);
     line.set("options", std::move(options));
     line.set("inputs", std::move(inputs));
+    if (!step.requantized.empty()) {
+        Json requantized = Json::object();
+        for (const auto& [type, tensors] : step.requantized) requantized.set(type, tensors);
+        line.set("requantized", std::move(requantized));
+    }
 
     auto steps = std::make_shared<MetaArray>();
     std::vector<std::string> lines;

@@ -4,6 +4,8 @@
 // bytes.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,6 +21,9 @@ struct ProvenanceStep {
     std::string_view tool, version;
     Visitable options;  // those that change the output are recorded
     std::span<const std::string> input_files;
+    // Types of tensors that were quantised before this step quantised them again, by name, and how
+    // many: {"q4_1": 210}. Recorded unless empty.
+    std::map<std::string, std::int64_t> requantized = {};
 };
 
 // Hex SHA-256 stands in for every hash until the inputs have been read: same length.

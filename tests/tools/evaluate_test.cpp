@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
+#include <sstream>
 #include <thread>
 
 #include "io/json.h"
@@ -320,4 +322,38 @@ TEST_CASE("evaluate: lm-eval results and several texts with their mean") {
           bench.result().find("perplexity")->find("perplexity")->find("value")->as_double(""));
     CHECK(json.find("results")->find("other") != nullptr);
     CHECK(bench.result().find("averages")->find("ppl") != nullptr);
+}
+
+TEST_CASE("evaluate: perplexity by position is that of the samples' own rows") {
+    const Bench bench;
+    const std::string samples = bench.directory.file("samples.jsonl");
+    REQUIRE(bench
+                .run({"--task", "perplexity:file=" + bench.text + ",score=all,buckets=3", "-c",
+                      "32", "--samples", samples, "-o", bench.out, "-q"})
+                .exit == 0);
+    // 31 rows of a window in 3 parts: 0-10, 11-20, 21-30, named by their first token.
+    const char* names[] = {"ppl_from_1", "ppl_from_12", "ppl_from_22"};
+    double sums[3] = {}, counts[3] = {};
+    std::istringstream lines(read_file(samples));
+    for (std::string line; std::getline(lines, line);) {
+        const Json sample = parse_json(line, samples);
+        const Json* outcome = sample.find("outcome");
+        if (outcome == nullptr) continue;  // the first line says what the samples are of
+        const auto& nll = outcome->find("nll")->as_array("nll");
+        REQUIRE(nll.size() == 31);
+        for (int row = 0; row < 31; ++row) {
+            const int part = row < 11 ? 0 : row < 21 ? 1 : 2;
+            sums[part] += nll[static_cast<std::size_t>(row)].as_double("nll");
+            ++counts[part];
+        }
+    }
+    const Json result = bench.result();
+    const Json* metrics = result.find("tasks")->as_array("tasks").front().find("metrics");
+    for (int part = 0; part < 3; ++part) {
+        REQUIRE(counts[part] > 100);
+        const Json* metric = metrics->find(names[part]);
+        REQUIRE(metric != nullptr);
+        CHECK(metric->find("value")->as_double("value") ==
+              doctest::Approx(std::exp(sums[part] / counts[part])).epsilon(1e-12));
+    }
 }

@@ -251,7 +251,18 @@ TEST_CASE("quantize: quantised input is copied, decoded or, only if allowed, qua
     CHECK(s.files() == 1);
     CHECK(quantize({"-m", s.input, "-o", s.output(), "--format", "q4_0", "--allow-requantize"})
               .exit == 0);
+    const auto steps = [](const std::string& path) {
+        const auto file = ModelFile::open(path);
+        const MetaArray* found = file->metadata().find_array("thimble.steps");
+        REQUIRE(found != nullptr);
+        return std::get<std::vector<std::string>>(found->elements);
+    };
+    const Json record = parse_json(steps(s.output()).back(), "step");
+    const Json* requantized = record.find("requantized");
+    REQUIRE(requantized != nullptr);
+    CHECK(requantized->find("q8_0")->as_int("q8_0") > 7);  // a layer's matrices and the embedding
     CHECK(quantize({"-m", s.input, "-o", s.output("f16.gguf"), "--format", "f16"}).exit == 0);
+    CHECK(parse_json(steps(s.output("f16.gguf")).back(), "step").find("requantized") == nullptr);
     REQUIRE(quantize({"-m", s.input, "-o", s.output("same.gguf"), "--format", "q8_0"}).exit == 0);
     const auto before = ModelFile::open(s.input), after = ModelFile::open(s.output("same.gguf"));
     for (const TensorEntry& entry : before->tensors()) {
