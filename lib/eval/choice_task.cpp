@@ -97,9 +97,17 @@ void ChoiceTask::open(const TaskSetting& setting) {
     const std::string before = read_shots(setting);
     const std::int64_t longest = setting.spec->context_tokens;
     std::int64_t cut_items = 0;
-    reader_(options_.file, [&](const ChoiceItem& item, const std::string&) {
+    reader_(options_.file, [&](const ChoiceItem& item, const std::string& where) {
         bool cut = false;
-        take(encode_choices(*setting.tokenizer, item, before, options_.delimiter, longest, cut));
+        EncodedChoices encoded =
+            encode_choices(*setting.tokenizer, item, before, options_.delimiter, longest, cut);
+        for (const auto& tokens : encoded.tokens) {
+            if (std::ssize(tokens) - 1 <= longest) continue;
+            throw Error(Exit::kBadData, where,
+                        "a choice of " + std::to_string(std::ssize(tokens) - encoded.start) +
+                            " tokens exceeds the model's context of " + std::to_string(longest));
+        }
+        take(std::move(encoded));
         cut_items += cut ? 1 : 0;
         return setting.samples_limit == 0 || std::ssize(items_) < setting.samples_limit;
     });

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tools in shell pipelines, over tiny models: readers that leave, stdin that is closed, JSON and
-// JSON lines through jq.
+// The tools in shell pipelines, over tiny models: readers that leave, stdin that is closed, JSON
+// and JSON lines through jq.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -18,7 +18,8 @@ struct Shell {
 
     Shell() {
         write_tiny_model(directory.file("model.gguf"), "llama-tied", "f16");
-        directory.write("text.txt", "word number one, word number two, and so on to the end of it\n");
+        directory.write("text.txt",
+                        "word number one, word number two, and so on to the end of it\n");
     }
     // In the directory, with the tools by their names; a pipeline fails as its first failing part.
     [[nodiscard]] ProcessResult operator()(const std::string& line) const {
@@ -56,15 +57,18 @@ TEST_CASE("pipes: JSON lines and reports are what jq reads") {
         CHECK_MESSAGE(r.exit == 0, line, ": ", r.err);
         return r.out;
     };
-    const std::string names = passes(
-        "quantize -q -m model.gguf -o q.gguf --format q8_0 --error-report - | jq -er .name");
+    const std::string names =
+        passes("quantize -q -m model.gguf -o q.gguf --format q8_0 --error-report - | jq -er .name");
     CHECK(names.find("blk.0.attn_q.weight\n") != std::string::npos);
-    const std::string tensors = passes("quantize inspect q.gguf -q --json - | jq -e '.tensors | length'");
+    const std::string tensors =
+        passes("quantize inspect q.gguf -q --json - | jq -e '.tensors | length'");
     CHECK(std::stol(tensors) == std::count(names.begin(), names.end(), '\n'));
     CHECK(passes("run -m model.gguf -p word -n 4 --json - 2>/dev/null | jq -er .tool") == "run\n");
-    passes("evaluate -q -m q.gguf --reference model.gguf -f text.txt -c 16 -o r.json "
-           "--samples s.jsonl >/dev/null && jq -es 'length > 1' s.jsonl >/dev/null");
+    passes(
+        "evaluate -q -m q.gguf --reference model.gguf -f text.txt -c 16 -o r.json "
+        "--samples s.jsonl >/dev/null && jq -es 'length > 1' s.jsonl >/dev/null");
     CHECK(passes("jq -e '.divergence.kld_mean.value >= 0' r.json") == "true\n");
     CHECK(passes("evaluate report r.json --json - -q | jq -er .tool") == "evaluate\n");
-    passes("evaluate -m q.gguf -f text.txt -c 16 -q --progress jsonl 2>&1 >/dev/null | jq -e .event");
+    passes(
+        "evaluate -m q.gguf -f text.txt -c 16 -q --progress jsonl 2>&1 >/dev/null | jq -e .event");
 }
