@@ -62,30 +62,15 @@ THIMBLE_LANE GroupChoice choose_group(const float* weights, const float* importa
 // Least-squares d and dmin for the integers and codes chosen.
 THIMBLE_LANE Units refit_units(const float* weights, const float* importance, const KScales& scales,
                                const float* codes, Units unit) {
-    // w ~ d a + dmin b with a = scale * code, b = -minimum.
-    Lanes aa = spread(0), ab = aa, bb = aa, ax = aa, bx = aa;
+    UnitSums sums;  // a = scale * code, b = -minimum
     for (int g = 0; g < kGroups; ++g) {
         const Lanes s = spread(static_cast<float>(scales.scale[g]));
         const Lanes b = spread(-static_cast<float>(scales.minimum[g]));
-        for (int i = g * kGroup; i < (g + 1) * kGroup; i += kLanes) {
-            const Lanes w = load(importance + i), x = load(weights + i), a = s * load(codes + i);
-            const Lanes wa = w * a, wb = w * b;
-            aa = aa + wa * a;
-            ab = ab + wa * b;
-            bb = bb + wb * b;
-            ax = ax + wa * x;
-            bx = bx + wb * x;
-        }
+        for (int i = g * kGroup; i < (g + 1) * kGroup; i += kLanes)
+            sums.add(load(importance + i), load(weights + i), s * load(codes + i), b);
     }
-    const double saa = static_cast<double>(sum(aa)), sab = static_cast<double>(sum(ab)),
-                 sbb = static_cast<double>(sum(bb)), sax = static_cast<double>(sum(ax)),
-                 sbx = static_cast<double>(sum(bx));
-    const double determinant = saa * sbb - sab * sab;
-    if (!(determinant > 1e-6 * saa * sbb)) return unit;
-    const double d = (sax * sbb - sbx * sab) / determinant;
-    const double dmin = (saa * sbx - sab * sax) / determinant;
-    if (!(d > 0) || !(dmin > 0)) return unit;
-    return round_units(static_cast<float>(d), static_cast<float>(dmin));
+    float d = 0, dmin = 0;
+    return sums.solve(d, dmin) ? round_units(d, dmin) : unit;
 }
 
 THIMBLE_LANE float weighted_mean(const float* weights, const float* importance) {

@@ -69,29 +69,16 @@ THIMBLE_LANE void choose_pair(const float* weights, const float* importance, int
 
 // Least-squares d and dmin for the integers and codes chosen.
 THIMBLE_LANE void refit(const float* weights, const float* importance, Q2Block& out) {
-    // weight ~ d a + dmin b with a = scale * code, b = -minimum.
-    Lanes aa = spread(0), ab = aa, bb = aa, ax = aa, bx = aa;
+    UnitSums sums;  // a = scale * code, b = -minimum
     for (int g = 0; g < Q2Block::kGroups; ++g) {
         const int at = g * Q2Block::kGroup;
-        const Lanes w = load(importance + at), x = load(weights + at);
-        const Lanes a = spread(out.scale[g]) * load(out.codes + at), b = spread(-out.minimum[g]);
-        const Lanes wa = w * a, wb = w * b;
-        aa = aa + wa * a;
-        ab = ab + wa * b;
-        bb = bb + wb * b;
-        ax = ax + wa * x;
-        bx = bx + wb * x;
+        sums.add(load(importance + at), load(weights + at),
+                 spread(out.scale[g]) * load(out.codes + at), spread(-out.minimum[g]));
     }
-    const double saa = static_cast<double>(sum(aa)), sab = static_cast<double>(sum(ab)),
-                 sbb = static_cast<double>(sum(bb)), sax = static_cast<double>(sum(ax)),
-                 sbx = static_cast<double>(sum(bx));
-    const double determinant = saa * sbb - sab * sab;
-    if (!(determinant > 1e-6 * saa * sbb)) return;
-    const double d = (sax * sbb - sbx * sab) / determinant;
-    const double dmin = (saa * sbx - sab * sax) / determinant;
-    if (!(d > 0) || !(dmin > 0)) return;
-    out.d = as_half(static_cast<float>(d));
-    out.dmin = as_half(static_cast<float>(dmin));
+    float d = 0, dmin = 0;
+    if (!sums.solve(d, dmin)) return;
+    out.d = as_half(d);
+    out.dmin = as_half(dmin);
 }
 
 static inline void encode_block(const float* weights, const float* importance,

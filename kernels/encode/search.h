@@ -207,4 +207,31 @@ THIMBLE_LANE void importance_or_ones(const float* importance, float* out, int n)
     for (int i = 0; i < n; i += kLanes) store(out + i, spread(1));
 }
 
+// Weighted least squares for weight ~ d a + dmin b: what a block's units are solved from.
+struct UnitSums {
+    Lanes aa = spread(0), ab = aa, bb = aa, ax = aa, bx = aa;
+    void add(Lanes w, Lanes x, Lanes a, Lanes b) {
+        const Lanes wa = w * a, wb = w * b;
+        aa = aa + wa * a;
+        ab = ab + wa * b;
+        bb = bb + wb * b;
+        ax = ax + wa * x;
+        bx = bx + wb * x;
+    }
+    // False where a and b are nearly parallel, or a unit would not be positive.
+    bool solve(float& d, float& dmin) const {
+        const double saa = static_cast<double>(sum(aa)), sab = static_cast<double>(sum(ab)),
+                     sbb = static_cast<double>(sum(bb)), sax = static_cast<double>(sum(ax)),
+                     sbx = static_cast<double>(sum(bx));
+        const double determinant = saa * sbb - sab * sab;
+        if (!(determinant > 1e-6 * saa * sbb)) return false;
+        const double exact_d = (sax * sbb - sbx * sab) / determinant;
+        const double exact_dmin = (saa * sbx - sab * sax) / determinant;
+        if (!(exact_d > 0) || !(exact_dmin > 0)) return false;
+        d = static_cast<float>(exact_d);
+        dmin = static_cast<float>(exact_dmin);
+        return true;
+    }
+};
+
 }  // namespace thimble::encode::THIMBLE_ENCODE_LEVEL
