@@ -67,10 +67,10 @@ THIMBLE_LANE Units refit_units(const float* weights, const float* importance, co
         const Lanes s = spread(static_cast<float>(scales.scale[g]));
         const Lanes b = spread(-static_cast<float>(scales.minimum[g]));
         for (int i = g * kGroup; i < (g + 1) * kGroup; i += kLanes)
-            sums.add(load(importance + i), load(weights + i), s * load(codes + i), b);
+            add(sums, load(importance + i), load(weights + i), s * load(codes + i), b);
     }
     float d = 0, dmin = 0;
-    return sums.solve(d, dmin) ? round_units(d, dmin) : unit;
+    return solve(sums, d, dmin) ? round_units(d, dmin) : unit;
 }
 
 THIMBLE_LANE float weighted_mean(const float* weights, const float* importance) {

@@ -72,11 +72,11 @@ THIMBLE_LANE void refit(const float* weights, const float* importance, Q2Block& 
     UnitSums sums;  // a = scale * code, b = -minimum
     for (int g = 0; g < Q2Block::kGroups; ++g) {
         const int at = g * Q2Block::kGroup;
-        sums.add(load(importance + at), load(weights + at),
-                 spread(out.scale[g]) * load(out.codes + at), spread(-out.minimum[g]));
+        add(sums, load(importance + at), load(weights + at),
+            spread(out.scale[g]) * load(out.codes + at), spread(-out.minimum[g]));
     }
     float d = 0, dmin = 0;
-    if (!sums.solve(d, dmin)) return;
+    if (!solve(sums, d, dmin)) return;
     out.d = as_half(d);
     out.dmin = as_half(dmin);
 }

@@ -210,28 +210,28 @@ THIMBLE_LANE void importance_or_ones(const float* importance, float* out, int n)
 // Weighted least squares for weight ~ d a + dmin b: what a block's units are solved from.
 struct UnitSums {
     Lanes aa = spread(0), ab = aa, bb = aa, ax = aa, bx = aa;
-    void add(Lanes w, Lanes x, Lanes a, Lanes b) {
-        const Lanes wa = w * a, wb = w * b;
-        aa = aa + wa * a;
-        ab = ab + wa * b;
-        bb = bb + wb * b;
-        ax = ax + wa * x;
-        bx = bx + wb * x;
-    }
-    // False where a and b are nearly parallel, or a unit would not be positive.
-    bool solve(float& d, float& dmin) const {
-        const double saa = static_cast<double>(sum(aa)), sab = static_cast<double>(sum(ab)),
-                     sbb = static_cast<double>(sum(bb)), sax = static_cast<double>(sum(ax)),
-                     sbx = static_cast<double>(sum(bx));
-        const double determinant = saa * sbb - sab * sab;
-        if (!(determinant > 1e-6 * saa * sbb)) return false;
-        const double exact_d = (sax * sbb - sbx * sab) / determinant;
-        const double exact_dmin = (saa * sbx - sab * sax) / determinant;
-        if (!(exact_d > 0) || !(exact_dmin > 0)) return false;
-        d = static_cast<float>(exact_d);
-        dmin = static_cast<float>(exact_dmin);
-        return true;
-    }
 };
+THIMBLE_LANE void add(UnitSums& sums, Lanes w, Lanes x, Lanes a, Lanes b) {
+    const Lanes wa = w * a, wb = w * b;
+    sums.aa = sums.aa + wa * a;
+    sums.ab = sums.ab + wa * b;
+    sums.bb = sums.bb + wb * b;
+    sums.ax = sums.ax + wa * x;
+    sums.bx = sums.bx + wb * x;
+}
+// False where a and b are nearly parallel, or a unit would not be positive.
+THIMBLE_LANE bool solve(const UnitSums& sums, float& d, float& dmin) {
+    const double aa = static_cast<double>(sum(sums.aa)), ab = static_cast<double>(sum(sums.ab)),
+                 bb = static_cast<double>(sum(sums.bb)), ax = static_cast<double>(sum(sums.ax)),
+                 bx = static_cast<double>(sum(sums.bx));
+    const double determinant = aa * bb - ab * ab;
+    if (!(determinant > 1e-6 * aa * bb)) return false;
+    const double exact_d = (ax * bb - bx * ab) / determinant;
+    const double exact_dmin = (aa * bx - ab * ax) / determinant;
+    if (!(exact_d > 0) || !(exact_dmin > 0)) return false;
+    d = static_cast<float>(exact_d);
+    dmin = static_cast<float>(exact_dmin);
+    return true;
+}
 
 }  // namespace thimble::encode::THIMBLE_ENCODE_LEVEL
