@@ -155,7 +155,10 @@ THIMBLE_LANE ScaleMinimum search_scale_minimum(const float* weights, const float
         error = select(valid, left, spread(3e38f));
         inverse = select(valid, spread(1) / s, zero);
     }
-    const int best = best_lane(zero - error);
+    // Weights that lie on a grid of fewer than `top` steps fit several minima alike; encoders put
+    // the least weight at code 0, and the minimum that they chose is the one to find again.
+    const float alike = least_lane(error) + 1e-6f * xx_total;
+    const int best = best_lane(select(greater(error, spread(alike)), spread(-3e38f), minimum));
     const float found = lane_of(scale, best);
     if (!(found > 0)) return {width / static_cast<float>(top), least};
     return {found, lane_of(minimum, best) + least};

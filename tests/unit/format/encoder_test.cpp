@@ -86,6 +86,43 @@ std::vector<double> table(int (*value)(int)) {
     return out;
 }
 
+// As another encoder leaves them: the largest scale and minimum are 63, every group's least
+// weight is code 0, and its greatest may be a step or two short of the top.
+template <LayoutId id>
+void check_affine_blocks_stay(int top) {
+    std::vector<float> row;
+    for (unsigned b = 0; b < 64; ++b) {
+        const float d = f16_to_f32(f32_to_f16(1e-4f * (1 + unit_float(philox(41, b).v[0]))));
+        const float dmin = f16_to_f32(f32_to_f16(d * static_cast<float>(top) / 2));
+        for (unsigned g = 0; g < 8; ++g) {
+            const Philox4 r = philox(42, 8 * b + g);
+            const unsigned scale = g == b % 8 ? 63 : 32 + r.v[0] % 31;
+            const unsigned minimum = g == b / 8 ? 63 : 32 + r.v[1] % 31;
+            const unsigned codes = static_cast<unsigned>(top) + 1 - r.v[2] % 3;
+            for (unsigned i = 0; i < 32; ++i) {
+                const unsigned code = i == 5    ? 0
+                                      : i == 11 ? codes - 1
+                                                : philox(43, 256 * b + 32 * g + i).v[0] % codes;
+                row.push_back(d * static_cast<float>(scale * code) -
+                              dmin * static_cast<float>(minimum));
+                row.back() = f16_to_f32(f32_to_f16(row.back()));
+            }
+        }
+    }
+    for (const bool weighted : {false, true}) {
+        std::vector<float> w;
+        if (weighted) w = importance(std::ssize(row));
+        double error = 0, power = 0;
+        for (const double e : encoded_errors<id>(row, w)) error += e;
+        for (std::size_t i = 0; i < row.size(); ++i) {
+            const double x = static_cast<double>(row[i]);
+            power += (weighted ? static_cast<double>(w[i]) : 1.0) * x * x;
+        }
+        CAPTURE(weighted);
+        CHECK(std::sqrt(error / power) < 6e-4);  // halves: 3e-4
+    }
+}
+
 }  // namespace
 
 TEST_SUITE("format") {
@@ -173,5 +210,10 @@ TEST_SUITE("format") {
             Layout<LayoutId::k_mxfp4>::unpack(block, row.data());
             for (const double error : encoded_errors<LayoutId::k_mxfp4>(row, {})) CHECK(error == 0);
         }
+    }
+
+    TEST_CASE("encoder: blocks of q4_k and q5_k that went through f16 come back") {
+        check_affine_blocks_stay<LayoutId::k_q4_k>(15);
+        check_affine_blocks_stay<LayoutId::k_q5_k>(31);
     }
 }
