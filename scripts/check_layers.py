@@ -57,7 +57,7 @@ def may_include(file: pathlib.PurePosixPath, target: pathlib.PurePosixPath) -> b
     if top == "tools":
         return target.parts[0] in ("lib", "kernels") or inside([own])
     if top == "kernels":
-        return inside({"ref": [own], "cpu": [own, "kernels/layout", "kernels/encode"], "emu": [own, "kernels/layout", "kernels/cuda"]}.get(folder, [own, "kernels/layout"]))
+        return inside({"ref": [own], "cpu": [own, "kernels/layout", "kernels/encode"], "emu": [own, "kernels/layout", "kernels/cuda"], "cuda": [own, "kernels/layout", "kernels/emu"]}.get(folder, [own, "kernels/layout"]))
     leaf_target = len(target.parts) > 3  # lib/kv/policies/x.cpp
     if inside([own]):
         return not leaf_target or (len(file.parts) > 3 and target.stem == file.stem) or target.suffix == ".def"
