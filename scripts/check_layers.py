@@ -11,7 +11,7 @@ SUFFIXES = (".h", ".cpp", ".cu", ".cuh", ".def")
 # Folder of lib/ -> what it may include besides itself, core and tensor.
 LIB = {
     "core": "kernels/layout",
-    "tensor": "kernels/cuda/memory.h kernels/cuda/stream.h kernels/layout",
+    "tensor": "kernels/cuda/failure.h kernels/cuda/memory.h kernels/cuda/stream.h kernels/layout",
     "codec": "",
     "dist": "",
     "io": "codec",

@@ -2,7 +2,6 @@
 #include "kv/engine.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <numeric>
 
@@ -23,7 +22,8 @@ ModelInfo model_info(const std::vector<AttentionSpec>& layers, std::int64_t cont
 }
 
 std::vector<LayerPlan> make_plans(const std::vector<AttentionSpec>& layers,
-                                  const KvOptions& options, const KvPolicy& policy, Device device) {
+                                  const KvOptions& options, const KvPolicy& policy,
+                                  const KvPlacement& placement) {
     if (options.context_tokens <= 0)
         throw Error(Exit::kUsage, "--ctx-size", "the context needs at least one token");
     const ModelInfo model = model_info(layers, options.context_tokens);
@@ -32,9 +32,10 @@ std::vector<LayerPlan> make_plans(const std::vector<AttentionSpec>& layers,
         const AttentionLayer& shape = layers[i].shape;
         const KvBand band = shape.window > 0 ? KvBand{.window = shape.window}
                                              : policy.band(model, static_cast<int>(i));
-        const auto k = KvEncoding::parse(options.type_k, "-ctk", shape.head_dim, device);
-        const auto v = KvEncoding::parse(options.type_v, "-ctv", shape.head_dim, device);
-        plans.push_back(LayerPlan::make(shape, band, k, v, options.context_tokens));
+        const auto k = KvEncoding::parse(options.type_k, "-ctk", shape.head_dim, placement.device);
+        const auto v = KvEncoding::parse(options.type_v, "-ctv", shape.head_dim, placement.device);
+        plans.push_back(LayerPlan::make(shape, band, k, v, options.context_tokens,
+                                        placement.at(i).device_tokens));
     }
     return plans;
 }
@@ -117,12 +118,13 @@ struct KvEngine::State {
                      View out) const;
 };
 
-KvEngine::KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options, Device device)
+KvEngine::KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options,
+                   const KvPlacement& placement)
     : state_(std::make_unique<State>()) {
     State& s = *state_;
     s.policy = make_kv_policy(options.policy, "--kv-policy");
     s.needs = s.policy->needs();
-    s.plans = make_plans(layers, options, *s.policy, device);
+    s.plans = make_plans(layers, options, *s.policy, placement);
     s.specs = std::move(layers);
     s.capacity = capacity_of(s.plans, s.needs, options);
 }
@@ -226,14 +228,14 @@ void KvEngine::end_step() {
 // Rotates, stores and attends rows of consecutive positions from `first` on.
 void KvEngine::State::attend_piece(const Exec& exec, std::size_t layer, std::int64_t first, View q,
                                    View k, View v, View out) const {
-    const WorkspaceScope scope(*exec.workspace);
+    const WorkspaceScope scope(*exec.workspace), host_scope(*exec.host().workspace);
     const AttentionSpec& spec = specs[layer];
     const KvBand& band = plans[layer].band;
     LayerStore& store = *current->layers[layer];
     const std::int64_t end = first + q.rows;
     const std::span<std::int64_t> positions(
         reinterpret_cast<std::int64_t*>(
-            exec.workspace->take(static_cast<std::size_t>(q.rows) * sizeof(std::int64_t))),
+            exec.host().workspace->take(static_cast<std::size_t>(q.rows) * sizeof(std::int64_t))),
         static_cast<std::size_t>(q.rows));
     std::iota(positions.begin(), positions.end(), first);
 
@@ -244,9 +246,7 @@ void KvEngine::State::attend_piece(const Exec& exec, std::size_t layer, std::int
     View raw_q;
     if (dense < q.rows && needs.positions == PositionMode::kCompact) {
         raw_q = exec.workspace->take_view(q.dtype, q.rows - dense, q.cols);
-        for (std::int64_t r = 0; r < raw_q.rows; ++r)
-            std::memcpy(raw_q.row_bytes(r), q.row_bytes(dense + r),
-                        static_cast<std::size_t>(q.cols) * size_of(q.dtype));
+        ops::copy(exec, q.slice_rows(dense, raw_q.rows), raw_q);
     }
     ops::rope(exec, spec.rope, spec.shape.head_dim, positions, q);
     ops::rope(exec, spec.rope, spec.shape.head_dim, positions, k);
@@ -284,7 +284,8 @@ void KvEngine::State::attend_band(const Exec& exec, std::size_t layer, std::int6
     const LayerStore& store = *current->layers[layer];
     const auto rows = static_cast<std::size_t>(q.rows);
     const std::span<std::int64_t> positions(
-        reinterpret_cast<std::int64_t*>(exec.workspace->take(rows * sizeof(std::int64_t))), rows);
+        reinterpret_cast<std::int64_t*>(exec.host().workspace->take(rows * sizeof(std::int64_t))),
+        rows);
     std::iota(positions.begin(), positions.end(), first);
     const LayerStore::Segments window = store.segments(first - band.window + 1, first + q.rows);
 
@@ -311,8 +312,8 @@ void KvEngine::State::attend_band(const Exec& exec, std::size_t layer, std::int6
         ops::rope(exec, spec.rope, spec.shape.head_dim, positions, raw_q);
         problem.q = raw_q;
     }
-    const ops::AttnSegment sinks = store.sinks();
-    problem.segments = {&sinks, 1};
+    const LayerStore::Segments sinks = store.sinks();
+    problem.segments = sinks.span();
     problem.window = 0;
     const ops::AttnState all = new_state(out);
     ops::attention_state(exec, problem, all);
@@ -330,11 +331,22 @@ std::uint64_t KvEngine::bytes() const noexcept {
 
 std::uint64_t KvEngine::predict_bytes(const std::vector<AttentionSpec>& layers,
                                       const KvOptions& options, std::int64_t tokens,
-                                      Device device) {
+                                      const KvPlacement& placement) {
     const auto policy = make_kv_policy(options.policy, "--kv-policy");
     std::uint64_t sum = 0;
-    for (const LayerPlan& plan : make_plans(layers, options, *policy, device))
+    for (const LayerPlan& plan : make_plans(layers, options, *policy, placement))
         sum += plan.bytes(tokens);
+    return sum;
+}
+
+std::uint64_t KvEngine::predict_device_bytes(const std::vector<AttentionSpec>& layers,
+                                             const KvOptions& options,
+                                             const KvPlacement& placement) {
+    const auto policy = make_kv_policy(options.policy, "--kv-policy");
+    std::uint64_t sum = 0;
+    for (const LayerPlan& plan : make_plans(layers, options, *policy, placement)) {
+        if (plan.device_slots > 0) sum += plan.device_bytes();
+    }
     return sum;
 }
 
@@ -344,26 +356,44 @@ bool KvEngine::can_store(const std::vector<AttentionSpec>& layers, LayoutId layo
                        [&](const AttentionSpec& l) { return l.shape.head_dim % block == 0; });
 }
 
-std::size_t KvEngine::workspace_bytes(const std::vector<AttentionSpec>& layers,
-                                      const KvOptions& options, std::int64_t count, Device device) {
+KvEngine::WorkspaceBytes KvEngine::workspace_bytes(const std::vector<AttentionSpec>& layers,
+                                                   const KvOptions& options, std::int64_t count,
+                                                   const KvPlacement& placement) {
     const auto policy = make_kv_policy(options.policy, "--kv-policy");
-    const std::size_t element = device == Device::kRef ? sizeof(double) : sizeof(float);
-    std::size_t most = 0;
-    const std::vector<LayerPlan> plans = make_plans(layers, options, *policy, device);
+    const std::size_t element =
+        placement.device == Device::kRef ? sizeof(double) : sizeof(float);
+    WorkspaceBytes most;
+    const std::vector<LayerPlan> plans = make_plans(layers, options, *policy, placement);
     for (std::size_t i = 0; i < plans.size(); ++i) {
         const LayerPlan& plan = plans[i];
         const AttentionLayer& shape = layers[i].shape;
         const std::int64_t rows = plan.ring() ? std::min(count, kTile) : count;
         const auto n = static_cast<std::size_t>(rows);
         const auto heads = static_cast<std::size_t>(shape.heads);
-        std::size_t bytes = 2 * aligned(n * sizeof(std::int64_t));
-        if (plan.band.sinks > 0) {
-            bytes += 2 * aligned(n * heads * static_cast<std::size_t>(shape.head_dim) * element) +
-                     4 * aligned(n * heads * element);
-        }
+        const auto dim = static_cast<std::size_t>(shape.head_dim);
+        const std::size_t positions = 2 * aligned(n * sizeof(std::int64_t));
+        const bool on_device = placement.at(i).on_device;
+        const Device device = on_device                           ? Device::kCuda
+                              : placement.device == Device::kRef ? Device::kRef
+                                                                  : Device::kCpu;
+        std::size_t bytes = 0;
+        if (plan.band.sinks > 0)
+            bytes += 2 * aligned(n * heads * dim * element) + 4 * aligned(n * heads * element);
         bytes +=
             ops::attention_workspace_bytes(rows, shape.heads, shape.head_dim, plan.slots, device);
-        most = std::max(most, bytes);
+        if (!on_device) {
+            most.host = std::max(most.host, positions + bytes);
+            continue;
+        }
+        most.device = std::max(most.device, bytes);
+        std::size_t host = positions;
+        if (plan.device_slots < plan.all_slots()) {
+            const std::size_t copies =
+                aligned(n * static_cast<std::size_t>(shape.kv_heads) * dim * element);
+            host += std::max(copies, ops::host_attention_bytes(rows, shape.heads, shape.head_dim,
+                                                               plan.slots));
+        }
+        most.host = std::max(most.host, host);
     }
     return most;
 }

@@ -35,10 +35,28 @@ struct KvOptions {
 
 using SeqId = std::int32_t;
 
+// Where the layers attend and where their keys and values lie.
+struct KvPlacement {
+    KvPlacement(Device d = Device::kCpu) : device(d) {}  // NOLINT: all layers on one host device
+    Device device = Device::kCpu;
+    // With a CUDA device, by layer: whether it attends there, and the first positions whose keys and
+    // values lie there (the other positions' lie in host memory).
+    struct Layer {
+        bool on_device = false;
+        std::int64_t device_tokens = 0;
+    };
+    std::vector<Layer> layers;
+
+    [[nodiscard]] Layer at(std::size_t layer) const {
+        return layer < layers.size() ? layers[layer] : Layer{};
+    }
+};
+
 class KvEngine {
   public:
     // On Device::kRef keys and values are F64. options.context_tokens must be known (> 0).
-    KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options, Device device);
+    KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options,
+             const KvPlacement& placement);
     ~KvEngine();
 
     [[nodiscard]] SeqId open();  // memory is committed as slots are used, not here
@@ -64,16 +82,25 @@ class KvEngine {
     void end_step();
 
     [[nodiscard]] std::uint64_t bytes() const noexcept;  // committed now, equal to the ledger's
-    // Bytes of one sequence after `tokens` tokens: closed form, never falls as tokens grow.
+    // Bytes of host memory of one sequence after `tokens` tokens: closed form, never falls as tokens grow.
     [[nodiscard]] static std::uint64_t predict_bytes(const std::vector<AttentionSpec>& layers,
                                                      const KvOptions& options, std::int64_t tokens,
-                                                     Device device);
+                                                     const KvPlacement& placement);
+    // The same of device memory, which a sequence takes when it is opened.
+    [[nodiscard]] static std::uint64_t predict_device_bytes(const std::vector<AttentionSpec>& layers,
+                                                            const KvOptions& options,
+                                                            const KvPlacement& placement);
     // Whether every layer's heads are whole blocks of this layout.
     [[nodiscard]] static bool can_store(const std::vector<AttentionSpec>& layers, LayoutId layout);
-    // Workspace bytes that attend() takes for a step of `count` tokens.
-    [[nodiscard]] static std::size_t workspace_bytes(const std::vector<AttentionSpec>& layers,
-                                                     const KvOptions& options, std::int64_t count,
-                                                     Device device);
+    // Workspace bytes that attend() takes for a step of `count` tokens: of layers that attend on a
+    // host device, or on the CUDA device (where `host` is what these take of host workspace).
+    struct WorkspaceBytes {
+        std::size_t host = 0, device = 0;
+    };
+    [[nodiscard]] static WorkspaceBytes workspace_bytes(const std::vector<AttentionSpec>& layers,
+                                                        const KvOptions& options,
+                                                        std::int64_t count,
+                                                        const KvPlacement& placement);
 
   private:
     struct State;

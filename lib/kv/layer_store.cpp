@@ -49,13 +49,19 @@ std::size_t KvEncoding::row_bytes(int head_dim) const {
 }
 
 LayerPlan LayerPlan::make(const AttentionLayer& shape, KvBand band, KvEncoding k, KvEncoding v,
-                          std::int64_t context_tokens) {
-    return {.kv_heads = shape.kv_heads,
-            .head_dim = shape.head_dim,
-            .k = k,
-            .v = v,
-            .band = band,
-            .slots = band.bounded() ? ring_slots(band.sinks + band.window) : context_tokens};
+                          std::int64_t context_tokens, std::int64_t device_tokens) {
+    LayerPlan plan{.kv_heads = shape.kv_heads,
+                   .head_dim = shape.head_dim,
+                   .k = k,
+                   .v = v,
+                   .band = band,
+                   .slots = band.bounded() ? ring_slots(band.sinks + band.window) : context_tokens};
+    if (device_tokens >= plan.slots) {
+        plan.device_slots = plan.all_slots();
+    } else if (!plan.ring()) {
+        plan.device_slots = device_tokens / kTile * kTile;
+    }
+    return plan;
 }
 
 std::int64_t LayerPlan::used_slots(std::int64_t tokens) const noexcept {
@@ -64,27 +70,47 @@ std::int64_t LayerPlan::used_slots(std::int64_t tokens) const noexcept {
 }
 
 std::uint64_t LayerPlan::bytes(std::int64_t tokens) const {
-    const auto used = static_cast<std::size_t>(used_slots(tokens));
+    const auto used =
+        static_cast<std::size_t>(std::max<std::int64_t>(used_slots(tokens) - device_slots, 0));
     return static_cast<std::uint64_t>(kv_heads) *
            (LaneMemory::committed_lane_bytes(used * k.row_bytes(head_dim)) +
             LaneMemory::committed_lane_bytes(used * v.row_bytes(head_dim)));
 }
 
-LayerStore::LayerStore(const LayerPlan& plan)
-    : plan_(plan),
-      k_(plan.kv_heads,
-         static_cast<std::size_t>(plan.used_slots(plan.slots)) * plan.k.row_bytes(plan.head_dim)),
-      v_(plan.kv_heads,
-         static_cast<std::size_t>(plan.used_slots(plan.slots)) * plan.v.row_bytes(plan.head_dim)) {}
-
-void LayerStore::resize(std::int64_t tokens) {
-    const auto used = static_cast<std::size_t>(plan_.used_slots(tokens));
-    k_.resize(used * plan_.k.row_bytes(plan_.head_dim));
-    v_.resize(used * plan_.v.row_bytes(plan_.head_dim));
+std::uint64_t LayerPlan::device_bytes() const {
+    const auto rows = static_cast<std::size_t>(device_slots * kv_heads);
+    return Buffer::charged_bytes(rows * k.row_bytes(head_dim), Place::kDevice) +
+           Buffer::charged_bytes(rows * v.row_bytes(head_dim), Place::kDevice);
 }
 
-void LayerStore::encode(const Exec& exec, const KvEncoding& how, View x, std::int64_t slot,
-                        LaneMemory& memory) const {
+namespace {
+
+std::size_t host_lane_bytes(const LayerPlan& plan, const KvEncoding& how) {
+    return static_cast<std::size_t>(plan.all_slots() - plan.device_slots) *
+           how.row_bytes(plan.head_dim);
+}
+Buffer device_memory(const LayerPlan& plan, const KvEncoding& how) {
+    if (plan.device_slots == 0) return {};
+    const auto rows = static_cast<std::size_t>(plan.device_slots * plan.kv_heads);
+    return {rows * how.row_bytes(plan.head_dim), Purpose::kKv, Place::kDevice};
+}
+
+}  // namespace
+
+LayerStore::LayerStore(const LayerPlan& plan)
+    : plan_(plan),
+      k_{{plan.kv_heads, host_lane_bytes(plan, plan.k)}, device_memory(plan, plan.k)},
+      v_{{plan.kv_heads, host_lane_bytes(plan, plan.v)}, device_memory(plan, plan.v)} {}
+
+void LayerStore::resize(std::int64_t tokens) {
+    const auto used = static_cast<std::size_t>(
+        std::max<std::int64_t>(plan_.used_slots(tokens) - plan_.device_slots, 0));
+    k_.host.resize(used * plan_.k.row_bytes(plan_.head_dim));
+    v_.host.resize(used * plan_.v.row_bytes(plan_.head_dim));
+}
+
+void LayerStore::encode_on_host(const Exec& exec, const KvEncoding& how, View x, std::int64_t slot,
+                                LaneMemory& memory) const {
     const std::size_t row = how.row_bytes(plan_.head_dim);
     std::byte* out = memory.data() + static_cast<std::size_t>(slot) * row;
     if (!how.f64) {
@@ -100,6 +126,28 @@ void LayerStore::encode(const Exec& exec, const KvEncoding& how, View x, std::in
     }
 }
 
+void LayerStore::encode(const Exec& exec, const KvEncoding& how, View x, std::int64_t slot,
+                        Memory& memory) const {
+    const std::int64_t on_device =
+        std::clamp<std::int64_t>(plan_.device_slots - slot, 0, x.rows);
+    if (on_device > 0) {
+        const std::size_t row = how.row_bytes(plan_.head_dim);
+        ops::encode_kv(exec, x.slice_rows(0, on_device), plan_.head_dim, how.layout,
+                       memory.device.data() + static_cast<std::size_t>(slot) * row, row,
+                       static_cast<std::size_t>(plan_.device_slots) * row);
+    }
+    if (on_device == x.rows) return;
+    View rest = x.slice_rows(on_device, x.rows - on_device);
+    const Exec& host = exec.host();
+    const WorkspaceScope scope(*host.workspace);
+    if (exec.device == Device::kCuda) {
+        const View copy = host.workspace->take_view(rest.dtype, rest.rows, rest.cols);
+        ops::copy_to_host(exec, rest, copy);
+        rest = copy;
+    }
+    encode_on_host(host, how, rest, slot + on_device - plan_.device_slots, memory.host);
+}
+
 void LayerStore::write(const Exec& exec, std::int64_t first, View k, View v) {
     const std::int64_t sinks = plan_.ring() ? plan_.band.sinks : 0;
     const std::int64_t slot = sinks + (plan_.ring() ? first % plan_.slots : first);
@@ -111,38 +159,53 @@ void LayerStore::write(const Exec& exec, std::int64_t first, View k, View v) {
     encode(exec, plan_.v, v.slice_rows(0, count), first, v_);
 }
 
-ops::AttnSegment LayerStore::segment(std::int64_t slot, std::int64_t position,
-                                     std::int64_t count) const {
-    const auto rows = [&](const KvEncoding& how, const LaneMemory& memory) {
-        const std::size_t row = how.row_bytes(plan_.head_dim);
-        return ops::AttnRows{.data = memory.data() + static_cast<std::size_t>(slot) * row,
-                             .f64 = how.f64,
-                             .layout = how.layout,
-                             .token_bytes = row,
-                             .head_bytes = memory.lane_stride()};
-    };
-    return {
-        .k = rows(plan_.k, k_), .v = rows(plan_.v, v_), .slots = count, .first_position = position};
+ops::AttnRows LayerStore::rows(const KvEncoding& how, const Memory& memory,
+                               std::int64_t slot) const {
+    const std::size_t row = how.row_bytes(plan_.head_dim);
+    ops::AttnRows out{.f64 = how.f64, .layout = how.layout, .token_bytes = row};
+    if (slot < plan_.device_slots) {
+        out.data = memory.device.data() + static_cast<std::size_t>(slot) * row;
+        out.head_bytes = static_cast<std::size_t>(plan_.device_slots) * row;
+    } else {
+        out.data = memory.host.data() + static_cast<std::size_t>(slot - plan_.device_slots) * row;
+        out.head_bytes = memory.host.lane_stride();
+    }
+    return out;
+}
+
+void LayerStore::add_segment(Segments& out, std::int64_t slot, std::int64_t position,
+                             std::int64_t count) const {
+    while (count > 0) {
+        const bool on_device = slot < plan_.device_slots;
+        const std::int64_t some = on_device ? std::min(count, plan_.device_slots - slot) : count;
+        out.part[out.count++] = {.k = rows(plan_.k, k_, slot),
+                                 .v = rows(plan_.v, v_, slot),
+                                 .slots = some,
+                                 .first_position = position,
+                                 .on_host = !on_device};
+        slot += some, position += some, count -= some;
+    }
 }
 
 LayerStore::Segments LayerStore::segments(std::int64_t first, std::int64_t end) const {
     Segments out;
     const std::int64_t begin = first / kTile * kTile;
     if (!plan_.ring()) {
-        out.part[out.count++] = segment(begin, begin, end - begin);
+        add_segment(out, begin, begin, end - begin);
         return out;
     }
     const std::int64_t slot = begin % plan_.slots;
     const std::int64_t before_wrap = std::min(end - begin, plan_.slots - slot);
-    out.part[out.count++] = segment(plan_.band.sinks + slot, begin, before_wrap);
-    if (begin + before_wrap < end) {
-        out.part[out.count++] =
-            segment(plan_.band.sinks, begin + before_wrap, end - begin - before_wrap);
-    }
+    add_segment(out, plan_.band.sinks + slot, begin, before_wrap);
+    add_segment(out, plan_.band.sinks, begin + before_wrap, end - begin - before_wrap);
     return out;
 }
 
-ops::AttnSegment LayerStore::sinks() const { return segment(0, 0, plan_.band.sinks); }
+LayerStore::Segments LayerStore::sinks() const {
+    Segments out;
+    add_segment(out, 0, 0, plan_.band.sinks);
+    return out;
+}
 
 std::int64_t LayerStore::rollback_floor(std::int64_t written) const noexcept {
     if (!plan_.ring() || written <= plan_.slots) return 0;

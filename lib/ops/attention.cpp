@@ -11,6 +11,7 @@
 #include "kernels/layout/all.h"
 #include "kernels/ref/ref.h"
 #include "ops/dispatch.h"
+#include "ops/on_cuda.h"
 
 namespace thimble::ops {
 namespace {
@@ -305,6 +306,7 @@ void run(const Exec& exec, const Attention& a, const AttnState* state) {
     require_view(exec, state != nullptr ? state->o : a.out, tokens, width, "attention");
     if (tokens == 0) return;
     if (is_ref(exec)) return run_ref(exec, a, state);
+    if (is_cuda(exec)) return on_cuda::attention(exec, a, state);
     if (tokens <= kFewTokens) return run_tiles(exec, a, state);
     run_rows(exec, a, state);
 }
@@ -322,13 +324,19 @@ void attention_state(const Exec& exec, const Attention& problem, AttnState out) 
 std::size_t attention_workspace_bytes(std::int64_t tokens, int heads, int head_dim,
                                       std::int64_t slots, Device device) {
     if (device == Device::kRef) return 0;
-    (void)slots;  // the rounds bound it
+    if (device == Device::kCuda)
+        return on_cuda::attention_workspace_bytes(tokens, heads, head_dim, slots);
     const std::int64_t rows = std::min(tokens, kFewTokens) * heads;
     const auto floats = [](std::int64_t n) {
         return (static_cast<std::size_t>(n) * sizeof(float) + 63) & ~std::size_t{63};
     };
     return floats(rows * head_dim) + floats(2 * rows) + floats(kRoundTiles * rows * head_dim) +
            floats(2 * kRoundTiles * rows);
+}
+
+std::size_t host_attention_bytes(std::int64_t tokens, int heads, int head_dim,
+                                 std::int64_t slots) {
+    return on_cuda::host_attention_bytes(tokens, heads, head_dim, slots);
 }
 
 namespace {
@@ -361,6 +369,7 @@ void merge(const Exec& exec, const AttnState& part, AttnState into, int head_dim
     require_view(exec, part.max, into.max.rows, into.max.cols, "merge");
     require_view(exec, part.sum, into.sum.rows, into.max.cols, "merge");
     require(into.o.cols == into.max.cols * head_dim, "merge", "the shapes do not agree");
+    if (is_cuda(exec)) return on_cuda::merge(exec, part, into, head_dim);
     if (is_ref(exec)) return merge_rows<double>(part, into, head_dim);
     merge_rows<float>(part, into, head_dim);
 }
@@ -373,6 +382,8 @@ void encode_kv(const Exec& exec, View x, int head_dim, LayoutId layout, std::byt
     require(layout == LayoutId::k_f32 || layout == LayoutId::k_f16 || layout == LayoutId::k_bf16 ||
                 layout == LayoutId::k_q8_0,
             "encode_kv", "keys and values are stored as f32, f16, bf16 or q8_0");
+    if (is_cuda(exec))
+        return on_cuda::encode_kv(exec, x, head_dim, layout, out, token_bytes, head_bytes);
     for_rows(exec, x.rows, x.cols, [&](std::int64_t t) {
         std::vector<float> narrow;
         for (std::int64_t h = 0; h < x.cols / head_dim; ++h) {

@@ -25,6 +25,7 @@ inline void require_view(const Exec& exec, const View& view, std::int64_t rows, 
 }
 
 inline bool is_ref(const Exec& exec) noexcept { return exec.device == Device::kRef; }
+inline bool is_cuda(const Exec& exec) noexcept { return exec.device == Device::kCuda; }
 
 // fn(row) for each row, in parallel when there is enough work; `row_elements` is the work of one.
 template <class Fn>

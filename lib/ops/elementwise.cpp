@@ -1,16 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "format/weight_format.h"
 #include "kernels/ref/ref.h"
+#include "ops/cuda_matrix.h"
 #include "ops/dispatch.h"
+#include "ops/on_cuda.h"
 
 namespace thimble::ops {
+
+void copy(const Exec& exec, View from, View to) {
+    require_view(exec, from, to.rows, to.cols, "copy");
+    if (is_cuda(exec)) return on_cuda::copy(exec, from, to);
+    for (std::int64_t r = 0; r < from.rows; ++r)
+        std::memcpy(to.row_bytes(r), from.row_bytes(r),
+                    static_cast<std::size_t>(from.cols) * size_of(from.dtype));
+}
+
+void copy_to_host(const Exec& exec, View from, View to) {
+    require_view(exec, from, to.rows, to.cols, "copy_to_host");
+    if (from.rows == 0) return;
+    on_device([&] {
+        cuda::copy_rows_to_host(exec.cuda->compute(), on_cuda::rows_of(from, to));
+        exec.cuda->compute().wait();
+    });
+}
+
+void copy_to_device(const Exec& exec, View from, View to) {
+    require_view(exec, from, to.rows, to.cols, "copy_to_device");
+    if (from.rows == 0) return;
+    on_device([&] {
+        cuda::copy_rows_to_device(exec.cuda->compute(), on_cuda::rows_of(from, to));
+        exec.cuda->compute().wait();
+    });
+}
 
 void rms_norm(const Exec& exec, View x, View weight, double eps, View out) {
     require_view(exec, weight, 1, x.cols, "rms_norm");
     require_view(exec, out, x.rows, x.cols, "rms_norm");
+    if (is_cuda(exec)) return on_cuda::rms_norm(exec, x, weight, eps, out);
     const auto& table = kernels(exec.isa);
     for_rows(exec, x.rows, x.cols, [&](std::int64_t r) {
         if (is_ref(exec)) {
@@ -25,6 +55,7 @@ void rms_norm(const Exec& exec, View x, View weight, double eps, View out) {
 void add(const Exec& exec, View a, View b, View out) {
     require_view(exec, b, a.rows, a.cols, "add");
     require_view(exec, out, a.rows, a.cols, "add");
+    if (is_cuda(exec)) return on_cuda::add(exec, a, b, out);
     const auto& table = kernels(exec.isa);
     for_rows(exec, a.rows, a.cols / 4, [&](std::int64_t r) {
         if (!is_ref(exec)) {
@@ -37,6 +68,7 @@ void add(const Exec& exec, View a, View b, View out) {
 
 void scale(const Exec& exec, View x, double factor) {
     require_view(exec, x, x.rows, x.cols, "scale");
+    if (is_cuda(exec)) return on_cuda::scale(exec, x, factor);
     const auto& table = kernels(exec.isa);
     for_rows(exec, x.rows, x.cols / 4, [&](std::int64_t r) {
         if (!is_ref(exec)) return table.scale(x.row<float>(r), static_cast<float>(factor), x.cols);
@@ -47,6 +79,7 @@ void scale(const Exec& exec, View x, double factor) {
 void glu(const Exec& exec, Gate act, View gate, View up, View out) {
     require_view(exec, up, gate.rows, gate.cols, "glu");
     require_view(exec, out, gate.rows, gate.cols, "glu");
+    if (is_cuda(exec)) return on_cuda::glu(exec, act, gate, up, out);
     const auto& table = kernels(exec.isa);
     const auto kernel = act == Gate::kSilu ? table.silu_glu : table.gelu_glu;
     for_rows(exec, gate.rows, gate.cols * 2, [&](std::int64_t r) {
@@ -64,8 +97,10 @@ void glu(const Exec& exec, Gate act, View gate, View up, View out) {
 void embed(const Exec& exec, const PackedView& table, std::span<const std::int32_t> tokens,
            double factor, View out) {
     require_view(exec, out, static_cast<std::int64_t>(tokens.size()), table.shape.cols, "embed");
+    for (const std::int32_t token : tokens)
+        require(token >= 0 && token < table.shape.rows, "embed", "a token is out of range");
+    if (is_cuda(exec)) return on_cuda::embed(exec, table, tokens, factor, out);
     for (std::size_t t = 0; t < tokens.size(); ++t) {
-        require(tokens[t] >= 0 && tokens[t] < table.shape.rows, "embed", "a token is out of range");
         decode_rows(exec, table, {tokens[t], 1}, out.slice_rows(static_cast<std::int64_t>(t), 1));
     }
     if (factor != 1.0) scale(exec, out, factor);
@@ -79,6 +114,7 @@ void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std:
             "rope", "rotated dims must be even and fit the head");
     require(rope.factors.empty() || std::ssize(rope.factors) == half, "rope",
             "one factor per frequency is needed");
+    if (is_cuda(exec)) return on_cuda::rope(exec, rope, head_dim, positions, x);
     const auto& table = kernels(exec.isa);
     const auto kernel =
         rope.style == RopeStyle::kHalves ? table.rope_halves : table.rope_interleaved;
@@ -110,6 +146,7 @@ void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std:
 
 void row_stats(const Exec& exec, View x, std::span<RowStats> out) {
     require_view(exec, x, std::ssize(out), x.cols, "row_stats");
+    if (is_cuda(exec)) return on_cuda::row_stats(exec, x, out);
     const auto& table = kernels(exec.isa);
     for_rows(exec, x.rows, x.cols * 2, [&](std::int64_t r) {
         RowStats& stats = out[static_cast<std::size_t>(r)];

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "ops/cuda_context.h"
 #include "ops/dispatch.h"
 
 namespace thimble {
@@ -25,6 +26,10 @@ std::byte* Workspace::take(std::size_t bytes) {
 
 View Workspace::take_view(DType dtype, std::int64_t rows, std::int64_t cols) {
     return {take(static_cast<std::size_t>(rows * cols) * size_of(dtype)), dtype, rows, cols, cols};
+}
+
+const Exec& Exec::host() const noexcept {
+    return device == Device::kCuda ? cuda->host() : *this;
 }
 
 const cpu::KernelTable& ops::kernels(Isa isa) {

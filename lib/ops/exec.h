@@ -21,7 +21,8 @@ enum class Activations : std::uint8_t { kAuto, kF32, kBf16, kI8 };
 // Bump allocator for one forward step; its capacity is fixed by the plan before work begins.
 class Workspace {
   public:
-    explicit Workspace(std::size_t bytes) : buffer_(bytes, Purpose::kActivations) {}
+    explicit Workspace(std::size_t bytes, Place place = Place::kHost)
+        : buffer_(bytes, Purpose::kActivations, place) {}
     // 64-byte aligned; throws Error(kFailure) past the capacity (a fault in the plan, not of the
     // user).
     [[nodiscard]] std::byte* take(std::size_t bytes);
@@ -50,13 +51,18 @@ class WorkspaceScope {
     std::size_t mark_;
 };
 
+class CudaContext;
+
 struct Exec {
     Device device = Device::kCpu;
     Isa isa = Isa::kPortable;
     Activations activations = Activations::kAuto;
     Team* team = nullptr;
     Workspace* workspace = nullptr;
+    CudaContext* cuda = nullptr;  // of Device::kCuda
 
+    // Work of the same step on host memory: itself, or what a CudaContext has for it.
+    [[nodiscard]] const Exec& host() const noexcept;
     [[nodiscard]] DType dtype() const noexcept {
         return device == Device::kRef ? DType::kF64 : DType::kF32;
     }

@@ -6,6 +6,7 @@
 #include "kernels/layout/interleaved.h"
 #include "kernels/ref/ref.h"
 #include "ops/dispatch.h"
+#include "ops/on_cuda.h"
 
 namespace thimble::ops {
 namespace {
@@ -150,7 +151,9 @@ void decode_interleaved(const PackedView& weight, std::int64_t r, Real* out) {
 
 }  // namespace
 
-MatmulInput::MatmulInput(const Exec& exec, View x) : exec_(exec), x_(x), scope_(*exec.workspace) {}
+MatmulInput::MatmulInput(const Exec& exec, View x) : exec_(exec), x_(x), scope_(*exec.workspace) {
+    if (is_cuda(exec)) cuda_ = std::make_unique<on_cuda::InputForms>();
+}
 MatmulInput::~MatmulInput() = default;
 
 void MatmulInput::prepare(Activations kind) {
@@ -186,9 +189,14 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) 
         require_view(exec, in, in.rows, p.weight.shape.cols, "matmul");
         require_view(exec, p.out, in.rows, p.weight.shape.rows, "matmul");
         if (p.bias) require_view(exec, *p.bias, 1, p.weight.shape.rows, "matmul");
+        if (is_cuda(exec)) {
+            on_cuda::matmul(exec, in, x.cuda(), p);
+            continue;
+        }
         interleaved = interleaved && is_interleaved(p.weight.layout);
         if (!is_ref(exec)) x.prepare(activations_for(p.weight.layout, exec));
     }
+    if (is_cuda(exec)) return;
     if (interleaved) return matmul_interleaved(exec, x, problems);
     for (const Matmul& p : problems) {
         if (is_ref(exec)) {
@@ -202,6 +210,7 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) 
 }
 
 std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64_t in) {
+    if (is_cuda(exec)) return on_cuda::matmul_input_bytes(exec, tokens, in);
     if (is_ref(exec) || exec.activations == Activations::kF32) return 0;
     const auto elements = static_cast<std::size_t>(tokens * in);
     const bool i8 = exec.activations == Activations::kI8 ||
@@ -247,6 +256,7 @@ void decode_rows(const Exec& exec, const PackedView& weight, RowRange range, Vie
     require_view(exec, out, range.count, weight.shape.cols, "decode_rows");
     require(range.first >= 0 && range.count >= 0 && range.first + range.count <= weight.shape.rows,
             "decode_rows", "the rows are outside the matrix");
+    if (is_cuda(exec)) return on_cuda::decode_rows(exec, weight, range, out);
     for (std::int64_t r = 0; r < range.count; ++r) {
         if (is_interleaved(weight.layout)) {
             if (is_ref(exec)) {

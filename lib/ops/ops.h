@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 
@@ -16,6 +17,15 @@ struct I8Block;
 }
 
 namespace thimble::ops {
+namespace on_cuda {
+struct InputForms;
+}
+
+// to = from, both on exec's device; to_host and to_device cross (exec is a CUDA device's) and wait
+// until the bytes have arrived.
+void copy(const Exec& exec, View from, View to);
+void copy_to_host(const Exec& exec, View from, View to);
+void copy_to_device(const Exec& exec, View from, View to);
 
 // out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight. x, out: [T, n]; weight: [1, n]. out may be x.
 void rms_norm(const Exec& exec, View x, View weight, double eps, View out);
@@ -46,6 +56,7 @@ class MatmulInput {
     void prepare(Activations kind);
     [[nodiscard]] const cpu::I8Block* i8() const noexcept { return i8_; }  // [T, in / 32]
     [[nodiscard]] View bf16() const noexcept { return bf16_; }             // rounded, held as F32
+    [[nodiscard]] on_cuda::InputForms& cuda() noexcept { return *cuda_; }
 
   private:
     const Exec& exec_;
@@ -53,6 +64,7 @@ class MatmulInput {
     WorkspaceScope scope_;
     const cpu::I8Block* i8_ = nullptr;
     View bf16_{};
+    std::unique_ptr<on_cuda::InputForms> cuda_;
 };
 
 // How a matmul with weights in `layout` reads its input: exec.activations, resolved where it is
@@ -125,6 +137,7 @@ struct AttnSegment {
     // Positions for the mask: [slots], -1 = empty slot; null: slot i is at first_position + i.
     const std::int64_t* positions = nullptr;
     std::int64_t first_position = 0;
+    bool on_host = false;  // in host memory though the queries are on a device
 };
 
 struct Attention {
@@ -148,6 +161,10 @@ void attention(const Exec& exec, const Attention& problem);
 // Workspace bytes that attention() and attention_state() take for `tokens` rows over `slots` slots.
 [[nodiscard]] std::size_t attention_workspace_bytes(std::int64_t tokens, int heads, int head_dim,
                                                     std::int64_t slots, Device device);
+
+// Host workspace that attention on a CUDA device takes for segments that lie in host memory.
+[[nodiscard]] std::size_t host_attention_bytes(std::int64_t tokens, int heads, int head_dim,
+                                               std::int64_t slots);
 
 // Mergeable attention state over one part of the KV: o is normalised within the part.
 struct AttnState {

@@ -7,6 +7,8 @@
 
 #include "core/error.h"
 #include "core/strings.h"
+#include "kernels/cuda/memory.h"
+#include "tensor/device.h"
 
 namespace thimble {
 namespace {
@@ -14,11 +16,16 @@ constexpr std::size_t kAlignment = 64;
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
+constexpr std::size_t kDeviceAlignment = 256;
+
 bool is_mapped(std::size_t bytes) { return bytes >= kHugePage; }
+Tier tier_of(Place place) { return place == Place::kDevice ? Tier::kVram : Tier::kRam; }
 }  // namespace
 
-std::size_t Buffer::charged_bytes(std::size_t bytes) noexcept {
-    const std::size_t unit = is_mapped(bytes) ? kPage : kAlignment;
+std::size_t Buffer::charged_bytes(std::size_t bytes, Place place) noexcept {
+    const std::size_t unit = place != Place::kHost ? kDeviceAlignment
+                             : is_mapped(bytes)    ? kPage
+                                                   : kAlignment;
     return (bytes + unit - 1) & ~(unit - 1);
 }
 
@@ -52,17 +59,37 @@ Buffer::Buffer(std::size_t bytes, Purpose purpose) : bytes_(bytes), purpose_(pur
     }
 }
 
+Buffer::Buffer(std::size_t bytes, Purpose purpose, Place place) {
+    if (place == Place::kHost) {
+        Buffer(bytes, purpose).swap(*this);
+        return;
+    }
+    if (bytes == 0) return;
+    Charge charge(tier_of(place), purpose, charged_bytes(bytes, place));
+    on_device([&] {
+        data_ = static_cast<std::byte*>(place == Place::kDevice ? cuda::allocate_device(bytes)
+                                                                : cuda::allocate_pinned(bytes));
+    });
+    charge.keep();
+    bytes_ = bytes, purpose_ = purpose, place_ = place;
+}
+
 void Buffer::reset() noexcept {
     if (data_ == nullptr) return;
-    const std::size_t charged = charged_bytes(bytes_);
-    if (is_mapped(bytes_)) {
+    const std::size_t charged = charged_bytes(bytes_, place_);
+    if (place_ == Place::kDevice) {
+        cuda::free_device(data_);
+    } else if (place_ == Place::kPinned) {
+        cuda::free_pinned(data_);
+    } else if (is_mapped(bytes_)) {
         munmap(data_, charged);
     } else {
         ::operator delete (data_, std::align_val_t{kAlignment});
     }
-    Ledger::process().release(Tier::kRam, purpose_, charged);
+    Ledger::process().release(tier_of(place_), purpose_, charged);
     data_ = nullptr;
     bytes_ = 0;
+    place_ = Place::kHost;
 }
 
 }  // namespace thimble

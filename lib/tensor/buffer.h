@@ -11,6 +11,13 @@
 
 namespace thimble {
 
+// Where a Buffer's bytes lie.
+enum class Place : std::uint8_t {
+    kHost,
+    kPinned,  // host memory that a device copies from and to without help; counts as ram
+    kDevice,  // counts as vram; only ops look inside
+};
+
 class Buffer {
   public:
     Buffer() = default;
@@ -18,6 +25,8 @@ class Buffer {
     // are given back to the system on destruction. Throws kOverBudget, or kFailure if the system
     // has none.
     Buffer(std::size_t bytes, Purpose purpose);
+    // Elsewhere: 256-byte aligned. Error(kOverBudget) where the device has no more.
+    Buffer(std::size_t bytes, Purpose purpose, Place place);
     ~Buffer() { reset(); }
     Buffer(Buffer&& other) noexcept { swap(other); }
     Buffer& operator=(Buffer&& other) noexcept {
@@ -28,6 +37,7 @@ class Buffer {
         std::swap(data_, other.data_);
         std::swap(bytes_, other.bytes_);
         std::swap(purpose_, other.purpose_);
+        std::swap(place_, other.place_);
     }
     void reset() noexcept;
 
@@ -50,12 +60,14 @@ class Buffer {
 
     // Bytes the ledger is charged for a request (rounded to the allocation's granularity): for
     // plans.
-    [[nodiscard]] static std::size_t charged_bytes(std::size_t bytes) noexcept;
+    [[nodiscard]] static std::size_t charged_bytes(std::size_t bytes,
+                                                   Place place = Place::kHost) noexcept;
 
   private:
     std::byte* data_ = nullptr;
     std::size_t bytes_ = 0;
     Purpose purpose_ = Purpose::kOther;
+    Place place_ = Place::kHost;
 };
 
 }  // namespace thimble

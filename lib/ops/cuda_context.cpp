@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/cuda_context.h"
+
+#include <cstring>
+
+#include "core/error.h"
+#include "tensor/device.h"
+
+namespace thimble {
+
+cuda::DeviceFacts cuda_device() {
+    return on_device([] { return cuda::open_device(); });
+}
+
+CudaContext::CudaContext(const Exec& host)
+    : host_(host),
+      facts_(cuda_device()),
+      blas_charge_(Tier::kVram, Purpose::kOther, cuda::Blas::kWorkspaceBytes),
+      blas_(on_device([&] { return std::make_unique<cuda::Blas>(compute_); })),
+      pinned_(kUploadBytes, Purpose::kIo, Place::kPinned),
+      device_(kUploadBytes, Purpose::kIo, Place::kDevice) {}
+
+CudaContext::~CudaContext() = default;
+
+std::size_t CudaContext::device_bytes() noexcept {
+    return cuda::Blas::kWorkspaceBytes + Buffer::charged_bytes(kUploadBytes, Place::kDevice);
+}
+std::size_t CudaContext::pinned_bytes() noexcept {
+    return Buffer::charged_bytes(kUploadBytes, Place::kPinned);
+}
+
+const void* CudaContext::upload(const void* from, std::size_t bytes) {
+    const std::size_t rounded = (bytes + 255) & ~std::size_t{255};
+    if (rounded > kUploadBytes)
+        throw Error(Exit::kFailure, "upload", std::to_string(bytes) + " bytes are too many");
+    if (used_ + rounded > kUploadBytes) {
+        on_device([&] { compute_.wait(); });  // until all of it has been read
+        used_ = 0;
+    }
+    std::byte* staged = pinned_.data() + used_;
+    std::byte* to = device_.data() + used_;
+    used_ += rounded;
+    std::memcpy(staged, from, bytes);
+    on_device([&] { cuda::copy_to_device(compute_, to, staged, bytes); });
+    return to;
+}
+
+}  // namespace thimble

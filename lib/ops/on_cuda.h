@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The operations of ops.h on Device::kCuda: shapes have been checked.
+#pragma once
+
+#include "ops/ops.h"
+
+namespace thimble::ops::on_cuda {
+
+void rms_norm(const Exec& exec, View x, View weight, double eps, View out);
+void add(const Exec& exec, View a, View b, View out);
+void scale(const Exec& exec, View x, double factor);
+void glu(const Exec& exec, Gate act, View gate, View up, View out);
+void embed(const Exec& exec, const PackedView& table, std::span<const std::int32_t> tokens,
+           double factor, View out);
+void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std::int64_t> positions,
+          View x);
+void row_stats(const Exec& exec, View x, std::span<RowStats> out);
+void decode_rows(const Exec& exec, const PackedView& weight, RowRange range, View out);
+void encode_kv(const Exec& exec, View x, int head_dim, LayoutId layout, std::byte* out,
+               std::size_t token_bytes, std::size_t head_bytes);
+void copy(const Exec& exec, View from, View to);
+void attention(const Exec& exec, const Attention& problem, const AttnState* state);
+[[nodiscard]] std::size_t attention_workspace_bytes(std::int64_t tokens, int heads, int head_dim,
+                                                    std::int64_t slots);
+// On the host, for segments that lie there.
+[[nodiscard]] std::size_t host_attention_bytes(std::int64_t tokens, int heads, int head_dim,
+                                               std::int64_t slots);
+void merge(const Exec& exec, const AttnState& part, AttnState into, int head_dim);
+
+// The forms of a matmul's input on the device, made when first wanted.
+struct InputForms {
+    const std::int8_t* codes = nullptr;  // and their scales and sums: kernels/cuda/kernels.h
+    const float *scales = nullptr, *sums = nullptr;
+    const std::uint16_t *f16 = nullptr, *bf16 = nullptr;
+};
+void matmul(const Exec& exec, View x, InputForms& forms, const Matmul& problem);
+[[nodiscard]] std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens,
+                                             std::int64_t in);
+
+}  // namespace thimble::ops::on_cuda

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which kernel multiplies, by layout, activations and number of tokens. A few tokens: one pass over
+// the weights, in 8 bits where the layout has dot products of bytes and --activations allows, else
+// in floats. More: cuBLAS for f16 and bf16, tensor cores for the layouts that have them, both with
+// the input rounded to 16 bits (finer than 8-bit codes); with --activations f32 always floats.
+#include "ops/cuda_matrix.h"
+#include "ops/on_cuda.h"
+
+namespace thimble::ops::on_cuda {
+namespace {
+
+bool is_half(LayoutId layout) { return layout == LayoutId::k_f16 || layout == LayoutId::k_bf16; }
+
+cuda::Matmul problem_of(View x, const Matmul& p) {
+    return {.weight = matrix(p.weight),
+            .x = floats(x),
+            .tokens = x.rows,
+            .x_stride = x.stride,
+            .codes = nullptr,
+            .scales = nullptr,
+            .sums = nullptr,
+            .out = floats(p.out),
+            .out_stride = p.out.stride,
+            .bias = p.bias ? floats(*p.bias) : nullptr,
+            .accumulate = p.accumulate};
+}
+
+template <class T>
+T* take(const Exec& exec, std::int64_t n) {
+    return reinterpret_cast<T*>(
+        exec.workspace->take(static_cast<std::size_t>(n) * sizeof(T)));
+}
+
+void quantise(const Exec& exec, View x, InputForms& forms) {
+    if (forms.codes != nullptr) return;
+    const std::int64_t blocks = x.rows * (x.cols / 32);
+    auto* codes = take<std::int8_t>(exec, x.rows * x.cols);
+    auto* scales = take<float>(exec, blocks);
+    auto* sums = take<float>(exec, 2 * blocks);
+    launch(exec, cuda::supports_quantise_i8, cuda::quantise_i8,
+           cuda::QuantiseI8{.x = floats(x),
+                            .rows = x.rows,
+                            .cols = x.cols,
+                            .stride = x.stride,
+                            .codes = codes,
+                            .scales = scales,
+                            .sums = sums});
+    forms.codes = codes, forms.scales = scales, forms.sums = sums;
+}
+
+const std::uint16_t* narrow(const Exec& exec, View x, LayoutId layout, InputForms& forms) {
+    const std::uint16_t*& form = layout == LayoutId::k_f16 ? forms.f16 : forms.bf16;
+    if (form != nullptr) return form;
+    auto* out = take<std::uint16_t>(exec, x.rows * x.cols);
+    launch(exec, cuda::supports_narrow, cuda::narrow,
+           cuda::Narrow{.x = floats(x),
+                        .rows = x.rows,
+                        .cols = x.cols,
+                        .stride = x.stride,
+                        .layout = layout,
+                        .out = out});
+    form = out;
+    return form;
+}
+
+void few(const Exec& exec, View x, InputForms& forms, const Matmul& p, bool exact) {
+    cuda::Matmul problem = problem_of(x, p);
+    if (is_half(p.weight.layout) && cuda::supports_matvec_half(problem))
+        return launch(exec, cuda::supports_matvec_half, cuda::matvec_half, problem);
+    if (!exact && cuda::supports_matvec_i8(problem)) {
+        quantise(exec, x, forms);
+        problem.codes = forms.codes, problem.scales = forms.scales, problem.sums = forms.sums;
+        return launch(exec, cuda::supports_matvec_i8, cuda::matvec_i8, problem);
+    }
+    launch(exec, cuda::supports_matvec, cuda::matvec, problem);
+}
+
+void many(const Exec& exec, View x, InputForms& forms, const Matmul& p, bool exact) {
+    const cuda::Matmul problem = problem_of(x, p);
+    if (exact) return launch(exec, cuda::supports_matmul, cuda::matmul, problem);
+    if (is_half(p.weight.layout) && !p.bias) {
+        cuda::Gemm gemm{.blas = &exec.cuda->blas(),
+                        .weight = problem.weight,
+                        .x = nullptr,
+                        .tokens = x.rows,
+                        .out = problem.out,
+                        .out_stride = problem.out_stride,
+                        .accumulate = p.accumulate};
+        gemm.x = narrow(exec, x, p.weight.layout, forms);
+        if (cuda::supports_gemm(gemm))
+            return launch(exec, cuda::supports_gemm, cuda::gemm, gemm);
+    }
+    if (cuda::supports_matmul_mma(problem))
+        return launch(exec, cuda::supports_matmul_mma, cuda::matmul_mma, problem);
+    launch(exec, cuda::supports_matmul, cuda::matmul, problem);
+}
+
+std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; }
+
+}  // namespace
+
+void matmul(const Exec& exec, View x, InputForms& forms, const Matmul& problem) {
+    if (x.rows == 0) return;
+    const bool exact = exec.activations == Activations::kF32;
+    if (x.rows <= cuda::kMatvecTokens) return few(exec, x, forms, problem, exact);
+    many(exec, x, forms, problem, exact);
+}
+
+std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64_t in) {
+    if (exec.activations == Activations::kF32) return 0;
+    const std::int64_t blocks = std::min(tokens, cuda::kMatvecTokens) * (in / 32);
+    const auto few_bytes = aligned(static_cast<std::size_t>(32 * blocks)) +
+                           aligned(static_cast<std::size_t>(blocks) * sizeof(float)) +
+                           aligned(static_cast<std::size_t>(2 * blocks) * sizeof(float));
+    const std::size_t many_bytes =
+        tokens > cuda::kMatvecTokens ? 2 * aligned(static_cast<std::size_t>(2 * tokens * in)) : 0;
+    return std::max(few_bytes, many_bytes);
+}
+
+}  // namespace thimble::ops::on_cuda
