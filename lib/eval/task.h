@@ -92,6 +92,8 @@ class TaskType {
                                                      std::string_view where) const = 0;
 };
 [[nodiscard]] const Registry<TaskType>& task_types();
+// Of all of them: what the value of --task can be.
+[[nodiscard]] std::vector<InlineForm> task_forms();
 
 // A leaf's TaskType from a description {kName, kHelp, Options with visit() and file} and a function
 // that makes a Task of Options.
@@ -127,11 +129,14 @@ template <class Leaf, class Make>
 // What differs from the defaults, as "key=value,...", for records: no host path is in it.
 template <class Options>
 [[nodiscard]] std::string options_without_files(Options options) {
-    options.file.clear();
-    if constexpr (requires { options.fewshot; }) options.fewshot.clear();
+    const Visitable visit = [&](OptionVisitor& v) { options.visit(v); };
+    for (const OptionRecord& record : list_options(visit)) {
+        if (!record.info.is_input) continue;
+        const std::string none;
+        set_option(visit, record.info.name, {&none, 1}, record.info.name);
+    }
     Options defaults;
-    return format_inline_options([&](OptionVisitor& v) { options.visit(v); },
-                                 [&](OptionVisitor& v) { defaults.visit(v); });
+    return format_inline_options(visit, [&](OptionVisitor& v) { defaults.visit(v); });
 }
 
 // "hellaswag:file=val.jsonl"

@@ -114,7 +114,8 @@ void Pipeline::open_gates() {
     suite_.declare(declared);
     if (options.bench) declared.speed.emplace();
     const auto figures = eval::figures_of(declared, baseline_ ? &*baseline_ : nullptr);
-    for (const std::string& text : options.asserts) gates_.emplace_back(text).check(figures);
+    for (const std::string& text : options.asserts)
+        (void)eval::check_gate(gates_.emplace_back(text, "--assert"), figures);
 }
 
 // As texts are scored, by both models.

@@ -58,7 +58,7 @@ class Pipeline {
     eval::Suite suite_;
     std::unique_ptr<eval::Journal> journal_;
     std::optional<eval::Record> baseline_;
-    std::vector<eval::Gate> gates_;
+    std::vector<Gate> gates_;
 };
 
 void run_compare(const CompareOptions& options, cli::Context& context);

@@ -29,7 +29,11 @@ class Perplexity final : public Task {
         std::string score = "half";
         std::int64_t buckets = 0;
         void visit(OptionVisitor& v) {
-            v.option({.name = "file", .help = "the text; - for stdin", .value = "FILE"}, file);
+            v.option({.name = "file",
+                      .help = "the text; - for stdin",
+                      .value = "FILE",
+                      .is_input = true},
+                     file);
             v.option({.name = "score",
                       .help = "predictions that count: those of a window's second half, or all",
                       .choices = {"half", "all"}},
