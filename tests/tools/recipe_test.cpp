@@ -76,6 +76,10 @@ TEST_CASE("recipe: threads and budget do not change a result, the instruction se
     REQUIRE(k.run(with(kRun, {"--threads", "1"})).exit == 0);
     CHECK(has(k.run(with(kRun, {"--threads", "2", "--max-memory", "ram=100MiB"})).err,
               "nothing to do"));
+    const ProcessResult why =
+        k.run({"explain", "a", "--set", "text=in.txt", "--cpu-isa", "portable"});
+    CHECK(has(why.out, "\n  options.cpu-isa: default -> [\"portable\"]\n"));
+    CHECK(has(why.out, "\n  isa: "));  // the one in use, also where none is asked for
     CHECK(has(k.run(with(kRun, {"--cpu-isa", "portable"})).err, "a: toy ("));
 }
 
