@@ -186,7 +186,9 @@ void parse_inline_options(std::string_view text, const Visitable& options, std::
     if (text.empty()) return;
     const std::vector<OptionRecord> records = list_options(options);
     std::map<std::string, std::vector<std::string>> given;
-    for (auto& [key, value, at] : split_inline_options(text)) {
+    for (const InlineOption& option : split_inline_options(text)) {
+        const std::string& key = option.key;
+        std::string value = option.value;
         const auto record = std::find_if(records.begin(), records.end(),
                                          [&](const auto& r) { return key == r.info.name; });
         const std::string place = std::string(where) + ": " + escaped(key);
