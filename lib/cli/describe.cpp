@@ -158,6 +158,19 @@ void append_epilog(std::string& out, const ToolInfo& tool) {
         "73 cannot create\noutput, 74 I/O error, 75 run again, 77 over the memory budget.\n";
 }
 
+// By name of the form, the keys whose values are input files.
+Json inline_inputs(const OptionInfo& info) {
+    Json forms = Json::object();
+    if (info.inline_forms == nullptr) return forms;
+    for (const InlineForm& form : info.inline_forms()) {
+        Json keys = Json::array();
+        for (const OptionRecord& record : form.options)
+            if (record.info.is_input) keys.push(record.info.name);
+        if (!keys.as_array("keys").empty()) forms.set(form.name, keys);
+    }
+    return forms;
+}
+
 }  // namespace
 
 std::string full_name(const ToolInfo& tool, const Command& command) {
@@ -212,6 +225,8 @@ Json option_schema(const ToolInfo& tool, const Command& command,
         if (record.type == OptionType::kList) entry.set("items", element);
         if (!info.required) entry.set("default", record_value(record));
         if (info.is_input) entry.set("x-input", true);
+        const Json forms = inline_inputs(info);
+        if (!forms.as_members("forms").empty()) entry.set("x-inline-inputs", forms);
         if (info.is_output) entry.set("x-output", true);
         entry.set("x-changes-output", info.changes_output);
         if (*info.also != 0) {

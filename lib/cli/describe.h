@@ -19,8 +19,9 @@ namespace thimble::cli {
                                     const Command& command, std::span<const OptionRecord> records);
 
 // JSON Schema (2020-12) of a config file. Beyond the standard keywords: "x-input", "x-output" (the
-// value names a file), "x-changes-output", "x-aliases", "x-version"; of a
-// tool's default command "x-commands", the others' names.
+// value names a file), "x-inline-inputs" (by the name before its colon, the keys of an inline value
+// that name files), "x-changes-output", "x-aliases", "x-version"; of a tool's default command
+// "x-commands", the others' names.
 [[nodiscard]] Json option_schema(const ToolInfo& tool, const Command& command,
                                  std::span<const OptionRecord> records);
 

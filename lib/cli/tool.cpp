@@ -20,6 +20,23 @@
 namespace thimble::cli {
 namespace {
 
+// The input files that a value "name:key=value,..." names.
+std::vector<std::string> inline_files(const OptionInfo& info, std::string_view value) {
+    std::vector<std::string> files;
+    const std::size_t colon = value.find(':');
+    if (info.inline_forms == nullptr || colon == std::string_view::npos) return files;
+    for (const InlineForm& form : info.inline_forms()) {
+        if (form.name != value.substr(0, colon)) continue;
+        for (const InlineOption& option : split_inline_options(value.substr(colon + 1))) {
+            for (const OptionRecord& record : form.options) {
+                if (record.info.is_input && option.key == record.info.name && option.value != "-")
+                    files.push_back(option.value);
+            }
+        }
+    }
+    return files;
+}
+
 // What a command tells about itself instead of running.
 struct AboutOptions {
     std::string config;
@@ -234,6 +251,8 @@ class Invocation {
             for (const std::string& path : record.values) {
                 if (path.empty() || path == "-") continue;
                 if (record.info.is_output) outputs.push_back(path);
+                for (std::string& file : inline_files(record.info, path))
+                    taken.push_back(std::move(file));
                 if (!record.info.is_input) continue;
                 taken.push_back(path);
                 std::error_code none;

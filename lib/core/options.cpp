@@ -125,27 +125,6 @@ class Setter final : public OptionVisitor {
     std::string where_;
 };
 
-// Splits "a=1,b=x\,y" at unescaped commas; the escapes are undone in the values only.
-std::vector<std::pair<std::string, std::string>> split_inline(std::string_view text) {
-    std::vector<std::pair<std::string, std::string>> pairs(1);
-    bool in_value = false;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        const char c = text[i];
-        if (c == ',') {
-            pairs.emplace_back();
-            in_value = false;
-        } else if (!in_value && c == '=') {
-            in_value = true;
-        } else if (!in_value) {
-            pairs.back().first += c;
-        } else {
-            if (c == '\\' && i + 1 < text.size()) ++i;
-            pairs.back().second += text[i];
-        }
-    }
-    return pairs;
-}
-
 std::string escape_inline(std::string_view text) {
     std::string out;
     for (const char c : text) {
@@ -174,13 +153,42 @@ void set_option(const Visitable& options, std::string_view name, std::span<const
                 did_you_mean(name, names));
 }
 
+// Splits at unescaped commas; the escapes are undone in the values only.
+std::vector<InlineOption> split_inline_options(std::string_view text) {
+    std::vector<InlineOption> options(1);
+    bool in_value = false;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const char c = text[i];
+        if (c == ',') {
+            options.emplace_back();
+            in_value = false;
+        } else if (!in_value && c == '=') {
+            in_value = true;
+            options.back().at = i + 1;
+        } else if (!in_value) {
+            options.back().key += c;
+        } else {
+            if (c == '\\' && i + 1 < text.size()) ++i;
+            options.back().value += text[i];
+        }
+    }
+    return options;
+}
+
+std::string join_inline_options(std::span<const InlineOption> options) {
+    std::string out;
+    for (const InlineOption& option : options)
+        out += (out.empty() ? "" : ",") + option.key + "=" + escape_inline(option.value);
+    return out;
+}
+
 void parse_inline_options(std::string_view text, const Visitable& options, std::string_view where) {
     if (text.empty()) return;
     const std::vector<OptionRecord> records = list_options(options);
     std::map<std::string, std::vector<std::string>> given;
-    for (const auto& pair : split_inline(text)) {
-        const std::string& key = pair.first;
-        std::string value = pair.second;
+    for (const InlineOption& option : split_inline_options(text)) {
+        const std::string& key = option.key;
+        std::string value = option.value;
         const auto record = std::find_if(records.begin(), records.end(),
                                          [&](const auto& r) { return key == r.info.name; });
         const std::string place = std::string(where) + ": " + escaped(key);
@@ -198,15 +206,12 @@ void parse_inline_options(std::string_view text, const Visitable& options, std::
 
 std::string format_inline_options(const Visitable& options, const Visitable& defaults) {
     const std::vector<OptionRecord> now = list_options(options), before = list_options(defaults);
-    std::string out;
+    std::vector<InlineOption> changed;
     for (std::size_t i = 0; i < now.size(); ++i) {
         if (i < before.size() && now[i].values == before[i].values) continue;
-        for (const std::string& value : now[i].values) {
-            if (!out.empty()) out += ',';
-            out += std::string(now[i].info.name) + "=" + escape_inline(value);
-        }
+        for (const std::string& value : now[i].values) changed.push_back({now[i].info.name, value});
     }
-    return out;
+    return join_inline_options(changed);
 }
 
 }  // namespace thimble

@@ -18,6 +18,8 @@
 
 namespace thimble {
 
+struct InlineForm;
+
 struct OptionInfo {
     const char* name;  // long name, kebab-case: flag --name and YAML key
     char letter = 0;   // short flag or 0
@@ -32,6 +34,8 @@ struct OptionInfo {
     // Comma-separated aliases that users know; "ctk" is accepted as --ctk and as -ctk.
     const char* also = "";
     bool positional = false;  // may be given without its flag
+    // What "name:key=value,..." can be, for an option whose value has that form; null: none.
+    std::vector<InlineForm> (*inline_forms)() = nullptr;
 };
 
 class OptionVisitor {
@@ -60,6 +64,12 @@ struct OptionRecord {
 };
 [[nodiscard]] std::vector<OptionRecord> list_options(const Visitable& options);
 
+// A name that options can follow, "name:key=value,...".
+struct InlineForm {
+    std::string name;
+    std::vector<OptionRecord> options;
+};
+
 // Sets the option called `name` from text, with type, bounds and choices checked; a list takes all
 // of `texts`, the others exactly one. Error(kUsage) naming `where`.
 void set_option(const Visitable& options, std::string_view name, std::span<const std::string> texts,
@@ -70,6 +80,13 @@ void set_option(const Visitable& options, std::string_view name, std::span<const
 // out, and a list's key may be repeated. Unknown key, bad value or duplicate: Error(kUsage) naming
 // `where`.
 void parse_inline_options(std::string_view text, const Visitable& options, std::string_view where);
+// "key=value,key=value" in the order given, escapes undone; and its text again.
+struct InlineOption {
+    std::string key, value;
+    std::size_t at = 0;  // where the value begins in the text
+};
+[[nodiscard]] std::vector<InlineOption> split_inline_options(std::string_view text);
+[[nodiscard]] std::string join_inline_options(std::span<const InlineOption> options);
 // The inverse: "key=value,..." of every option that differs from the defaults given.
 [[nodiscard]] std::string format_inline_options(const Visitable& options,
                                                 const Visitable& defaults);

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <map>
 
+#include "core/error.h"
+#include "core/strings.h"
 #include "eval/gate.h"
 
 namespace thimble::eval {
@@ -59,6 +61,23 @@ std::vector<Figure> figures_of(const Record& record, const Record* baseline) {
         out.push_back(std::move(figure));
     }
     return out;
+}
+
+GateResult check_gate(const Gate& gate, const std::vector<Figure>& figures) {
+    return gate.evaluate([&](const std::string& name) {
+        std::vector<std::string> known;
+        std::string list;
+        for (const Figure& figure : figures) {
+            if (figure.name == name) return figure.value;
+            known.push_back(figure.name);
+            list += (list.empty() ? "" : ", ") + figure.name;
+        }
+        const std::string hint = did_you_mean(name, known);
+        throw Error(Exit::kUsage, gate.where(),
+                    "gate '" + escaped(gate.text()) + "': there is no figure '" + escaped(name) +
+                        "'" + (name.starts_with("baseline.") ? " (or no --baseline)" : ""),
+                    (hint.empty() ? "" : hint + " ") + "figures: " + list);
+    });
 }
 
 }  // namespace thimble::eval

@@ -63,6 +63,7 @@ TaskNeeds Suite::needs() const {
         all.sequence_tokens = std::max(all.sequence_tokens, one.sequence_tokens);
         all.logit_rows = std::max(all.logit_rows, one.logit_rows);
         all.reference |= one.reference;
+        all.state_tokens = std::max(all.state_tokens, one.state_tokens);
     }
     return all;
 }
@@ -81,6 +82,12 @@ double Suite::compared_tokens() const {
     double sum = 0;
     for (const Entry& entry : tasks_)
         sum += entry.task->needs().reference ? entry.task->predicted_tokens() : 0;
+    return sum;
+}
+
+std::int64_t Suite::passes() const {
+    std::int64_t sum = 0;
+    for (const Entry& entry : tasks_) sum += entry.task->passes();
     return sum;
 }
 
@@ -150,6 +157,7 @@ void Suite::take(std::string_view task, std::int64_t sample, const Json& outcome
 bool Suite::run(const TaskRun& run, Journal* journal, const Progress& progress,
                 const std::function<void()>& release_reference) {
     TaskRun now = run;
+    now.progress = progress;
     for (Entry& entry : tasks_) {
         if (now.reference != nullptr && !entry.task->needs().reference) {
             now.reference = nullptr;

@@ -27,6 +27,7 @@ class Suite {
     void add_to_plan(Plan& plan) const;
     [[nodiscard]] double predicted_tokens() const;
     [[nodiscard]] double compared_tokens() const;  // of these, through the reference too
+    [[nodiscard]] std::int64_t passes() const;     // over each model's layers, for the texts
     // Every figure that results() will hold, its value not a number.
     void declare(Record& record) const;
 

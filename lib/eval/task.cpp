@@ -20,6 +20,15 @@ const Registry<TaskType>& task_types() {
     return registry;
 }
 
+std::vector<InlineForm> task_forms() {
+    std::vector<InlineForm> out;
+    for (const auto& type : task_types().items()) {
+        out.push_back({std::string(type->name()),
+                       list_options([&](OptionVisitor& v) { type->visit_options(v); })});
+    }
+    return out;
+}
+
 std::unique_ptr<Task> make_task(std::string_view spec, std::string_view where) {
     const std::size_t colon = spec.find(':');
     const std::string_view options =

@@ -32,6 +32,8 @@ struct TaskSetting {
     std::int64_t windows_limit = 0;  // most windows of a text; 0: all
     std::int64_t samples_limit = 0;  // most samples of the other tasks; 0: all
     std::int64_t shots = 0;          // solved examples before each sample
+    // Windows of a text that go through a layer together; 0: none. May change until load().
+    std::int64_t group_windows = 0;
 };
 
 // What the runners must provide for a task.
@@ -39,12 +41,15 @@ struct TaskNeeds {
     std::int64_t sequence_tokens = 0;  // longest sequence
     std::int64_t logit_rows = 0;       // most rows of logits asked for at once
     bool reference = false;            // compares with the reference
+    std::int64_t state_tokens = 0;     // most tokens whose states are kept between layers
 };
 
 struct TaskRun {
     Runner& model;
     Runner* reference = nullptr;
     std::function<bool()> interrupted = {};  // may be empty
+    // On the way to a sample's outcome; may be empty.
+    std::function<void(std::string_view what, std::int64_t done, std::int64_t total)> progress = {};
 };
 
 class Task {
@@ -61,6 +66,8 @@ class Task {
     // What it holds beside the runners and the tokenizer.
     virtual void add_to_plan(Plan& plan) const = 0;
     [[nodiscard]] virtual double predicted_tokens() const = 0;  // fed in all, for times
+    // Passes over each model's layers, of texts only.
+    [[nodiscard]] virtual std::int64_t passes() const { return 0; }
 
     virtual void load() {}  // what open() left on disk
     // After load(): options, file and its hash, samples and shots, without figures.
@@ -92,6 +99,8 @@ class TaskType {
                                                      std::string_view where) const = 0;
 };
 [[nodiscard]] const Registry<TaskType>& task_types();
+// Of all of them: what the value of --task can be.
+[[nodiscard]] std::vector<InlineForm> task_forms();
 
 // A leaf's TaskType from a description {kName, kHelp, Options with visit() and file} and a function
 // that makes a Task of Options.
@@ -127,11 +136,14 @@ template <class Leaf, class Make>
 // What differs from the defaults, as "key=value,...", for records: no host path is in it.
 template <class Options>
 [[nodiscard]] std::string options_without_files(Options options) {
-    options.file.clear();
-    if constexpr (requires { options.fewshot; }) options.fewshot.clear();
+    const Visitable visit = [&](OptionVisitor& v) { options.visit(v); };
+    for (const OptionRecord& record : list_options(visit)) {
+        if (!record.info.is_input) continue;
+        const std::string none;
+        set_option(visit, record.info.name, {&none, 1}, record.info.name);
+    }
     Options defaults;
-    return format_inline_options([&](OptionVisitor& v) { options.visit(v); },
-                                 [&](OptionVisitor& v) { defaults.visit(v); });
+    return format_inline_options(visit, [&](OptionVisitor& v) { defaults.visit(v); });
 }
 
 // "hellaswag:file=val.jsonl"

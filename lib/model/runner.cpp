@@ -237,6 +237,8 @@ void Runner::forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64
     }
 }
 
+std::uint64_t Runner::streamed_bytes() const noexcept { return state_->store->streamed_bytes(); }
+
 std::uint64_t Runner::bytes_per_token(std::int64_t context_tokens) const {
     const State& s = *state_;
     const ModelInfo info = s.spec().info();

@@ -60,6 +60,8 @@ class Runner {
     [[nodiscard]] static StorePlan store_plan(const ModelSource& source,
                                               const RunnerOptions& options);
 
+    // Bytes of layers that were read from disk since the model was loaded.
+    [[nodiscard]] std::uint64_t streamed_bytes() const noexcept;
     // State bytes moved per decoded token at a context of n tokens: weights read + KV read and
     // written.
     [[nodiscard]] std::uint64_t bytes_per_token(std::int64_t context_tokens) const;

@@ -6,7 +6,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -80,11 +79,10 @@ class WeightStore {
   public:
     virtual ~WeightStore() = default;
     [[nodiscard]] virtual Lease acquire(UnitId unit) = 0;
-    // (optional) The order in which units will be acquired, over and over: what is read ahead.
-    // Without a call: that of the forward pass.
-    virtual void prefetch(std::span<const UnitId> order) { (void)order; }
     // Bytes of weights that one decoded token reads from memory.
     [[nodiscard]] virtual std::uint64_t bytes_per_token() const noexcept = 0;
+    // Read from disk so far for layers that do not stay, read-ahead included.
+    [[nodiscard]] virtual std::uint64_t streamed_bytes() const noexcept { return 0; }
 
   private:
     friend class Lease;

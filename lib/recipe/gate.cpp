@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "recipe/gate.h"
 
-#include <charconv>
-#include <cmath>
-#include <cstdio>
 #include <limits>
 #include <vector>
 
@@ -37,96 +34,55 @@ void collect(const Json& json, const std::string& path, std::vector<Figure>& fig
 
 std::string key_of(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
-std::string number_text(double value) {
-    char text[32];
-    std::snprintf(text, sizeof(text), "%.6g", value);
-    return text;
+std::vector<Figure> figures_of(const Json& json) {
+    std::vector<Figure> figures;
+    collect(json, "", figures);
+    return figures;
 }
 
-bool compare(double value, const std::string& relation, double limit) {
-    if (std::isnan(value)) return false;
-    if (relation == "<") return value < limit;
-    if (relation == "<=") return value <= limit;
-    if (relation == ">") return value > limit;
-    if (relation == ">=") return value >= limit;
-    return (value == limit) == (relation == "==");
+double number_of(const Figure& figure) {
+    return figure.value->is_null() ? std::numeric_limits<double>::quiet_NaN()
+                                   : figure.value->as_double(figure.path);
 }
 
-GateResult judged(const Gate& gate, const Json& value) {
-    const double number =
-        value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.as_double(gate.figure);
-    return {compare(number, gate.relation, gate.limit), number};
-}
-
-std::string trimmed(std::string_view text) {
-    const std::size_t first = text.find_first_not_of(" \t");
-    if (first == std::string_view::npos) return {};
-    return std::string(text.substr(first, text.find_last_not_of(" \t") - first + 1));
+double find(const std::vector<Figure>& named, const std::vector<Figure>& all,
+            const std::string& name, const std::string& where) {
+    for (const auto* figures : {&named, &all})
+        for (const Figure& figure : *figures)
+            if (figure.path == name) return number_of(figure);
+    std::vector<const Figure*> found;
+    std::vector<std::string> names;
+    for (const Figure& figure : all) {
+        names.push_back(key_of(figure.path));
+        if (names.back() == name) found.push_back(&figure);
+    }
+    if (found.empty())
+        throw Error(Exit::kUsage, where, "the result has no figure '" + escaped(name) + "'",
+                    did_you_mean(name, names));
+    if (found.size() > 1)
+        throw Error(Exit::kUsage, where, "'" + escaped(name) + "' names several figures",
+                    "write " + found[0]->path + " or " + found[1]->path);
+    return number_of(*found.front());
 }
 
 }  // namespace
 
-std::string Gate::text() const { return figure + relation + number_text(limit); }
-
-Gate parse_gate(std::string_view text, std::string_view where) {
-    const auto bad = [&](const char* what) {
-        return Error(Exit::kUsage, std::string(where), "gate '" + escaped(text) + "' " + what,
-                     "write a figure, one of < <= > >= == != and a number: kld_mean<0.03");
-    };
-    const std::size_t at = text.find_first_of("<>=!");
-    if (at == std::string_view::npos) throw bad("compares nothing");
-    const std::size_t end = text.find_first_not_of("<>=!", at);
-    Gate gate{.figure = trimmed(text.substr(0, at)), .relation = {}, .limit = 0, .where = {}};
-    gate.relation = text.substr(at, end == std::string_view::npos ? end : end - at);
-    gate.where = where;
-    static constexpr std::string_view kName =
-        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.";
-    if (gate.figure.empty() || gate.figure.find_first_not_of(kName) != std::string::npos)
-        throw bad("does not begin with the name of a figure");
-    const std::vector<std::string> relations = {"<", "<=", ">", ">=", "==", "!="};
-    bool known = false;
-    for (const std::string& relation : relations) known |= relation == gate.relation;
-    if (!known) throw bad("has no such comparison");
-    const std::string limit = end == std::string_view::npos ? "" : trimmed(text.substr(end));
-    const char* last = limit.data() + limit.size();
-    const auto [stop, failed] = std::from_chars(limit.data(), last, gate.limit);
-    if (limit.empty() || failed != std::errc{} || stop != last || !std::isfinite(gate.limit))
-        throw bad("does not end with a number");
-    return gate;
-}
-
 GateResult check_gate(const Gate& gate, const Json& result) {
-    std::vector<Figure> figures;
     const Json* named = result.find("figures");
-    if (named != nullptr) {
-        collect(*named, "", figures);
-        for (const Figure& figure : figures)
-            if (figure.path == gate.figure) return judged(gate, *figure.value);
-    }
-    figures.clear();
-    collect(result, "", figures);
-    std::vector<const Figure*> found;
-    std::vector<std::string> names;
-    for (const Figure& figure : figures) {
-        names.push_back(key_of(figure.path));
-        if (figure.path == gate.figure) {
-            found = {&figure};
-            break;
-        }
-        if (key_of(figure.path) == gate.figure) found.push_back(&figure);
-    }
-    if (found.empty())
-        throw Error(Exit::kUsage, gate.where, "the result has no figure '" + gate.figure + "'",
-                    did_you_mean(gate.figure, names));
-    if (found.size() > 1)
-        throw Error(Exit::kUsage, gate.where, "'" + gate.figure + "' names several figures",
-                    "write " + found[0]->path + " or " + found[1]->path);
-    return judged(gate, *found.front()->value);
+    const std::vector<Figure> first = named == nullptr ? std::vector<Figure>{} : figures_of(*named);
+    const std::vector<Figure> all = figures_of(result);
+    return gate.evaluate(
+        [&](const std::string& name) { return find(first, all, name, gate.where()); });
 }
 
-std::string gate_line(const Gate& gate, const GateResult& result) {
-    return gate.text() + (result.holds ? " holds: " : " failed: ") + gate.figure + " is " +
-           (std::isnan(result.value) ? "not a number" : number_text(result.value));
+Json gate_json(const Gate& gate, const GateResult& result) {
+    Json entry = Json::object();
+    entry.set("assert", gate.text());
+    entry.set("left", result.left);
+    entry.set("right", result.right);
+    entry.set("holds", result.holds);
+    entry.set("line", describe(gate, result));
+    return entry;
 }
 
 }  // namespace thimble::recipe

@@ -64,8 +64,8 @@ std::string mermaid(const Recipe& recipe) {
         const Step& step = recipe.steps[i];
         out += "  s" + std::to_string(i) + "[\"" + step.id + "<br/>" + uses_of(step);
         for (const Gate& gate : step.gates) {
-            out += "<br/>" + gate.figure;
-            for (const char c : gate.text().substr(gate.figure.size()))
+            out += "<br/>";
+            for (const char c : gate.text())
                 out += c == '<' ? "&lt;" : c == '>' ? "&gt;" : std::string(1, c);
         }
         out += "\"]\n";

@@ -135,15 +135,8 @@ Json Runner::check_gates(std::size_t i, const std::string& key) const {
     Json results = Json::array();
     if (recipe_.steps[i].gates.empty()) return results;
     const Json figures = read_json_file(figures_path(i, key));
-    for (const Gate& gate : recipe_.steps[i].gates) {
-        const GateResult result = check_gate(gate, figures);
-        Json entry = Json::object();
-        entry.set("assert", gate.text());
-        entry.set("value", result.value);
-        entry.set("holds", result.holds);
-        entry.set("line", gate_line(gate, result));
-        results.push(entry);
-    }
+    for (const Gate& gate : recipe_.steps[i].gates)
+        results.push(gate_json(gate, check_gate(gate, figures)));
     return results;
 }
 

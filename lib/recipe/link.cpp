@@ -91,7 +91,10 @@ class Linker {
             std::vector<Value> values;
             for (const Value& value : option.values) {
                 for (Value& resolved : resolve_value(value, option.where)) {
-                    const std::string users = resolved.text.substr(0, resolved.user_bytes);
+                    const std::string before = resolved.text.substr(0, resolved.user_at);
+                    const std::string users =
+                        resolved.text.substr(resolved.user_at, resolved.user_bytes);
+                    resolved.user_at = unescape_references(before).size();
                     resolved.user_bytes = unescape_references(users).size();
                     resolved.text = unescape_references(resolved.text);
                     values.push_back(std::move(resolved));
@@ -133,9 +136,14 @@ class Linker {
                 throw bad(where, "'[*]' must stand alone in its text: \"${" + name + "}\"");
             if (steps.size() > 1) throw several(id, where);
             const Value& found = value_of(steps.front(), key, where);
-            if (text.starts_with("${" + name + "}")) result.user_bytes = found.user_bytes;
+            if (text.starts_with("${" + name + "}")) {
+                result.user_bytes = found.user_bytes;
+                result.user_at = found.user_at;
+            }
             return found.text;
         };
+        if (value.user_at > 0)
+            result.user_at = expand(text.substr(0, value.user_at), lookup, where).size();
         result.text = expand(text, lookup, where);
         return {result};
     }

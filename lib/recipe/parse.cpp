@@ -173,8 +173,7 @@ class Parser {
         if (!measure.empty()) step.measure = measure == "once" ? Measure::kOnce : Measure::kAlways;
         const Texts gates = texts_of(node, "assert", step);
         for (const std::string& text : gates.texts)
-            step.gates.push_back(
-                parse_gate(scope_.expand(text, instance, gates.where).text, gates.where));
+            step.gates.emplace_back(scope_.expand(text, instance, gates.where).text, gates.where);
     }
 
     void check_overrides() const {

@@ -32,9 +32,10 @@ namespace thimble::recipe {
 // One value of an option, all references replaced.
 struct Value {
     std::string text;
-    // Leading bytes that came from --set: a path that starts with them is the user's own, relative
-    // to the caller's directory; all others lie under the work directory.
-    std::size_t user_bytes = 0;
+    // Bytes that came from --set, the first of them if there are several: a path that starts with
+    // them is the user's own, relative to the caller's directory; all others lie under the work
+    // directory.
+    std::size_t user_bytes = 0, user_at = 0;
 };
 
 struct StepOption {

@@ -192,7 +192,7 @@ void Runner::pass_gates(std::size_t i, const std::string& key, Json& entry) cons
         }
     }
     if (!failed.empty())
-        throw Error(Exit::kGateFailed, step.gates.front().where,
+        throw Error(Exit::kGateFailed, step.gates.front().where(),
                     "step '" + step.id + "': gate " + failed);
 }
 

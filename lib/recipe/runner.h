@@ -72,7 +72,7 @@ class Runner {
     [[nodiscard]] Verdict judge(std::size_t step);
     // Of every step, also those that would run because one they need does.
     [[nodiscard]] std::vector<Verdict> foresee();
-    // The step's gates on the figures it has left behind: one entry each, {assert, holds, value}.
+    // The step's gates on the figures it has left behind: gate_json() of each.
     [[nodiscard]] Json check_gates(std::size_t step, const std::string& key) const;
     // Runs what is selected and not up to date, under the directory's lock. One entry per step,
     // also when it throws the first failure.

@@ -20,6 +20,14 @@ std::string escape_references(std::string_view text) {
     return out;
 }
 
+// Whether the reference at `at` stands in no other one.
+bool is_outermost(std::string_view text, std::size_t at) {
+    if (at == std::string_view::npos) return false;
+    const std::size_t before = text.substr(0, at).rfind("${");
+    return before == std::string_view::npos ||
+           text.substr(before, at - before).find('}') != std::string_view::npos;
+}
+
 }  // namespace
 
 bool is_name(std::string_view text, std::string_view more) {
@@ -105,7 +113,7 @@ Value Scope::choice(const Instance& instance, const std::string& name, const std
 
 Value Scope::expand(const std::string& text, const Instance& instance,
                     const std::string& where) const {
-    std::size_t user_bytes = 0;
+    Value value;
     const Lookup lookup = [&](const std::string& name) -> std::optional<std::string> {
         if (name.starts_with("steps.")) return std::nullopt;
         if (!name.starts_with("vars.") && !name.starts_with("matrix."))
@@ -113,18 +121,25 @@ Value Scope::expand(const std::string& text, const Instance& instance,
                         "write ${vars.x}, ${matrix.x} or ${steps.id.option}");
         Value found = name.starts_with("vars.") ? variable(name.substr(5), where)
                                                 : choice(instance, name.substr(7), where);
-        if (text.starts_with("${" + name + "}")) user_bytes = found.user_bytes;
+        const std::size_t at = text.find("${" + name + "}");
+        if (found.user_bytes > 0 && value.user_bytes == 0 && is_outermost(text, at)) {
+            value.user_bytes = found.user_bytes;
+            value.user_at = expand(text.substr(0, at), instance, where).text.size() + found.user_at;
+        }
         return std::move(found.text);
     };
-    std::string expanded = recipe::expand(text, lookup, where);
-    return {std::move(expanded), user_bytes};
+    value.text = recipe::expand(text, lookup, where);
+    return value;
 }
 
 Value Scope::expand_user(const std::string& text, const Instance& instance,
                          const std::string& where) const {
     Value value = expand(text, instance, where);
     const std::size_t first = text.find("${");
-    if (first != 0) value.user_bytes = std::min(first, text.size());
+    if (first != 0) {
+        value.user_bytes = std::min(first, text.size());
+        value.user_at = 0;
+    }
     return value;
 }
 

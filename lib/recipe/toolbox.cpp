@@ -118,8 +118,8 @@ std::string resolve_path(const Value& value, const Surroundings& surroundings, b
                          std::string_view where) {
     if (value.text.empty()) return {};
     const fs::path path(value.text);
-    const bool from_user = value.user_bytes > 0;
-    const std::string written = value.text.substr(value.user_bytes);
+    const bool from_user = value.user_bytes > 0 && value.user_at == 0;
+    const std::string written = value.text.substr(from_user ? value.user_bytes : 0);
     for (const fs::path& part : fs::path(written)) {
         if (part == "..")
             throw Error(Exit::kUsage, std::string(where),
@@ -217,13 +217,57 @@ void check_options(const Recipe& recipe, const Step& step, const Json& schema) {
     }
 }
 
+// One of the values in an inline text, with what of it came from --set.
+Value inline_value(const Value& whole, const InlineOption& option, std::size_t begin) {
+    const std::size_t at = begin + option.at, end = whole.user_at + whole.user_bytes;
+    Value value{option.value, 0, 0};
+    if (whole.user_at <= at && at < end) {
+        const std::string users = "=" + whole.text.substr(at, end - at);
+        value.user_bytes = split_inline_options(users).front().value.size();
+    }
+    return value;
+}
+
+// What "name:key=value,..." says with its input files resolved, and without their names.
+struct InlineTexts {
+    std::string resolved, keyed;
+};
+InlineTexts add_inline_inputs(StepCommand& result, const StepOption& option, const Value& value,
+                              const Json& forms, const Surroundings& surroundings) {
+    const std::size_t begin = value.text.find(':') + 1;  // 0: no colon
+    const Json* keys = begin == 0 ? nullptr : forms.find(value.text.substr(0, begin - 1));
+    if (keys == nullptr || begin == value.text.size()) return {value.text, value.text};
+    std::vector<InlineOption> parts = split_inline_options(value.text.substr(begin));
+    std::vector<InlineOption> nameless = parts;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+        const JsonArray& known = keys->as_array("x-inline-inputs");
+        if (std::none_of(known.begin(), known.end(),
+                         [&](const Json& key) { return key.as_string("key") == parts[i].key; }))
+            continue;
+        const std::string name = option.name + "." + parts[i].key;
+        parts[i].value = resolve_path(inline_value(value, parts[i], begin), surroundings, false,
+                                      option.where + ": " + name);
+        nameless[i].value.clear();
+        if (!parts[i].value.empty()) result.inputs.push_back({name, parts[i].value, option.where});
+    }
+    const std::string form = value.text.substr(0, begin);
+    return {form + join_inline_options(parts), form + join_inline_options(nameless)};
+}
+
 void add_option(StepCommand& result, const StepOption& option, const Json& entry,
                 const Surroundings& surroundings) {
     const std::string& name = option.name;
     const std::string where = option.where + ": " + name;
     const bool input = flag_of(entry, "x-input"), output = flag_of(entry, "x-output");
+    const Json* forms = entry.find("x-inline-inputs");
     std::vector<std::string> texts, keyed;
     for (const Value& value : option.values) {
+        if (forms != nullptr) {
+            InlineTexts both = add_inline_inputs(result, option, value, *forms, surroundings);
+            texts.push_back(std::move(both.resolved));
+            keyed.push_back(std::move(both.keyed));
+            continue;
+        }
         keyed.push_back(value.text);
         texts.push_back(input || output ? resolve_path(value, surroundings, output, where)
                                         : value.text);
@@ -242,7 +286,7 @@ void add_option(StepCommand& result, const StepOption& option, const Json& entry
     if (!matters || is_default(entry, values)) return;
     Json list = Json::array();
     if (!input)
-        for (const std::string& text : output ? keyed : values) list.push(text);
+        for (const std::string& text : output || forms != nullptr ? keyed : values) list.push(text);
     result.key_options.set(name, list);
 }
 

@@ -10,14 +10,13 @@ using namespace thimble;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     try {
-        const eval::Gate gate(std::string(reinterpret_cast<const char*>(data), size));
+        const Gate gate(std::string(reinterpret_cast<const char*>(data), size), "fuzz");
         std::vector<eval::Figure> figures;
         for (const std::string& name : gate.names()) {
             if (name.empty() || escaped(name, name.size()) != name) std::abort();
             figures.push_back({name, 1, 0});
         }
-        gate.check(figures);
-        if (describe(gate.evaluate(figures)).empty()) std::abort();
+        if (describe(gate, eval::check_gate(gate, figures)).empty()) std::abort();
     } catch (const Error& e) {
         if (e.exit() != Exit::kUsage) std::abort();
     }

@@ -107,6 +107,12 @@ TEST_CASE("manners: an output that cannot be written is found before any work") 
     refused({"--json", directory.file("absent/r.json")}, 73, "No such file or directory");
     refused({"--json", directory.path()}, 73, "it is a directory");
     refused({"--json", input}, 2, "the output is also the input");
+    const std::string other = directory.write("other.txt", "other");
+    refused({"--end", "file:but=absent,from=" + other, "--json", other}, 2,
+            "the output is also the input");
+    refused({"--end", "file:from=" + input, "--output", input}, 2, "the output is also the input");
+    CHECK(read_file(other) == "other");
+    CHECK(toy({"--end", "word:text=" + out, "--json", out}).exit == 0);
     refused({"--output", out, "--json", out}, 2, "is given as two outputs");
     refused({"--json"}, 2, "--json: needs a value");
     CHECK(toy({"--input", input, "--json", "/dev/null"}).exit == 0);
@@ -193,6 +199,9 @@ TEST_CASE("manners: --print-schema, --list, --help and --version describe withou
     CHECK(schema.find("properties")->find("repeat")->find("type")->as_string("s") == "integer");
     CHECK(schema.find("properties")->find("cache-type-k")->find("x-aliases")->dump() ==
           "[\"ctk\"]");
+    CHECK(schema.find("properties")->find("end")->find("x-inline-inputs")->dump() ==
+          R"({"file":["from","but"]})");
+    CHECK(schema.find("properties")->find("rule")->find("x-inline-inputs") == nullptr);
     CHECK_FALSE(schema.find("additionalProperties")->as_bool("s"));
     const Json fail = parse_json(toy({"fail", "--print-schema"}).out, "schema");
     CHECK(fail.find("required")->dump() == "[\"code\"]");

@@ -48,6 +48,14 @@ TEST_CASE("pipes: closed stdin, and a prompt through it") {
     const ProcessResult piped = shell("printf 'some words' | run -q -m model.gguf -f - -n 4");
     CHECK_MESSAGE(piped.exit == 0, piped.err);
     CHECK(piped.out == closed.out);
+    // Where it is read, a closed stdin is an empty one.
+    for (const char* tool : {"run -q -m model.gguf -f - -n 4", "evaluate -q -m model.gguf -f -"}) {
+        const ProcessResult none = shell(std::string(tool) + " <&-"),
+                            empty = shell(std::string(tool) + " </dev/null");
+        CHECK(none.exit == empty.exit);
+        CHECK(none.out == empty.out);
+        CHECK(none.err == empty.err);
+    }
 }
 
 TEST_CASE("pipes: JSON lines and reports are what jq reads") {

@@ -76,6 +76,10 @@ TEST_CASE("recipe: threads and budget do not change a result, the instruction se
     REQUIRE(k.run(with(kRun, {"--threads", "1"})).exit == 0);
     CHECK(has(k.run(with(kRun, {"--threads", "2", "--max-memory", "ram=100MiB"})).err,
               "nothing to do"));
+    const ProcessResult why =
+        k.run({"explain", "a", "--set", "text=in.txt", "--cpu-isa", "portable"});
+    CHECK(has(why.out, "\n  options.cpu-isa: default -> [\"portable\"]\n"));
+    CHECK(has(why.out, "\n  isa: "));  // the one in use, also where none is asked for
     CHECK(has(k.run(with(kRun, {"--cpu-isa", "portable"})).err, "a: toy ("));
 }
 
@@ -185,13 +189,15 @@ TEST_CASE(
         "recipe: 1\nsteps:\n"
         "  - {id: a, uses: toy, with: {output: a.txt}}\n"
         "  - {id: f, uses: toy fail, with: {code: 65}, needs: [a]}\n"
-        "  - {id: b, uses: toy, with: {output: b.txt}, needs: [f]}\n");
+        "  - {id: b, uses: toy, with: {output: b.txt}, needs: [f]}\n"
+        "  - {id: c, uses: toy, with: {output: c.txt}}\n");
     const ProcessResult r = k.run({"run"});
     CHECK(r.exit == 65);
     CHECK(has(r.err, "toy: file.bin: is odd (make it even)\n"));
     CHECK(has(r.err, "step 'f' (toy) ended with exit code 65"));
     CHECK(k.out("a.txt") == "text\n");
-    CHECK_FALSE(std::filesystem::exists(k.directory.file("w/b.txt")));
+    CHECK_FALSE(k.there("b.txt"));
+    CHECK_FALSE(k.there("c.txt"));
     CHECK(has(k.run({"run"}).err, "a: up to date"));
 }
 

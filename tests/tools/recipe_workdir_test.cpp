@@ -97,7 +97,7 @@ TEST_CASE("recipe gate: prints what holds, ends with 3 on what does not") {
     };
     const ProcessResult good = gate({"--assert", "kld<0.03", "--assert", "kld != 1"});
     CHECK(good.exit == 0);
-    CHECK(good.out == "kld<0.03 holds: kld is 0.02\nkld!=1 holds: kld is 0.02\n");
+    CHECK(good.out == "kld<0.03 holds: kld is 0.02\nkld != 1 holds: kld is 0.02\n");
     const ProcessResult bad = gate({"--assert", "kld<0.03", "--assert", "kld>0.03"});
     CHECK(bad.exit == 3);
     CHECK(bad.err == "recipe: " + file + ": gate kld>0.03 failed: kld is 0.02\n");
@@ -175,7 +175,7 @@ TEST_CASE("recipe graph: a tree, Graphviz, Mermaid") {
     const Kitchen k(kGated);
     CHECK(k.run({"graph"}).out ==
           "after  toy\n"
-          "`-- gated  toy  [copies>=2]  [measured.peak_rss_bytes>0]\n"
+          "`-- gated  toy  [copies>=2]  [measured.peak_rss_bytes > 0]\n"
           "    `-- a  toy\n"
           "other  toy\n");
     CHECK(has(k.run({"graph", "--format", "dot"}).out, "  s0 -> s1;\n"));
@@ -201,6 +201,52 @@ TEST_CASE("recipe clean: removes what it made and nothing else") {
     CHECK(k.there("in.txt"));
     CHECK(k.there("recipe.lock.json"));
     CHECK(clean(k).out.empty());
+}
+
+TEST_CASE("recipe: a file named inside an inline option is an input like any other") {
+    const Kitchen k(
+        "recipe: 1\n"
+        "vars: {own: ~}\n"
+        "steps:\n"
+        "  - {id: first, uses: toy, with: {input: in.txt, output: made.txt}}\n"
+        "  - id: b\n"
+        "    uses: toy\n"
+        "    with:\n"
+        "      output: b.txt\n"
+        "      end: ['file:from=${steps.first.output},but=${vars.own}', "
+        "'word:text=from=in.txt']\n");
+    stock(k);
+    k.directory.write("own,1.txt", "x");
+    const std::vector<std::string> own = {"--set", "own=own\\,1.txt"};
+    const ProcessResult first = k.run(with({"run"}, own));
+    REQUIRE_MESSAGE(first.exit == 0, first.err);
+    CHECK(k.out("b.txt") == "texthello\nfrom=in.txt\n");
+    CHECK(has(k.run(with({"run"}, own)).err, "b: up to date"));
+
+    // The same bytes under another name change nothing; other bytes do, and explain says which.
+    k.directory.write("same.txt", "x");
+    CHECK(has(k.run({"run", "--set", "own=same.txt"}).err, "b: up to date"));
+    k.directory.write("own,1.txt", "y");
+    const ProcessResult explained = k.run(with({"explain", "b"}, own));
+    CHECK(has(explained.out, "b: would run: input 'end.but' changed\n"));
+    CHECK(has(explained.out, "  inputs.end.but: "));
+    CHECK(has(explained.out, "  end.from  " + k.work + "/made.txt  6 B  sha256 "));
+    CHECK(has(k.run(with({"run"}, own)).err, "b: toy (input 'end.but' changed)"));
+    write_file(k.directory.file("w/in.txt"), "other");
+    const ProcessResult upstream = k.run(with({"run"}, own));
+    CHECK(has(upstream.err, "b: toy (input 'end.from' changed)"));
+    CHECK(k.out("b.txt") == "textother\nfrom=in.txt\n");
+
+    CHECK(k.run({"run", "--set", "own=none.txt"}).exit == 66);
+    const ProcessResult out = k.run(with({"run", "--set", "steps.b.with.output=x.txt"}, own));
+    CHECK(out.exit == 0);
+    k.directory.write(
+        "r.yaml",
+        "recipe: 1\n"
+        "steps: [{id: b, uses: toy, with: {output: b.txt, end: 'file:from=../in.txt'}}]");
+    const ProcessResult outside = k.run({"check"});
+    CHECK(outside.exit == 2);
+    CHECK(has(outside.err, "r.yaml:2: end.from: '../in.txt' leaves the work directory"));
 }
 
 TEST_CASE("recipe clean: never leaves the work directory, --force removes what was changed") {

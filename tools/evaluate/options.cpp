@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "options.h"
 
+#include "eval/task.h"
+
 namespace thimble::evaluate {
 
 void EvaluateOptions::visit(OptionVisitor& v) {
@@ -20,7 +22,8 @@ void EvaluateOptions::visit(OptionVisitor& v) {
              texts);
     v.option({.name = "task",
               .help = "what else to evaluate on; --list names them",
-              .value = "NAME:KEY=VALUE,..."},
+              .value = "NAME:KEY=VALUE,...",
+              .inline_forms = eval::task_forms},
              tasks);
     v.option(
         {.name = "reference",

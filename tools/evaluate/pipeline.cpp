@@ -14,6 +14,7 @@
 #include "cost/time_model.h"
 #include "eval/facts.h"
 #include "eval/lines.h"
+#include "eval/scoring.h"
 #include "eval/windows.h"
 #include "io/atomic_file.h"
 #include "io/sha256.h"
@@ -114,7 +115,8 @@ void Pipeline::open_gates() {
     suite_.declare(declared);
     if (options.bench) declared.speed.emplace();
     const auto figures = eval::figures_of(declared, baseline_ ? &*baseline_ : nullptr);
-    for (const std::string& text : options.asserts) gates_.emplace_back(text).check(figures);
+    for (const std::string& text : options.asserts)
+        (void)eval::check_gate(gates_.emplace_back(text, "--assert"), figures);
 }
 
 // As texts are scored, by both models.
@@ -158,11 +160,20 @@ void Pipeline::add_models(Plan& plan) const {
         vocabulary += source->file().metadata().memory_bytes();
         if (!suite_.empty()) vocabulary += Tokenizer::predict_bytes(source->file());
     }
-    Runner::add_to_plan(plan, *model_, model_options(), most_tokens(), 1, rows);
-    if (reference_) {
-        Runner::add_to_plan(plan, *reference_, reference_options(), options.kv.context_tokens - 1,
-                            1, rows);
+    if (needs.state_tokens > 0) {
+        for (const ModelSource* source : {model_.get(), reference_.get()})
+            if (source != nullptr)
+                plan.at(Tier::kRam, Purpose::kActivations) +=
+                    eval::WindowScorer::state_bytes(source->spec(), device_, needs.state_tokens);
     }
+    Runner::add_to_plan(plan, *model_, model_options(), most_tokens(), 1, rows);
+    if (!reference_) return;
+    std::uint64_t& kv = plan.at(Tier::kRam, Purpose::kKv);
+    const std::uint64_t of_model = kv;
+    Runner::add_to_plan(plan, *reference_, reference_options(), options.kv.context_tokens - 1, 1,
+                        rows);
+    // In groups the two take turns, each with an empty cache.
+    if (needs.state_tokens > 0) kv = std::max(of_model, kv - of_model);
 }
 
 void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const {
@@ -188,6 +199,16 @@ void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const 
         plan.seconds += runs * cost::decode_seconds(machine, model_->file().file_bytes(),
                                                     options.speed.decode_tokens);
     }
+    const auto passes = static_cast<double>(suite_.passes());
+    plan.seconds +=
+        passes *
+        cost::load_seconds(machine, Runner::store_plan(*model_, model_options()).streamed_bytes);
+    if (reference_) {
+        plan.seconds +=
+            passes *
+            cost::load_seconds(machine,
+                               Runner::store_plan(*reference_, reference_options()).streamed_bytes);
+    }
     plan.time_basis = "machine profile " + profile.name;
 }
 
@@ -204,35 +225,6 @@ Plan Pipeline::memory() const {
     return plan;
 }
 
-// The first of these that fits: what changes no figure, then what does, then what gives some up.
-std::string Pipeline::remedy(std::uint64_t limit_bytes) {
-    const EvaluateOptions wanted = options;
-    std::string change, found;
-    std::uint64_t bytes = 0;
-    const auto fits = [&](const std::string& next) {
-        change += (change.empty() ? "" : " ") + next;
-        bytes = memory().total_bytes(Tier::kRam) + baseline_bytes_;
-        if (found.empty() && bytes <= limit_bytes) found = change + " needs " + format_bytes(bytes);
-    };
-    options.batch = std::min<std::int64_t>(options.batch, 64);
-    fits("--batch-size 64");
-    if (KvEngine::can_store(model_->spec().attention, LayoutId::k_q8_0)) {
-        options.kv.type_k = options.kv.type_v = "q8_0";
-        fits("--cache-type-k q8_0 --cache-type-v q8_0");
-    }
-    if (reference_) {
-        std::unique_ptr<ModelSource> kept = std::move(reference_);
-        setting_.reference = nullptr;
-        fits("without --reference");
-        reference_ = std::move(kept);
-        setting_.reference = &reference_->file();
-    }
-    options = wanted;
-    return !found.empty() ? found
-                          : "no change of options fits: even " + change + " needs " +
-                                format_bytes(bytes) + "; use a model of fewer bits";
-}
-
 Plan Pipeline::plan(const cli::CommonOptions& common) {
     open(common);
     Plan plan = memory();
@@ -242,57 +234,6 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
                            .limit_bytes[static_cast<std::size_t>(Tier::kRam)];
     if (limit && predicted_bytes_ > *limit) stream_layers(plan, *limit, common);
     return plan;
-}
-
-// Where not all weights fit: as many layers of each model as do, the others from disk for every
-// step; where that does not fit either, a remedy.
-void Pipeline::stream_layers(Plan& plan, std::uint64_t limit_bytes,
-                             const cli::CommonOptions& common) {
-    struct Share {
-        const ModelSource* source;
-        RunnerOptions runner;
-        std::uint64_t& bytes;
-        std::uint64_t least = 0, gap = 0;  // streamed as far as can be, and from there to all
-    };
-    std::vector<Share> shares = {{model_.get(), model_options(), weight_bytes_}};
-    if (reference_)
-        shares.push_back({reference_.get(), reference_options(), reference_weight_bytes_});
-    double gaps = 0;
-    for (Share& share : shares) {
-        const StorePlan whole = Runner::store_plan(*share.source, share.runner);
-        share.runner.weight_bytes = 0;
-        share.least = Runner::store_plan(*share.source, share.runner).held_bytes();
-        if (whole.held_bytes() <= share.least) continue;  // few layers: nothing is saved
-        share.gap = whole.held_bytes() + whole.staging_bytes - share.least;
-        share.bytes = 0;
-        gaps += static_cast<double>(share.gap);
-    }
-    if (gaps > 0) plan = memory();
-    predicted_bytes_ = plan.total_bytes(Tier::kRam) + baseline_bytes_;
-    if (predicted_bytes_ > limit_bytes || gaps == 0) {
-        plan.cheapest_change = remedy(limit_bytes);
-        return;
-    }
-    const auto room = static_cast<double>(limit_bytes - predicted_bytes_);
-    for (Share& share : shares) {
-        if (share.gap == 0) continue;
-        share.bytes = share.least +
-                      static_cast<std::uint64_t>(room * (static_cast<double>(share.gap) / gaps));
-        share.runner.weight_bytes = share.bytes;
-    }
-    plan = memory();
-    predict_time(plan, common);
-    predicted_bytes_ = plan.total_bytes(Tier::kRam) + baseline_bytes_;
-    for (const Share& share : shares) {
-        const StorePlan store = Runner::store_plan(*share.source, share.runner);
-        if (share.gap == 0 || store.streamed_layers == 0) continue;
-        plan.notes.push_back(std::to_string(store.streamed_layers) + " of " +
-                             std::to_string(share.source->spec().layers) + " layers of " +
-                             eval::basename_of(share.source->file().path()) + ", " +
-                             format_bytes(store.streamed_bytes) +
-                             ", are read from disk for every step");
-        log_warning("the weights do not fit: " + plan.notes.back());
-    }
 }
 
 void Pipeline::fill_settings(eval::Record& record, const cli::Context& context) const {
@@ -361,9 +302,15 @@ bool Pipeline::score(cli::Context& context, eval::Record& record) {
     const auto progress = [&](std::string_view task, std::int64_t done, std::int64_t total) {
         context.progress(task, done, total);
     };
-    if (!suite_.run(run, journal_.get(), progress, [&] { reference.reset(); })) return false;
+    std::uint64_t streamed_bytes = 0;
+    const auto release = [&] {
+        if (reference) streamed_bytes += reference->streamed_bytes();
+        reference.reset();
+    };
+    if (!suite_.run(run, journal_.get(), progress, release)) return false;
     suite_.results(record);
     if (options.bench) record.speed = eval::measure_speed(model, options.speed);
+    context.report.set("streamed_bytes", streamed_bytes + model.streamed_bytes());
     return true;
 }
 

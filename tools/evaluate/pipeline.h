@@ -33,6 +33,11 @@ class Pipeline {
     [[nodiscard]] RunnerOptions runner_options() const;
     [[nodiscard]] RunnerOptions model_options() const;
     [[nodiscard]] RunnerOptions reference_options() const;
+    struct Share;
+    [[nodiscard]] std::vector<Share> shares();
+    [[nodiscard]] bool share_out(std::vector<Share>& shares, std::uint64_t limit_bytes);
+    [[nodiscard]] std::uint64_t read_bytes(const std::vector<Share>& shares) const;
+    [[nodiscard]] bool choose_group(std::vector<Share>& shares, std::uint64_t limit_bytes);
     void stream_layers(Plan& plan, std::uint64_t limit_bytes, const cli::CommonOptions& common);
     [[nodiscard]] std::int64_t most_tokens() const;  // of one sequence of the model
     [[nodiscard]] Plan memory() const;
@@ -58,7 +63,7 @@ class Pipeline {
     eval::Suite suite_;
     std::unique_ptr<eval::Journal> journal_;
     std::optional<eval::Record> baseline_;
-    std::vector<eval::Gate> gates_;
+    std::vector<Gate> gates_;
 };
 
 void run_compare(const CompareOptions& options, cli::Context& context);

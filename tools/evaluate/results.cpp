@@ -51,17 +51,17 @@ void Pipeline::check_gates(cli::Context& context, const eval::Record& record) co
     Json gates = Json::array();
     std::string failed;
     std::int64_t failures = 0;
-    for (const eval::Gate& gate : gates_) {
-        const eval::GateResult result = gate.evaluate(figures);
+    for (const Gate& gate : gates_) {
+        const GateResult result = eval::check_gate(gate, figures);
         Json one = Json::object();
-        one.set("assert", result.text);
+        one.set("assert", gate.text());
         one.set("left", result.left);
         one.set("right", result.right);
         one.set("holds", result.holds);
         gates.push(std::move(one));
         if (result.holds) continue;
         ++failures;
-        failed += (failed.empty() ? "" : "; ") + describe(result);
+        failed += (failed.empty() ? "" : "; ") + describe(gate, result);
     }
     if (gates_.empty()) return;
     context.report.set("gates", std::move(gates));

@@ -209,18 +209,14 @@ void export_recipe(const ExportOptions& options, cli::Context& context) {
 
 void check_result(const GateOptions& options, cli::Context& context) {
     std::vector<Gate> gates;
-    for (const std::string& text : options.gates) gates.push_back(parse_gate(text, "--assert"));
+    for (const std::string& text : options.gates) gates.emplace_back(text, "--assert");
     const Json figures = read_json_file(options.result);
     std::string text, failed;
     Json results = Json::array();
     for (const Gate& gate : gates) {
         const GateResult result = check_gate(gate, figures);
-        const std::string line = gate_line(gate, result);
-        Json entry = Json::object();
-        entry.set("assert", gate.text());
-        entry.set("value", result.value);
-        entry.set("holds", result.holds);
-        results.push(entry);
+        const std::string line = describe(gate, result);
+        results.push(gate_json(gate, result));
         if (result.holds) text += line + "\n";
         if (!result.holds) failed += (failed.empty() ? "" : "; ") + line;
     }

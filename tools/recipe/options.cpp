@@ -124,7 +124,7 @@ void GateOptions::visit(OptionVisitor& v) {
               .positional = true},
              result);
     v.option({.name = "assert",
-              .help = "a figure, one of < <= > >= == != and a number",
+              .help = "it must hold: 'kld_mean<0.03', 'ppl<=baseline.ppl*1.01'",
               .value = "EXPR",
               .required = true},
              gates);

@@ -83,12 +83,14 @@ struct Choice {
         std::string file, fewshot;
         std::string delimiter = " ";
         void visit(OptionVisitor& v) {
-            v.option({.name = "file", .help = "items, JSONL", .value = "FILE"}, file);
+            v.option({.name = "file", .help = "items, JSONL", .value = "FILE", .is_input = true},
+                     file);
             v.option({.name = "delimiter", .help = "between context and choice", .value = "TEXT"},
                      delimiter);
             v.option({.name = "fewshot",
                       .help = "items that --num-fewshot takes its examples from",
-                      .value = "FILE"},
+                      .value = "FILE",
+                      .is_input = true},
                      fewshot);
         }
     };

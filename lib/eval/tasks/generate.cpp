@@ -75,7 +75,8 @@ class Generate final : public Task {
         std::vector<std::string> stop, filter;
         std::string delimiter = " ";
         void visit(OptionVisitor& v) {
-            v.option({.name = "file", .help = "samples, JSONL", .value = "FILE"}, file);
+            v.option({.name = "file", .help = "samples, JSONL", .value = "FILE", .is_input = true},
+                     file);
             v.option({.name = "n-predict",
                       .help = "most tokens of an answer",
                       .least = 1,
@@ -100,7 +101,8 @@ class Generate final : public Task {
                      delimiter);
             v.option({.name = "fewshot",
                       .help = "samples that --num-fewshot takes its examples from",
-                      .value = "FILE"},
+                      .value = "FILE",
+                      .is_input = true},
                      fewshot);
         }
     };

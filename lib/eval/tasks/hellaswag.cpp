@@ -108,11 +108,15 @@ struct HellaSwag {
     struct Options {
         std::string file, fewshot;
         void visit(OptionVisitor& v) {
-            v.option({.name = "file", .help = "hellaswag_val.jsonl or .txt", .value = "FILE"},
+            v.option({.name = "file",
+                      .help = "hellaswag_val.jsonl or .txt",
+                      .value = "FILE",
+                      .is_input = true},
                      file);
             v.option({.name = "fewshot",
                       .help = "items that --num-fewshot takes its examples from",
-                      .value = "FILE"},
+                      .value = "FILE",
+                      .is_input = true},
                      fewshot);
         }
     };

@@ -29,7 +29,11 @@ class Perplexity final : public Task {
         std::string score = "half";
         std::int64_t buckets = 0;
         void visit(OptionVisitor& v) {
-            v.option({.name = "file", .help = "the text; - for stdin", .value = "FILE"}, file);
+            v.option({.name = "file",
+                      .help = "the text; - for stdin",
+                      .value = "FILE",
+                      .is_input = true},
+                     file);
             v.option({.name = "score",
                       .help = "predictions that count: those of a window's second half, or all",
                       .choices = {"half", "all"}},
@@ -48,7 +52,12 @@ class Perplexity final : public Task {
     [[nodiscard]] std::string default_name() const override { return figure_name(file_name()); }
     [[nodiscard]] std::vector<MetricInfo> metrics() const override;
     [[nodiscard]] TaskNeeds needs() const override {
-        return {context() - 1, piece_rows_, compares()};
+        return {context() - 1, piece_rows_, compares(),
+                std::min(setting_->group_windows, most_windows_) * (context() - 1)};
+    }
+    [[nodiscard]] std::int64_t passes() const override {
+        return scoring_passes(most_windows_, context(), scored(), setting_->runner.step_tokens,
+                              steps());
     }
     void add_to_plan(Plan& plan) const override;
     [[nodiscard]] double predicted_tokens() const override {
@@ -81,6 +90,7 @@ class Perplexity final : public Task {
         if (compares()) return {"nll", "reference_nll", "kld", "same_top"};
         return {"nll"};
     }
+    [[nodiscard]] ScoringSteps steps() const { return {piece_rows_, setting_->group_windows}; }
     void check_reference_tokenizer(std::string_view text) const;
     void count_bytes();
 
@@ -193,11 +203,16 @@ void Perplexity::count_bytes() {
 
 Json Perplexity::evaluate(std::int64_t sample, const TaskRun& run) {
     if (!scorer_)
-        scorer_.emplace(run.model, compares() ? run.reference : nullptr, rows(), piece_rows_);
-    const std::span<const RowScore> scores = scorer_->score(*windows_, sample);
-    const Charge charge(Tier::kRam, Purpose::kLogits, keys().size() * kNumberBytes * scores.size());
+        scorer_.emplace(run.model, compares() ? run.reference : nullptr, *windows_, steps());
+    const auto scores = scorer_->score(sample, [&](std::int64_t done, std::int64_t total) {
+        if (run.progress) run.progress("layers", done, total);
+        return !run.interrupted || !run.interrupted();
+    });
+    if (!scores) return {};
+    const Charge charge(Tier::kRam, Purpose::kLogits,
+                        keys().size() * kNumberBytes * scores->size());
     Json nll = Json::array(), reference = Json::array(), kld = Json::array(), same = Json::array();
-    for (const RowScore& score : scores) {
+    for (const RowScore& score : *scores) {
         nll.push(score.nll);
         if (!compares()) continue;
         reference.push(score.reference_nll);

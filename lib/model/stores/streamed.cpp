@@ -205,16 +205,8 @@ class StreamedStore final : public WeightStore {
         return {*this, unit, units_[u]};
     }
 
-    void prefetch(std::span<const UnitId> order) override {
-        order_.clear();
-        for (const UnitId unit : order) {
-            const auto layer = static_cast<std::size_t>(unit.layer);
-            if (unit.kind == UnitKind::kLayer && arrangement_.streamed[layer])
-                order_.push_back(layer);
-        }
-    }
-
     std::uint64_t bytes_per_token() const noexcept override { return bytes_per_token_of(units_); }
+    std::uint64_t streamed_bytes() const noexcept override { return streamed_bytes_; }
 
   private:
     static constexpr std::size_t kNone = SIZE_MAX;
@@ -276,6 +268,7 @@ class StreamedStore final : public WeightStore {
 
     void read(std::size_t layer, Slot& slot) {
         slot.layer = layer;
+        streamed_bytes_ += layers_[layer].disk_bytes;
         reader_.start([this, layer, &slot] {
             const File::PastCache past_cache;
             try {
@@ -318,6 +311,7 @@ class StreamedStore final : public WeightStore {
     std::vector<std::size_t> order_;    // of streamed layers
     std::vector<std::size_t> checked_;  // layers whose weights are known to be finite
     std::size_t current_ = kNone;       // the layer in the lease buffer
+    std::uint64_t streamed_bytes_ = 0;
     Background reader_;                 // last: it uses the others
 };
 

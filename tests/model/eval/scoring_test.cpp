@@ -47,19 +47,26 @@ struct Scores {
     std::optional<DivergenceFigures> divergence;
 };
 
-Scores run(const Pair& pair, bool with_reference, int threads, std::int64_t step,
-           std::int64_t piece) {
+Scores run(const Pair& pair, bool with_reference, int threads, const RunnerOptions& options,
+           const ScoringSteps& steps) {
     Team team(threads);
-    Runner model(ModelSource::open(pair.model), options_for(step), team);
-    Runner reference(ModelSource::open(pair.reference), options_for(step), team);
+    Runner model(ModelSource::open(pair.model), options, team);
+    Runner reference(ModelSource::open(pair.reference), options, team);
     const Windows windows = windows_of(model.spec().vocab);
-    WindowScorer scorer(model, with_reference ? &reference : nullptr, windows.rows(), piece);
+    WindowScorer scorer(model, with_reference ? &reference : nullptr, windows, steps);
     ScoreSums sums(windows.count() * windows.rows(), with_reference);
-    for (std::int64_t w = 0; w < windows.count(); ++w)
-        for (const RowScore& score : scorer.score(windows, w)) sums.add(score);
+    for (std::int64_t w = 0; w < windows.count(); ++w) {
+        const auto scores = scorer.score(w, {});
+        REQUIRE(scores);
+        for (const RowScore& score : *scores) sums.add(score);
+    }
     Scores out{sums.perplexity(), {}};
     if (with_reference) out.divergence = sums.divergence();
     return out;
+}
+Scores run(const Pair& pair, bool with_reference, int threads, std::int64_t step,
+           std::int64_t piece) {
+    return run(pair, with_reference, threads, options_for(step), {.piece_rows = piece});
 }
 
 bool same_bits(const Scores& a, const Scores& b) {
@@ -131,27 +138,125 @@ TEST_CASE("eval scoring: a model against itself has no divergence") {
     CHECK(scores.divergence->rms_delta_p.value == 0);
 }
 
+TEST_CASE("eval scoring: groups of windows, layer by layer, change no bit") {
+    const Pair pair("gemma3");
+    for (const char* policy : {"full", "streaming:sink=2,budget=8"}) {
+        RunnerOptions options = options_for(512);
+        options.kv.policy = policy;
+        const Scores wanted = run(pair, true, 1, options, {.piece_rows = 11});
+        const Scores alone = run(pair, false, 1, options, {.piece_rows = 11});
+        for (const std::int64_t group : {1, 2, 3, 7}) {
+            for (const std::uint64_t budget : {UINT64_MAX, std::uint64_t{0}}) {
+                CAPTURE(group);
+                options.weight_bytes = budget;
+                options.step_tokens = group == 2 ? 5 : 512;
+                CHECK(same_bits(run(pair, true, 2, options, {4, group}), wanted));
+                CHECK(same_bits(run(pair, false, 2, options, {11, group}), alone));
+            }
+        }
+    }
+}
+
+TEST_CASE("eval scoring: a model whose layers are streamed is read once per pass") {
+    const Pair pair("gemma3");
+    Team team(1);
+    RunnerOptions options = options_for(512);
+    options.weight_bytes = 0;
+    const auto source = ModelSource::open(pair.model);
+    const std::int64_t layers = source->spec().layers;
+    const StorePlan plan = Runner::store_plan(*source, options);
+    REQUIRE(plan.streamed_layers == layers);
+    REQUIRE(layers > 2);
+    for (const Scored scored : {Scored::kSecondHalf, Scored::kAll}) {
+        for (const ScoringSteps& steps :
+             {ScoringSteps{11, 0}, ScoringSteps{4, 0}, ScoringSteps{1, 0}, ScoringSteps{4, 1},
+              ScoringSteps{4, 2}, ScoringSteps{4, 3}, ScoringSteps{4, 9}}) {
+            for (const std::int64_t step : {5, 512}) {
+                CAPTURE(steps.piece_rows);
+                CAPTURE(steps.group_windows);
+                options.step_tokens = step;
+                Runner model(ModelSource::open(pair.model), options, team);
+                const Windows windows(std::vector<Token>(3 * kContext, 1), kContext, 0, {}, "text",
+                                      scored);
+                WindowScorer scorer(model, nullptr, windows, steps);
+                for (std::int64_t w = 0; w < windows.count(); ++w)
+                    REQUIRE(scorer.score(w, {}).has_value());
+                const auto passes = static_cast<std::uint64_t>(
+                    scoring_passes(windows.count(), kContext, scored, step, steps));
+                // And one layer is read ahead.
+                CHECK(model.streamed_bytes() >= passes * plan.streamed_bytes);
+                CHECK(model.streamed_bytes() < (passes + 1) * plan.streamed_bytes);
+            }
+        }
+    }
+}
+
+TEST_CASE("eval scoring: a group can be stopped between two layers, and begun again") {
+    const Pair pair("llama-tied");
+    Team team(1);
+    Runner model(ModelSource::open(pair.model), options_for(512), team);
+    Runner reference(ModelSource::open(pair.reference), options_for(512), team);
+    const Windows windows = windows_of(model.spec().vocab);
+    WindowScorer scorer(model, &reference, windows, {4, 2});
+    const std::int64_t layers = model.spec().layers + reference.spec().layers;
+    std::vector<std::int64_t> seen;
+    const auto until = [&](std::int64_t last) {
+        return [&seen, last](std::int64_t done, std::int64_t) {
+            seen.push_back(done);
+            return done < last;
+        };
+    };
+    for (std::int64_t stop = 1; stop <= layers; ++stop) {
+        seen.clear();
+        CHECK_FALSE(scorer.score(1, until(stop)));
+        CHECK(std::ssize(seen) == stop);
+        CHECK(seen.back() == stop);
+    }
+    const auto begun = scorer.score(1, until(layers + 1));
+    REQUIRE(begun);
+    const std::vector<RowScore> swept(begun->begin(), begun->end());
+    seen.clear();
+    CHECK(scorer.score(2, until(0)));  // of the same group: no layer is looked at
+    CHECK(seen.empty());
+    WindowScorer whole(model, &reference, windows, {.piece_rows = 11});
+    const auto wanted = whole.score(1, {});
+    REQUIRE(wanted);
+    for (std::size_t r = 0; r < swept.size(); ++r) {
+        CHECK(swept[r].nll == (*wanted)[r].nll);
+        CHECK(swept[r].kld == (*wanted)[r].kld);
+    }
+}
+
 TEST_CASE("eval scoring: the plan is what the ledger counts") {
     const Pair pair("gemma3");
-    const std::int64_t piece = 4;
     const RunnerOptions options = options_for(512);
-    Plan plan;
-    {
-        const auto model = ModelSource::open(pair.model);
-        const auto reference = ModelSource::open(pair.reference);
-        const Windows windows = windows_of(model->spec().vocab);
-        Runner::add_to_plan(plan, *model, options, kContext - 1, 1, piece);
-        Runner::add_to_plan(plan, *reference, options, kContext - 1, 1, piece);
-        WindowScorer::add_to_plan(plan, model->spec(), options.device, windows.rows(), piece, true);
-        plan.at(Tier::kRam, Purpose::kLogits) +=
-            ScoreSums::charged_bytes(windows.count() * windows.rows(), true);
+    for (const ScoringSteps& steps : {ScoringSteps{4, 0}, ScoringSteps{4, 2}, ScoringSteps{4, 9}}) {
+        Plan plan;
+        {
+            const auto model = ModelSource::open(pair.model);
+            const auto reference = ModelSource::open(pair.reference);
+            const Windows windows = windows_of(model->spec().vocab);
+            for (const ModelSource* source : {model.get(), reference.get()}) {
+                Runner::add_to_plan(plan, *source, options, kContext - 1, 1, steps.piece_rows);
+                plan.at(Tier::kRam, Purpose::kActivations) += WindowScorer::state_bytes(
+                    source->spec(), options.device,
+                    std::min(steps.group_windows, windows.count()) * (kContext - 1));
+            }
+            WindowScorer::add_to_plan(plan, model->spec(), options.device, windows.rows(),
+                                      steps.piece_rows, true);
+            plan.at(Tier::kRam, Purpose::kLogits) +=
+                ScoreSums::charged_bytes(windows.count() * windows.rows(), true);
+        }
+        Ledger& ledger = Ledger::process();
+        const std::uint64_t logits = ledger.current_bytes(Tier::kRam, Purpose::kLogits),
+                            states = ledger.current_bytes(Tier::kRam, Purpose::kActivations);
+        ledger.reset_peaks();
+        (void)run(pair, true, 2, options, steps);
+        CHECK(ledger.peak_bytes(Tier::kRam, Purpose::kLogits) - logits ==
+              plan.at(Tier::kRam, Purpose::kLogits));
+        CHECK(ledger.peak_bytes(Tier::kRam, Purpose::kActivations) - states ==
+              plan.at(Tier::kRam, Purpose::kActivations));
     }
-    Ledger& ledger = Ledger::process();
-    const std::uint64_t before = ledger.current_bytes(Tier::kRam, Purpose::kLogits);
-    ledger.reset_peaks();
-    (void)run(pair, true, 2, 512, piece);
-    CHECK(ledger.peak_bytes(Tier::kRam, Purpose::kLogits) - before ==
-          plan.at(Tier::kRam, Purpose::kLogits));
 }
 
 TEST_CASE("eval speed: measures both, or what is asked for") {

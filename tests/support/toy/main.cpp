@@ -17,13 +17,39 @@ namespace {
 
 constexpr std::uint64_t kBaselineBytes = 1 << 20;
 
+// What each copy ends with: "file:from=FILE,but=FILE" or "word:text=TEXT".
+struct EndOptions {
+    std::string from, but, text;
+    void visit(OptionVisitor& v) {
+        v.option({.name = "from", .help = "file to append", .is_input = true}, from);
+        v.option({.name = "but", .help = "unless this file is empty", .is_input = true}, but);
+        v.option({.name = "text", .help = "text to append"}, text);
+    }
+};
+
+std::vector<InlineForm> end_forms() {
+    EndOptions options;
+    const auto all = list_options([&](OptionVisitor& v) { options.visit(v); });
+    return {{"file", {all[0], all[1]}}, {"word", {all[2]}}};
+}
+
+std::string end_of(const std::string& value) {
+    EndOptions options;
+    const std::size_t colon = value.find(':');
+    if (colon != std::string::npos)
+        parse_inline_options(
+            value.substr(colon + 1), [&](OptionVisitor& v) { options.visit(v); }, "--end");
+    if (!options.but.empty() && read_text_file(options.but, 1 << 20).empty()) return {};
+    return options.from.empty() ? options.text : read_text_file(options.from, 1 << 20);
+}
+
 struct CopyOptions {
     std::string input, output;
     std::string format = "plain";
     std::int64_t repeat = 1, hold_bytes = 0, wait_ms = 0;
     double scale = 0.5;
     bool newline = true, shout = false;
-    std::vector<std::string> rules;
+    std::vector<std::string> rules, ends;
     std::string cache_type;
     void visit(OptionVisitor& v) {
         v.group("Input and output");
@@ -49,6 +75,11 @@ struct CopyOptions {
         v.option({.name = "newline", .help = "end each copy with a newline"}, newline);
         v.option({.name = "shout", .help = "add exclamation marks"}, shout);
         v.option({.name = "rule", .help = "shown in the output", .value = "RE=TYPE"}, rules);
+        v.option({.name = "end",
+                  .help = "what each copy ends with",
+                  .value = "NAME:KEY=VALUE,...",
+                  .inline_forms = end_forms},
+                 ends);
         v.option({.name = "cache-type-k", .help = "an alias users know", .also = "ctk"},
                  cache_type);
         v.option({.name = "hold", .help = "bytes to allocate", .changes_output = false},
@@ -74,6 +105,7 @@ void copy(const CopyOptions& o, cli::Context& context) {
         for (char& c : text) c = c >= 'a' && c <= 'z' ? static_cast<char>(c - 32) : c;
     }
     for (const std::string& rule : o.rules) text += " " + rule;
+    for (const std::string& end : o.ends) text += end_of(end);
     text += o.cache_type;
     if (o.shout) text += "!";
     if (o.newline) text += "\n";

@@ -109,22 +109,18 @@ TEST_CASE("recipe: a text from --set is taken as it is, and its path is the user
     CHECK(direct.steps[0].find("o")->values[0].user_bytes == 7);
 }
 
-TEST_CASE("recipe: gates compare one figure with one number") {
+TEST_CASE("recipe: gates find their figures by key, path or name") {
     const Json result = parse_json(
         R"({"a": {"kld_mean": {"value": 0.02, "standard_error": 0.5}, "n": 3}, "b": {"n": 4},
             "figures": {"ppl": 7, "text_2.ppl": 8, "n": 5},
-            "lost": null, "text": "x", "list": [1], "c": {"m": 1}, "d": {"m": 2}})",
+            "text": "x", "list": [1], "c": {"m": 1}, "d": {"m": 2}})",
         "r");
     const auto holds = [&](const std::string& text) {
-        return recipe::check_gate(recipe::parse_gate(text, "here"), result).holds;
+        return recipe::check_gate(Gate(text, "here"), result).holds;
     };
-    for (const char* text :
-         {"kld_mean<0.03", " kld_mean <= 2e-2 ", "kld_mean>=0.02", "kld_mean==0.02", "kld_mean!=1",
-          "a.kld_mean>-1", "a.n==3", "b.n>3", "n==5", "ppl==7", "text_2.ppl==8"})
+    for (const char* text : {"kld_mean==0.02", "a.kld_mean==0.02", "a.n==3", "b.n==4", "n==5",
+                             "ppl==7", "text_2.ppl==8", "c.m+d.m==a.n"})
         CHECK_MESSAGE(holds(text), text);
-    for (const char* text : {"kld_mean<0.02", "kld_mean>0.02", "kld_mean!=0.02", "lost<1",
-                             "lost>=1", "lost!=1", "lost==1"})
-        CHECK_MESSAGE(!holds(text), text);
     const auto error = [&](const std::string& text) {
         try {
             (void)holds(text);
@@ -138,8 +134,6 @@ TEST_CASE("recipe: gates compare one figure with one number") {
     CHECK(error("kld_man<1") ==
           "here: the result has no figure 'kld_man' (did you mean 'kld_mean'?)");
     CHECK(error("m<1") == "here: 'm' names several figures (write c.m or d.m)");
-    for (const char* text : {"", "a", "a<", "<1", "a<b", "a=1", "a=<1", "a<1x", "a<nan", "a<inf",
-                             "a b<1", "a<1<2", "a<>1", "$(x)<1", "text<1", "list<1"}) {
+    for (const char* text : {"text<1", "list<1", "standard_error<1", "value<1"})
         CHECK_MESSAGE(error(text) != "accepted", text);
-    }
 }

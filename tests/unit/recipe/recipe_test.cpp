@@ -111,7 +111,32 @@ TEST_CASE("recipe: a user's path stays the user's through variables and a matrix
         {"d=../mine"});
     CHECK(value(r, 0, "model") == "../mine/a.gguf");
     CHECK(r.steps[0].find("model")->values[0].user_bytes == 7);
-    CHECK(r.steps[0].find("output")->values[0].user_bytes == 0);
+    CHECK(r.steps[0].find("model")->values[0].user_at == 0);
+    CHECK(r.steps[0].find("output")->values[0].user_bytes == 7);
+    CHECK(r.steps[0].find("output")->values[0].user_at == 1);
+}
+
+TEST_CASE("recipe: where the user's text stands is known behind text, references and escapes") {
+    const Recipe r = parse(
+        "recipe: 1\n"
+        "vars: {d: dir, e: more, step: a, fixed: x-}\n"
+        "steps:\n"
+        "  - {id: a, uses: x, with: {o: long/name}}\n"
+        "  - id: b\n"
+        "    uses: x\n"
+        "    with: {p: 't:f=${steps.a.o},g=${vars.d}', q: '$${x}${vars.e}${vars.d}',\n"
+        "           r: '${steps.${vars.step}.o}', s: '${vars.fixed}${vars.d}'}\n",
+        {"d=../mine", "e=../more", "step=a"});
+    const auto span = [&](const char* option) {
+        const recipe::Value& v = r.steps[1].find(option)->values[0];
+        return v.text.substr(v.user_at, v.user_bytes);
+    };
+    CHECK(value(r, 1, "p") == "t:f=long/name,g=../mine");
+    CHECK(span("p") == "../mine");
+    CHECK(value(r, 1, "q") == "${x}../more../mine");
+    CHECK(span("q") == "../more");
+    CHECK(span("r").empty());
+    CHECK(span("s") == "../mine");
 }
 
 TEST_CASE("recipe: what is wrong is named with its line and the nearest name") {

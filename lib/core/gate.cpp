@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "eval/gate.h"
+#include "core/gate.h"
 
 #include <algorithm>
 #include <array>
@@ -8,13 +8,11 @@
 #include <cstdio>
 
 #include "core/error.h"
-#include "core/strings.h"
 
-namespace thimble::eval {
+namespace thimble {
 namespace {
 
 constexpr int kMostDepth = 64;
-using Lookup = std::function<double(const std::string& name)>;
 
 bool is_space(char c) { return c == ' ' || c == '\t'; }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -23,11 +21,11 @@ bool starts_name(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z
 // Evaluates while it reads; with a lookup that only collects names it is the syntax check.
 class Parser {
   public:
-    Parser(const std::string& text, const Lookup& lookup) : text_(text), lookup_(lookup) {}
+    Parser(const std::string& text, const std::string& where, const Gate::Lookup& lookup)
+        : text_(text), where_(where), lookup_(lookup) {}
 
     GateResult gate() {
         GateResult out;
-        out.text = text_;
         out.left = sum();
         const std::string op = comparison();
         out.right = sum();
@@ -49,8 +47,8 @@ class Parser {
     Error bad(const std::string& expected) const {
         const std::string found =
             at_ < text_.size() ? "'" + escaped(text_.substr(at_)) + "'" : "nothing more";
-        return {Exit::kUsage, "--assert",
-                "'" + escaped(text_) + "': " + expected + ", found " + found,
+        return {Exit::kUsage, where_,
+                "gate '" + escaped(text_) + "': " + expected + ", found " + found,
                 "for example 'kld_mean<0.03' or 'ppl<=baseline.ppl*1.01'"};
     }
     char peek() {
@@ -130,8 +128,8 @@ class Parser {
         return value;
     }
 
-    const std::string& text_;
-    const Lookup& lookup_;
+    const std::string &text_, &where_;
+    const Gate::Lookup& lookup_;
     std::size_t at_ = 0;
     int depth_ = 0;
 };
@@ -142,50 +140,34 @@ std::string number_text(double value) {
     return text.data();
 }
 
-const Figure* find(const std::vector<Figure>& figures, const std::string& name) {
-    const auto at = std::find_if(figures.begin(), figures.end(),
-                                 [&](const Figure& f) { return f.name == name; });
-    return at == figures.end() ? nullptr : &*at;
-}
-
 }  // namespace
 
-Gate::Gate(std::string text) : text_(std::move(text)) {
-    (void)Parser(text_, [this](const std::string& name) {
-        names_.push_back(name);
+Gate::Gate(std::string text, std::string where) : text_(std::move(text)), where_(std::move(where)) {
+    (void)Parser(text_, where_, [this](const std::string& name) {
+        if (std::find(names_.begin(), names_.end(), name) == names_.end()) names_.push_back(name);
         return 0.0;
     }).gate();
 }
 
-void Gate::check(const std::vector<Figure>& figures) const {
-    for (const std::string& name : names_) {
-        if (find(figures, name) != nullptr) continue;
-        std::vector<std::string> known;
-        std::string list;
-        for (const Figure& figure : figures) {
-            known.push_back(figure.name);
-            list += (list.empty() ? "" : ", ") + figure.name;
-        }
-        const std::string hint = did_you_mean(name, known);
-        throw Error(Exit::kUsage, "--assert",
-                    "'" + escaped(text_) + "': there is no figure '" + escaped(name) + "'" +
-                        (name.starts_with("baseline.") ? " (or no --baseline)" : ""),
-                    (hint.empty() ? "" : hint + " ") + "figures: " + list);
+GateResult Gate::evaluate(const Lookup& figure) const {
+    std::vector<double> values;
+    for (const std::string& name : names_) values.push_back(figure(name));
+    GateResult result = Parser(text_, where_, [&](const std::string& name) {
+                            const auto at = std::find(names_.begin(), names_.end(), name);
+                            return values[static_cast<std::size_t>(at - names_.begin())];
+                        }).gate();
+    result.values = std::move(values);
+    return result;
+}
+
+std::string describe(const Gate& gate, const GateResult& result) {
+    std::string out = escaped(gate.text(), 1024) + (result.holds ? " holds" : " failed");
+    for (std::size_t i = 0; i < result.values.size(); ++i) {
+        const double value = result.values[i];
+        out += (i == 0 ? ": " : ", ") + escaped(gate.names()[i], 1024) + " is " +
+               (std::isnan(value) ? "not a number" : number_text(value));
     }
+    return out;
 }
 
-GateResult Gate::evaluate(const std::vector<Figure>& figures) const {
-    return Parser(text_,
-                  [&](const std::string& name) {
-                      const Figure* figure = find(figures, name);
-                      return figure == nullptr ? std::nan("") : figure->value;
-                  })
-        .gate();
-}
-
-std::string describe(const GateResult& result) {
-    return "'" + escaped(result.text) + "' " + (result.holds ? "holds: " : "does not hold: ") +
-           number_text(result.left) + " against " + number_text(result.right);
-}
-
-}  // namespace thimble::eval
+}  // namespace thimble
