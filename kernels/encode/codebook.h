@@ -41,24 +41,44 @@ struct CodebookBlock {
 
 constexpr float kShift = 0.125f;
 
+// Steps that are tried for a group, as parts of that which puts its peak at the grid's highest
+// value: not all points have that value, and a peak may be cut off.
+constexpr float kFirstRung = 0.4f, kLastRung = 1.7f;
+
+// The weights of a block by their place in an octet: magnitudes, where signs are stored apart.
+struct ByPlace {
+    float x[8][32], w[8][32];
+    float turn[32];  // see Octets
+};
 template <class Type>
-THIMBLE_LANE void set_octet(const float* weights, const float* importance, int lane, float step,
-                            Octets& out) {
-    int negative = 0;
-    for (int k = 0; k < 8; ++k) {
-        const bool below = !CodebookBlock<Type>::kShifts && weights[k] < 0;
-        out.x[k][lane] = below ? -weights[k] : weights[k];
-        out.w[k][lane] = importance[k];
-        negative += below ? 1 : 0;
+static inline void sort_by_place(const float* weights, const float* importance, ByPlace& out) {
+    for (int v = 0; v < 32; ++v) {
+        int negative = 0;
+        for (int k = 0; k < 8; ++k) {
+            const float x = weights[8 * v + k];
+            const bool below = !CodebookBlock<Type>::kShifts && x < 0;
+            out.x[k][v] = below ? -x : x;
+            out.w[k][v] = importance[8 * v + k];
+            negative += below ? 1 : 0;
+        }
+        out.turn[v] = CodebookBlock<Type>::kTurns && negative % 2 == 1 ? 4.0f : 0.0f;
     }
-    out.step[lane] = step;
-    out.shift[lane] = 0;
-    out.turn[lane] = CodebookBlock<Type>::kTurns && negative % 2 == 1 ? 4.0f : 0.0f;
+}
+// `count` octets from v on to the lanes, over and over.
+template <int count>
+THIMBLE_LANE void take_octets(const ByPlace& block, int v, Octets& out) {
+    for (int lane = 0; lane < kLanes; lane += count) {
+        for (int k = 0; k < 8; ++k) {
+            __builtin_memcpy(out.x[k] + lane, block.x[k] + v, count * sizeof(float));
+            __builtin_memcpy(out.w[k] + lane, block.w[k] + v, count * sizeof(float));
+        }
+        __builtin_memcpy(out.turn + lane, block.turn + v, count * sizeof(float));
+    }
 }
 
 // The best of `tried` steps of every group. For kGroupShift also the shift.
 template <class Type, int tried>
-static inline void choose_steps(const float* weights, const float* importance,
+static inline void choose_steps(const ByPlace& block,
                                 const float (&steps)[256 / Type::kGroup][tried],
                                 int (&chosen)[256 / Type::kGroup], CodebookBlock<Type>& out) {
     using Block = CodebookBlock<Type>;
@@ -68,19 +88,21 @@ static inline void choose_steps(const float* weights, const float* importance,
     float sums[Block::kGroups][kColumns] = {};
     for (int v = 0; v < 32; v += kAtOnce) {
         Octets octets;
+        take_octets<kAtOnce>(block, v, octets);
         for (int lane = 0; lane < kLanes; ++lane) {
-            const int octet = v + lane / kColumns, column = lane % kColumns;
-            set_octet<Type>(weights + 8 * octet, importance + 8 * octet, lane,
-                            steps[octet / kOctets][column / kShifts], octets);
-            if (kShifts == 2) octets.shift[lane] = column % 2 == 1 ? -kShift : kShift;
+            const int column = lane / kAtOnce;
+            octets.step[lane] = steps[(v + lane % kAtOnce) / kOctets][column / kShifts];
+            octets.shift[lane] = !Block::kShifts ? 0 : column % 2 == 1 ? -kShift : kShift;
         }
         float errors[kLanes];
         search.run(octets, errors);
         for (int lane = 0; lane < kLanes; ++lane) {
-            const int other = lane ^ 1;
-            const bool best = Type::kSigns != Signs::kOctetShift || errors[lane] < errors[other];
-            sums[(v + lane / kColumns) / kOctets][lane % kColumns] +=
-                best ? errors[lane] : errors[other];
+            float error = errors[lane];
+            if (Type::kSigns == Signs::kOctetShift) {
+                const float other = errors[lane ^ kAtOnce];
+                error = other < error ? other : error;
+            }
+            sums[(v + lane % kAtOnce) / kOctets][lane / kAtOnce] += error;
         }
     }
     for (int g = 0; g < Block::kGroups; ++g) {
@@ -121,27 +143,25 @@ THIMBLE_LANE void take_octet(const float* weights, const Search& search, const O
 
 // Points and signs for one step per group; for kOctetShift also the shifts.
 template <class Type>
-static inline void assign(const float* weights, const float* importance,
+static inline void assign(const float* weights, const ByPlace& block,
                           const float (&steps)[256 / Type::kGroup], CodebookBlock<Type>& out) {
-    constexpr int kShifts = Type::kSigns == Signs::kOctetShift ? 2 : 1;
+    constexpr int kShifts = Type::kSigns == Signs::kOctetShift ? 2 : 1, kAtOnce = kLanes / kShifts;
     OctetSearch<typename Type::Grid, CodebookBlock<Type>::kTurns> search;
-    for (int v = 0; v < 32; v += kLanes / kShifts) {
+    for (int v = 0; v < 32; v += kAtOnce) {
         Octets octets;
+        take_octets<kAtOnce>(block, v, octets);
         for (int lane = 0; lane < kLanes; ++lane) {
-            const int octet = v + lane / kShifts;
-            set_octet<Type>(weights + 8 * octet, importance + 8 * octet, lane,
-                            steps[octet * 8 / Type::kGroup], octets);
-            if (!CodebookBlock<Type>::kShifts) continue;
-            const bool down = kShifts == 2 ? lane % 2 == 1 : out.down[octet];
-            octets.shift[lane] = down ? -kShift : kShift;
+            const int octet = v + lane % kAtOnce;
+            octets.step[lane] = steps[octet * 8 / Type::kGroup];
+            const bool down = kShifts == 2 ? lane >= kAtOnce : out.down[octet];
+            octets.shift[lane] = !CodebookBlock<Type>::kShifts ? 0 : down ? -kShift : kShift;
         }
         float errors[kLanes];
         search.run(octets, errors);
-        for (int lane = 0; lane < kLanes; lane += kShifts) {
-            const int octet = v + lane / kShifts;
-            const bool second = kShifts == 2 && errors[lane + 1] < errors[lane];
-            if (kShifts == 2) out.down[octet] = second;
-            take_octet<Type>(weights, search, octets, lane + (second ? 1 : 0), octet, out);
+        for (int i = 0; i < kAtOnce; ++i) {
+            const bool second = kShifts == 2 && errors[i + kAtOnce] < errors[i];
+            if (kShifts == 2) out.down[v + i] = second;
+            take_octet<Type>(weights, search, octets, second ? i + kAtOnce : i, v + i, out);
         }
     }
 }
@@ -162,28 +182,72 @@ THIMBLE_LANE StepSums step_sums(const float* weights, const float* importance,
     return {sum(vx), sum(vv)};
 }
 
+// The value of the grid, moved by `shift`, that each lane is nearest to.
+template <class Grid>
+THIMBLE_LANE Lanes nearest_value(Lanes v, float shift) {
+    Lanes nearest = spread(static_cast<float>(Grid::value(0)) + shift);
+    for (int digit = 1; digit < Grid::kLevels; ++digit) {
+        const float below = static_cast<float>(Grid::value(digit - 1));
+        const float above = static_cast<float>(Grid::value(digit));
+        const IntLanes passed = greater(v, spread(0.5f * (below + above) + shift));
+        nearest = nearest + from_bits(passed & bits(spread(above - below)));
+    }
+    return nearest;
+}
+
+// The best step of a group if all points were there and all signs free. A point mostly is: this is
+// where to look.
+struct Step {
+    float step = 0, score = 0;
+};
+template <class Type>
+THIMBLE_LANE Step search_step(const float* weights, const float* importance, float shift) {
+    using Grid = typename Type::Grid;
+    const Extremes e = extremes(weights, Type::kGroup);
+    const float peak = -e.least > e.most ? -e.least : e.most;
+    if (!(peak > kTiny)) return {};
+    const float top = static_cast<float>(Grid::value(Grid::kLevels - 1));
+    Lanes step = rungs({kFirstRung * peak / top, kLastRung * peak / top}), score;
+    constexpr int kPasses = 2;
+    for (int pass = 0; pass < kPasses; ++pass) {
+        const Lanes inverse = spread(1) / step;
+        Lanes vx = spread(0), vv = vx;
+        for (int i = 0; i < Type::kGroup; ++i) {
+            const Lanes w = spread(importance[i]);
+            const Lanes x =
+                spread(CodebookBlock<Type>::kShifts || weights[i] > 0 ? weights[i] : -weights[i]);
+            const Lanes v = nearest_value<Grid>(x * inverse, shift), wv = w * v;
+            vx = vx + wv * x;
+            vv = vv + wv * v;
+        }
+        const IntLanes valid = greater(vx, spread(0));
+        step = select(valid, vx / vv, step);
+        score = select(valid, step * vx, spread(-1));
+    }
+    const int best = best_lane(score);
+    return {lane_of(step, best), lane_of(score, best)};
+}
+
 // Every group's best step, free of d, and how much its error grows with the step's.
 template <class Type>
-static inline void search_steps(const float* weights, const float* importance,
+static inline void search_steps(const float* weights, const float* importance, const ByPlace& block,
                                 float (&wanted)[256 / Type::kGroup],
                                 float (&curvature)[256 / Type::kGroup], CodebookBlock<Type>& out) {
-    using Grid = typename Type::Grid;
-    constexpr int kGroups = CodebookBlock<Type>::kGroups, kRungs = Type::kRungs;
-    float steps[kGroups][kRungs];
-    constexpr float kMost = static_cast<float>(Grid::value(Grid::kLevels - 1)) +
-                            (CodebookBlock<Type>::kShifts ? kShift : 0.0f);
+    constexpr int kGroups = CodebookBlock<Type>::kGroups;
     for (int g = 0; g < kGroups; ++g) {
-        const Extremes e = extremes(weights + g * Type::kGroup, Type::kGroup);
-        const float peak = -e.least > e.most ? -e.least : e.most;
-        for (int r = 0; r < kRungs; ++r)
-            steps[g][r] = peak / kMost *
-                          (Type::kFirstRung + (Type::kLastRung - Type::kFirstRung) *
-                                                  static_cast<float>(r) / (kRungs - 1));
+        const float *x = weights + g * Type::kGroup, *w = importance + g * Type::kGroup;
+        const bool shifts = CodebookBlock<Type>::kShifts;
+        Step best = search_step<Type>(x, w, shifts ? kShift : 0);
+        if (shifts) {
+            const Step down = search_step<Type>(x, w, -kShift);
+            const bool better = down.score > best.score;
+            if (better) best = down;
+            for (int v = g * Type::kGroup / 8; v < (g + 1) * Type::kGroup / 8; ++v)
+                out.down[v] = better;
+        }
+        wanted[g] = best.step;
     }
-    int chosen[kGroups];
-    choose_steps<Type, kRungs>(weights, importance, steps, chosen, out);
-    for (int g = 0; g < kGroups; ++g) wanted[g] = steps[g][chosen[g]];
-    assign<Type>(weights, importance, wanted, out);
+    assign<Type>(weights, block, wanted, out);
     for (int g = 0; g < kGroups; ++g) {
         const StepSums sums = step_sums<Type>(weights, importance, out, g);
         curvature[g] = sums.vv;
@@ -228,30 +292,29 @@ THIMBLE_LANE std::uint16_t half_of_unit(float unit) {
     return f32_to_f16(unit * static_cast<float>(Type::kUnit));
 }
 
-// Scales near the wanted steps, then points and signs, for the d given.
-template <class Type>
-static inline void choose_scales(const float* weights, const float* importance,
+// Of `tried` scales near each group's wanted step the best, then points and signs, for the d given.
+template <class Type, int tried>
+static inline void choose_scales(const float* weights, const ByPlace& block,
                                  const float (&wanted)[256 / Type::kGroup],
                                  CodebookBlock<Type>& out) {
-    constexpr int kGroups = CodebookBlock<Type>::kGroups, kTried = 4;
+    constexpr int kGroups = CodebookBlock<Type>::kGroups, kLastFirst = Type::kTop - tried + 1;
     const float unit = unit_of<Type>(out.d);
-    float steps[kGroups][kTried], final_steps[kGroups];
+    float steps[kGroups][tried], best[kGroups];
     int first[kGroups], chosen[kGroups];
     for (int g = 0; g < kGroups; ++g) {
         const float about = unit > 0 ? (wanted[g] / unit - 1) * 0.5f : 0.0f;
-        const float low = round_even(about - 1.5f);
-        first[g] = low > 0 ? (low < Type::kTop - kTried + 1 ? static_cast<int>(low)
-                                                            : Type::kTop - kTried + 1)
-                           : 0;
-        for (int i = 0; i < kTried; ++i)
+        const float low =
+            about < kLastFirst + 2 ? round_even(about - 0.5f * (tried - 1)) : kLastFirst;
+        first[g] = low > 0 ? static_cast<int>(low < kLastFirst ? low : kLastFirst) : 0;
+        for (int i = 0; i < tried; ++i)
             steps[g][i] = unit * static_cast<float>(2 * (first[g] + i) + 1);
     }
-    choose_steps<Type, kTried>(weights, importance, steps, chosen, out);
+    choose_steps<Type, tried>(block, steps, chosen, out);
     for (int g = 0; g < kGroups; ++g) {
         out.scale[g] = first[g] + chosen[g];
-        final_steps[g] = steps[g][chosen[g]];
+        best[g] = steps[g][chosen[g]];
     }
-    assign<Type>(weights, importance, final_steps, out);
+    assign<Type>(weights, block, best, out);
 }
 
 // importance: null or one value per weight.
@@ -263,26 +326,26 @@ static inline void encode_codebook(const float* weights, const float* importance
     const Extremes e = extremes(weights, 256);
     const float peak = -e.least > e.most ? -e.least : e.most;
     if (!(peak > kTiny)) return;
-    out.d = 0x7c00;
+    out.d = 0x7c00;  // what weights too large for any step get
     if (peak > kHuge) return;
     float w[256], wanted[kGroups], curvature[kGroups];
     importance_or_ones(importance, w, 256);
-    search_steps<Type>(weights, w, wanted, curvature, out);
+    ByPlace block;
+    sort_by_place<Type>(weights, w, block);
+    search_steps<Type>(weights, w, block, wanted, curvature, out);
     out.d = half_of_unit<Type>(search_odd_unit<kGroups, Type::kTop>(wanted, curvature));
-    constexpr int kPasses = 2;
-    for (int pass = 0; pass < kPasses; ++pass) {
-        choose_scales<Type>(weights, w, wanted, out);
-        if (pass + 1 == kPasses) break;
-        double ax = 0, aa = 0;
-        for (int g = 0; g < kGroups; ++g) {
-            const StepSums sums = step_sums<Type>(weights, w, out, g);
-            const double odd = 2 * out.scale[g] + 1;
-            ax += odd * static_cast<double>(sums.vx);
-            aa += odd * odd * static_cast<double>(sums.vv);
-            if (sums.vx > 0 && sums.vv > 0) wanted[g] = sums.vx / sums.vv;
-        }
-        if (aa > 0 && ax > 0) out.d = half_of_unit<Type>(static_cast<float>(ax / aa));
+    choose_scales<Type, Type::kTried>(weights, block, wanted, out);
+    double ax = 0, aa = 0;
+    for (int g = 0; g < kGroups; ++g) {
+        const StepSums sums = step_sums<Type>(weights, w, out, g);
+        const double odd = 2 * out.scale[g] + 1;
+        ax += odd * static_cast<double>(sums.vx);
+        aa += odd * odd * static_cast<double>(sums.vv);
+        if (sums.vx > 0 && sums.vv > 0) wanted[g] = sums.vx / sums.vv;
     }
+    if (!(aa > 0 && ax > 0)) return;
+    out.d = half_of_unit<Type>(static_cast<float>(ax / aa));
+    choose_scales<Type, 2>(weights, block, wanted, out);
 }
 
 }  // namespace thimble::encode::THIMBLE_ENCODE_LEVEL

@@ -9,8 +9,7 @@ namespace thimble::encode::THIMBLE_ENCODE_LEVEL {
 
 struct Iq1M {
     using Grid = Iq1Grid;
-    static constexpr int kGroup = 16, kTop = 7, kUnit = 1, kRungs = 8;
-    static constexpr float kFirstRung = 0.3f, kLastRung = 1.0f;
+    static constexpr int kGroup = 16, kTop = 7, kUnit = 1, kTried = 2;
     static constexpr Signs kSigns = Signs::kOctetShift;
 };
 

@@ -9,8 +9,7 @@ namespace thimble::encode::THIMBLE_ENCODE_LEVEL {
 
 struct Iq1S {
     using Grid = Iq1Grid;
-    static constexpr int kGroup = 32, kTop = 7, kUnit = 1, kRungs = 8;
-    static constexpr float kFirstRung = 0.3f, kLastRung = 1.0f;
+    static constexpr int kGroup = 32, kTop = 7, kUnit = 1, kTried = 2;
     static constexpr Signs kSigns = Signs::kGroupShift;
 };
 

@@ -9,8 +9,7 @@ namespace thimble::encode::THIMBLE_ENCODE_LEVEL {
 
 struct Iq2S {
     using Grid = Iq2SGrid;
-    static constexpr int kGroup = 16, kTop = 15, kUnit = 8, kRungs = 8;
-    static constexpr float kFirstRung = 0.5f, kLastRung = 1.1f;
+    static constexpr int kGroup = 16, kTop = 15, kUnit = 8, kTried = 4;
     static constexpr Signs kSigns = Signs::kFree;
 };
 

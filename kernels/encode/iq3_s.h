@@ -9,8 +9,7 @@ namespace thimble::encode::THIMBLE_ENCODE_LEVEL {
 
 struct Iq3S {
     using Grid = Iq3SGrid;
-    static constexpr int kGroup = 32, kTop = 15, kUnit = 1, kRungs = 8;
-    static constexpr float kFirstRung = 0.6f, kLastRung = 1.1f;
+    static constexpr int kGroup = 32, kTop = 15, kUnit = 1, kTried = 4;
     static constexpr Signs kSigns = Signs::kFree;
 };
 

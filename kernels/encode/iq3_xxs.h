@@ -9,8 +9,7 @@ namespace thimble::encode::THIMBLE_ENCODE_LEVEL {
 
 struct Iq3Xxs {
     using Grid = Iq3XxsGrid;
-    static constexpr int kGroup = 32, kTop = 15, kUnit = 4, kRungs = 8;
-    static constexpr float kFirstRung = 0.6f, kLastRung = 1.1f;
+    static constexpr int kGroup = 32, kTop = 15, kUnit = 4, kTried = 4;
     static constexpr Signs kSigns = Signs::kEven;
 };
 

@@ -22,72 +22,76 @@ struct Octets {
     float turn[kLanes];  // 4 where one sign must be turned, else 0
 };
 
-// The points of a grid in runs that share their high half.
+// The points of a grid in runs that share their high half. A half is numbered by its digits, to
+// base Grid::kLevels. Runs are filled up to whole fours with their first point.
 template <class Grid>
 struct Runs {
     static constexpr int kPoints = static_cast<int>(sizeof Grid::kPoints / sizeof(std::uint16_t));
-    static constexpr int kHalfBits = Grid::kBits * Grid::kWeights / 2, kHalf = 1 << kHalfBits;
+    static constexpr int kDigits = Grid::kWeights / 2, kBits = Grid::kBits * kDigits;
+    static constexpr int half_of(int bits) {
+        int half = 0;
+        for (int k = kDigits; k-- > 0;)
+            half = half * Grid::kLevels + (bits >> (Grid::kBits * k) & ((1 << Grid::kBits) - 1));
+        return half;
+    }
+    static constexpr int kPairs = Grid::kLevels * Grid::kLevels;
+    static constexpr int kHalves = kDigits == 2 ? kPairs : kPairs * kPairs;
+
     int count = 0;
-    std::uint16_t first[kHalf + 1] = {};
-    std::uint8_t high[kHalf] = {}, low[kPoints] = {};
+    std::uint16_t point[kHalves + 1] = {};  // the first of the run
+    std::uint16_t start[kHalves + 1] = {};  // its place in low
+    std::uint8_t high[kHalves] = {}, low[kPoints + 3 * kHalves] = {};
 };
 template <class Grid>
 constexpr Runs<Grid> make_runs() {
     using R = Runs<Grid>;
     R runs;
-    for (int i = 0; i < R::kPoints; ++i) {
-        const int point = Grid::kPoints[i], high = point >> R::kHalfBits;
-        runs.low[i] = static_cast<std::uint8_t>(point & (R::kHalf - 1));
-        if (runs.count > 0 && runs.high[runs.count - 1] == high) continue;
-        runs.first[runs.count] = static_cast<std::uint16_t>(i);
-        runs.high[runs.count++] = static_cast<std::uint8_t>(high);
+    int at = 0;
+    for (int i = 0; i < R::kPoints;) {
+        const int high = Grid::kPoints[i] >> R::kBits;
+        runs.point[runs.count] = static_cast<std::uint16_t>(i);
+        runs.start[runs.count] = static_cast<std::uint16_t>(at);
+        runs.high[runs.count++] = static_cast<std::uint8_t>(R::half_of(high));
+        const int first = at;
+        for (; i < R::kPoints && Grid::kPoints[i] >> R::kBits == high; ++i)
+            runs.low[at++] = static_cast<std::uint8_t>(R::half_of(Grid::kPoints[i]));
+        for (; at % 4 != 0; ++at) runs.low[at] = runs.low[first];
     }
-    runs.first[runs.count] = R::kPoints;
+    runs.point[runs.count] = R::kPoints;
+    runs.start[runs.count] = static_cast<std::uint16_t>(at);
     return runs;
 }
 template <class Grid>
 static constexpr Runs<Grid> kRuns = make_runs<Grid>();
 
-// The errors of half a point by its digits; and with one sign turned.
+// The errors of half a point; and with one sign turned.
 template <class Grid>
 struct HalfErrors {
-    static constexpr int kWeights = Grid::kWeights / 2;
-    float plain[Runs<Grid>::kHalf][kLanes], turned[Runs<Grid>::kHalf][kLanes];
+    float plain[Runs<Grid>::kHalves][kLanes], turned[Runs<Grid>::kHalves][kLanes];
 };
-
-// Where `bits` digits end; those that no point has are left out.
-template <class Grid>
-constexpr bool is_half(int digits) {
-    return Grid::kLevels == 1 << Grid::kBits || (digits & digits >> 1 & 0x5555) == 0;
-}
 
 template <class Grid, bool turns>
 static inline void fill(const Octets& octets, int first, HalfErrors<Grid>& out) {
     const Lanes step = load(octets.step), shift = load(octets.shift);
-    for (int k = 0; k < HalfErrors<Grid>::kWeights; ++k) {
+    int halves = 1;  // that the digits so far make
+    for (int k = 0; k < Runs<Grid>::kDigits; ++k, halves *= Grid::kLevels) {
         const Lanes x = load(octets.x[first + k]), w = load(octets.w[first + k]);
         const Lanes turn = load(octets.turn) * w * x * step;
         // Digit 0 comes last: it takes the place of what the others are made from.
         for (int digit = Grid::kLevels - 1; digit >= 0; --digit) {
             const Lanes value = spread(static_cast<float>(Grid::value(digit))) + shift;
             const Lanes left = x - step * value, error = w * left * left, turning = turn * value;
-            const int place = digit << (Grid::kBits * k);
-            if (k == 0) {
-                store(out.plain[digit], error);
-                if (turns) store(out.turned[digit], turning);
-                continue;
-            }
-            for (int rest = 0; rest < 1 << (Grid::kBits * k); ++rest) {
-                if (!is_half<Grid>(rest)) continue;
-                store(out.plain[rest | place], load(out.plain[rest]) + error);
-                if (turns) store(out.turned[rest | place], min(load(out.turned[rest]), turning));
+            const int place = digit * halves;
+            for (int rest = 0; rest < halves; ++rest) {
+                store(out.plain[place + rest], k == 0 ? error : load(out.plain[rest]) + error);
+                if (turns)
+                    store(out.turned[place + rest],
+                          k == 0 ? turning : min(load(out.turned[rest]), turning));
             }
         }
     }
-    for (int digits = 0; turns && digits < Runs<Grid>::kHalf; ++digits) {
-        if (!is_half<Grid>(digits)) continue;
-        store(out.turned[digits], load(out.turned[digits]) + load(out.plain[digits]));
-    }
+    for (int half = 0; turns && half < halves; ++half)
+        store(out.turned[half], load(out.turned[half]) + load(out.plain[half]));
 }
 
 // The least error, and in which run it is.
@@ -99,9 +103,11 @@ static inline void scan(const float (*low)[kLanes], const float (*high)[kLanes],
     constexpr const Runs<Grid>& runs = kRuns<Grid>;
     Lanes best = spread(kNever), best_run = spread(0);
     for (int run = 0; run < runs.count; ++run) {
-        int i = runs.first[run];
-        Lanes error = load(low[runs.low[i]]);
-        for (++i; i < runs.first[run + 1]; ++i) error = min(error, load(low[runs.low[i]]));
+        Lanes error = spread(kNever);
+        const std::uint8_t* const end = runs.low + runs.start[run + 1];
+        for (const std::uint8_t* four = runs.low + runs.start[run]; four != end; four += 4)
+            error = min(error, min(min(load(low[four[0]]), load(low[four[1]])),
+                                   min(load(low[four[2]]), load(low[four[3]]))));
         error = error + load(high[runs.high[run]]);
         best_run = select(greater(best, error), spread(static_cast<float>(run)), best_run);
         best = min(error, best);
@@ -114,11 +120,12 @@ template <class Grid>
 static inline int point_of(const float (*low)[kLanes], const Found& found, int lane) {
     constexpr const Runs<Grid>& runs = kRuns<Grid>;
     const int run = static_cast<int>(found.run[lane]);
-    int best = runs.first[run];
-    for (int i = best + 1; i < runs.first[run + 1]; ++i) {
-        if (low[runs.low[i]][lane] < low[runs.low[best]][lane]) best = i;
+    const std::uint8_t* const halves = runs.low + runs.start[run];
+    int best = 0;
+    for (int i = 1; i < runs.point[run + 1] - runs.point[run]; ++i) {
+        if (low[halves[i]][lane] < low[halves[best]][lane]) best = i;
     }
-    return best;
+    return runs.point[run] + best;
 }
 
 struct Choice {
