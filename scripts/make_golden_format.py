@@ -20,9 +20,12 @@ import numpy
 OUTPUT = pathlib.Path(__file__).resolve().parent.parent / "tests/golden/format/blocks.gguf"
 TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"]
 TYPES += ["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4", "TQ1_0", "TQ2_0"]
+TYPES += ["IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S", "IQ1_M"]
+# ggml refuses these without importance; ones are given.
+NEED_IMPORTANCE = {"IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ1_S", "IQ1_M"}
 # Offsets of the half-precision fields of a block.
 HALVES = {"Q4_1": [0, 2], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "Q2_K": [80, 82]}
-HALVES |= {"Q3_K": [108], "TQ1_0": [52], "TQ2_0": [64], "MXFP4": []}
+HALVES |= {"Q3_K": [108], "TQ1_0": [52], "TQ2_0": [64], "MXFP4": [], "IQ1_M": [54]}
 COLS = 256
 
 
@@ -62,14 +65,16 @@ def main() -> None:
         ctypes.c_void_p
     ]
     data = numpy.ascontiguousarray(rows())
+    ones = numpy.ones(COLS, numpy.float32)
     writer = gguf.GGUFWriter(OUTPUT, "test")
     writer.add_tensor("input", data)
     for name in TYPES:
         kind = gguf.GGMLQuantizationType[name]
         elements, size = gguf.GGML_QUANT_SIZES[kind]
         packed = numpy.zeros((data.shape[0], COLS // elements * size), numpy.uint8)
+        importance = ones.ctypes.data if name in NEED_IMPORTANCE else None
         count = ggml.ggml_quantize_chunk(
-            kind.value, data.ctypes.data, packed.ctypes.data, 0, data.shape[0], COLS, None
+            kind.value, data.ctypes.data, packed.ctypes.data, 0, data.shape[0], COLS, importance
         )
         assert count == packed.nbytes
         decoded = numpy.zeros_like(data)

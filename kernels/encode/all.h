@@ -4,6 +4,13 @@
 // for one block; importance is null or has a value per weight.
 #pragma once
 
+#include "kernels/encode/iq1_m.h"
+#include "kernels/encode/iq1_s.h"
+#include "kernels/encode/iq2_s.h"
+#include "kernels/encode/iq2_xs.h"
+#include "kernels/encode/iq2_xxs.h"
+#include "kernels/encode/iq3_s.h"
+#include "kernels/encode/iq3_xxs.h"
 #include "kernels/encode/iq4_nl.h"
 #include "kernels/encode/iq4_xs.h"
 #include "kernels/encode/mxfp4.h"

@@ -5,6 +5,8 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/strings.h"
+#include "quant/mixes.h"
 
 namespace thimble {
 namespace {
@@ -43,6 +45,25 @@ void apply_importance(const ColumnImportance& importance, std::vector<TensorChoi
         if (!is_encoded(choice)) continue;
         choice.importance = importance.of(*choice.tensor);
         choice.no_importance = importance.absence(*choice.tensor);
+    }
+}
+
+void require_importance(const std::vector<TensorChoice>& choices, const QuantizeOptions& options) {
+    const Mix* mix = find_mix(to_lower(options.format));
+    for (const TensorChoice& choice : choices) {
+        if (!is_encoded(choice) || !choice.importance.empty()) continue;
+        const auto type = tensor_type_of(choice.layout);
+        if (!type || !needs_importance(mix, *type, choice.tensor->name)) continue;
+        const std::string format = layout_info(choice.layout).name;
+        const std::string what = format + " is of no use without importance of the columns";
+        if (options.imatrix.empty()) {
+            throw Error(Exit::kUsage, "tensor '" + choice.tensor->name + "'",
+                        what + ", and there is none",
+                        "give --imatrix FILE, which quantize --collect-imatrix makes");
+        }
+        throw Error(Exit::kUsage, "tensor '" + choice.tensor->name + "'",
+                    what + ", and --imatrix has none: " + choice.no_importance,
+                    "give it another format: --tensor-type '" + choice.tensor->name + "=q4_k'");
     }
 }
 

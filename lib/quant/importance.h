@@ -20,6 +20,9 @@ namespace thimble {
 // encoded without. The spans live as long as `importance`.
 void apply_importance(const ColumnImportance& importance, std::vector<TensorChoice>& choices);
 
+// Throws Error(kUsage) for a matrix that is encoded without importance to a format that needs it.
+void require_importance(const std::vector<TensorChoice>& choices, const QuantizeOptions& options);
+
 // Warns of entries that cannot be used, one line each, and of those that belong to no matrix.
 void warn_of_importance(const ColumnImportance& importance,
                         const std::vector<TensorChoice>& choices, const std::string& file);

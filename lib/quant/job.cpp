@@ -116,8 +116,9 @@ struct QuantizeJob::State {
             throw Error(Exit::kUsage, "--resume", "errors of tensors stored earlier are not known",
                         "compare afterwards: quantize inspect OUTPUT --reference MODEL");
         }
+        if (importance) apply_importance(*importance, choices);
+        require_importance(choices, options);
         if (!importance) return;
-        apply_importance(*importance, choices);
         warn_of_importance(*importance, choices, options.imatrix);
     }
 

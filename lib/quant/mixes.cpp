@@ -344,6 +344,23 @@ bool is_head(std::string_view name, bool tied_embedding) noexcept {
     return name == "output.weight" || (tied_embedding && is_embedding(name));
 }
 
+bool needs_importance(const Mix* mix, TensorType type, std::string_view name) noexcept {
+    if (is_embedding(name) || name == "output.weight") return false;
+    switch (type) {
+        case T::kIQ1_S:
+        case T::kIQ1_M:
+        case T::kIQ2_XXS:
+        case T::kIQ2_XS:
+        case T::kIQ2_S:
+        case T::kIQ3_XXS:
+            return true;
+        case T::kQ2_K:
+            return mix != nullptr && mix->file_type == kQ2_K_S;
+        default:
+            return false;
+    }
+}
+
 std::vector<TensorType> mixed_types(const Mix& mix, const MixModel& model,
                                     std::span<const MixTensor> matrices) {
     if (find_tensor_type(mix.base)->block_elements == 1)

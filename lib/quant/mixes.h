@@ -50,6 +50,11 @@ struct MixTensor {
 // its bits, or f16.
 [[nodiscard]] TensorType fitting_type(TensorType wanted, std::int64_t cols);
 
+// Whether a matrix of this type is too bad to be of use unless importance steers its encoder: where
+// llama-quantize refuses. `mix` null: none.
+[[nodiscard]] bool needs_importance(const Mix* mix, TensorType type,
+                                    std::string_view name) noexcept;
+
 // The head of a model: output.weight, or the embedding that it shares.
 [[nodiscard]] bool is_head(std::string_view name, bool tied_embedding) noexcept;
 

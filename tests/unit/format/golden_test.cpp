@@ -43,8 +43,10 @@ struct Golden {
 };
 
 // First those whose encoder is ggml's, byte for byte.
-const char* const kTypes[] = {"q8_0", "q4_0", "q4_1",   "q5_0",   "q5_1",  "q4_k",  "q5_k", "q6_k",
-                              "q2_k", "q3_k", "iq4_nl", "iq4_xs", "mxfp4", "tq1_0", "tq2_0"};
+const char* const kTypes[] = {"q8_0",    "q4_0",  "q4_1",  "q5_0",    "q5_1",   "q4_k",
+                              "q5_k",    "q6_k",  "q2_k",  "q3_k",    "iq4_nl", "iq4_xs",
+                              "mxfp4",   "tq1_0", "tq2_0", "iq2_xxs", "iq2_xs", "iq2_s",
+                              "iq3_xxs", "iq3_s", "iq1_s", "iq1_m"};
 constexpr std::size_t kFixedTypes = 3;
 
 double squared_error(std::span<const float> a, std::span<const float> b) {

@@ -39,11 +39,25 @@ int bits(const std::vector<std::uint8_t>& b, std::size_t base, std::size_t at, i
 const int kIq4Values[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 const double kE2m1Values[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
 
+const int kIq2Values[] = {8, 25, 43};
+const int kIq3XxsValues[] = {4, 12, 20, 28, 36, 44, 52, 62};
+
+int digit(unsigned point, unsigned width, std::size_t k) {
+    return static_cast<int>(point >> (width * k)) % (1 << width);
+}
+// Eight signs of which an even number is set, by the first seven.
+int even(int seven) {
+    int set = 0;
+    for (int k = 0; k < 7; ++k) set += seven >> k & 1;
+    return seven + 128 * (set % 2);
+}
+int sign(int signs, std::size_t i) { return (signs >> (i % 8)) % 2 == 0 ? 1 : -1; }
+
 // Weight i of a block, read from the byte diagrams alone.
 double weight(LayoutId id, const std::vector<std::uint8_t>& b, std::size_t i) {
     const std::size_t nibble32 = (i % 16) * 8 + (i / 16) * 4;  // 32-weight blocks
     const std::size_t nibble_k = (i / 64) * 256 + (i % 32) * 8 + (i / 32 % 2) * 4;
-    const std::size_t g = i / 32;
+    const std::size_t g = i / 32, v = i / 8, v4 = v % 4;
     const std::size_t two_bits = (i / 128) * 256 + (i % 32) * 8 + (i / 32 % 4) * 2;
     const auto k_scale = [&](std::size_t base) {
         return g < 4 ? bits(b, base, g * 8, 6)
@@ -131,6 +145,45 @@ double weight(LayoutId id, const std::vector<std::uint8_t>& b, std::size_t i) {
         }
         case LayoutId::k_tq2_0:
             return half_value(u16_at(b, 64)) * (bits(b, 0, two_bits, 2) - 1);
+        case LayoutId::k_iq2_xxs: {
+            const int scale = bits(b, 2 + 8 * g, 60, 4), signs = bits(b, 2 + 8 * g, 32 + 7 * v4, 7);
+            return half_value(u16_at(b, 0)) * (2 * scale + 1) / 8 * sign(even(signs), i) *
+                   kIq2Values[digit(kIq2XxsGrid[b[2 + 8 * g + v4]], 2, i % 8)];
+        }
+        case LayoutId::k_iq2_xs: {
+            const int point = bits(b, 2, 16 * v, 9), signs = bits(b, 2, 16 * v + 9, 7);
+            return half_value(u16_at(b, 0)) * (2 * bits(b, 66, i / 16 * 4, 4) + 1) / 8 *
+                   sign(even(signs), i) * kIq2Values[digit(kIq2XsGrid[point], 2, i % 8)];
+        }
+        case LayoutId::k_iq2_s: {
+            const int point = b[2 + v] + 256 * bits(b, 66, 2 * v, 2);
+            return half_value(u16_at(b, 0)) * (2 * bits(b, 74, i / 16 * 4, 4) + 1) / 8 *
+                   sign(b[34 + v], i) * kIq2Values[digit(kIq2SGrid[point], 2, i % 8)];
+        }
+        case LayoutId::k_iq3_xxs: {
+            const int scale = bits(b, 66 + 4 * g, 28, 4), signs = bits(b, 66 + 4 * g, 7 * v4, 7);
+            const int value = kIq3XxsValues[digit(kIq3XxsGrid[b[2 + i / 4]], 3, i % 4)];
+            return half_value(u16_at(b, 0)) * (2 * scale + 1) / 4 * sign(even(signs), i) * value;
+        }
+        case LayoutId::k_iq3_s: {
+            const int point = b[2 + i / 4] + 256 * bits(b, 66, i / 4, 1);
+            return half_value(u16_at(b, 0)) * (2 * bits(b, 106, g * 4, 4) + 1) *
+                   sign(b[74 + v], i) * (2 * digit(kIq3SGrid[point], 3, i % 4) + 1);
+        }
+        case LayoutId::k_iq1_s: {
+            const int point = b[2 + v] + 256 * bits(b, 34 + 2 * g, 3 * v4, 3);
+            const double shift = bits(b, 34 + 2 * g, 15, 1) != 0 ? -0.125 : 0.125;
+            return half_value(u16_at(b, 0)) * (2 * bits(b, 34 + 2 * g, 12, 3) + 1) *
+                   (digit(kIq1Grid[point], 2, i % 8) - 1 + shift);
+        }
+        case LayoutId::k_iq1_m: {
+            unsigned d = 0;
+            for (std::size_t n = 0; n < 4; ++n) d += u16_at(b, 48 + 2 * n) / 4096 << 4 * n;
+            const int point = b[v] + 256 * bits(b, 32, 4 * v, 3);
+            const double shift = bits(b, 32, 4 * v + 3, 1) != 0 ? -0.125 : 0.125;
+            return half_value(d) * (2 * bits(b, 48, i / 64 * 16 + i / 16 % 4 * 3, 3) + 1) *
+                   (digit(kIq1Grid[point], 2, i % 8) - 1 + shift);
+        }
         default:
             break;  // no file holds it
     }
@@ -145,6 +198,12 @@ std::vector<std::size_t> half_fields(LayoutId id) {
         case LayoutId::k_q8_0:
         case LayoutId::k_iq4_nl:
         case LayoutId::k_iq4_xs:
+        case LayoutId::k_iq2_xxs:
+        case LayoutId::k_iq2_xs:
+        case LayoutId::k_iq2_s:
+        case LayoutId::k_iq3_xxs:
+        case LayoutId::k_iq3_s:
+        case LayoutId::k_iq1_s:
             return {0};
         case LayoutId::k_q4_1:
         case LayoutId::k_q5_1:
@@ -161,6 +220,8 @@ std::vector<std::size_t> half_fields(LayoutId id) {
             return {52};
         case LayoutId::k_tq2_0:
             return {64};
+        case LayoutId::k_iq1_m:
+            return {54};
         default:
             return {};
     }

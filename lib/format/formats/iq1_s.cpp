@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// iq1_s: the encoder is kernels/encode/iq1_s.h.
+#include "kernels/encode/iq1_s.h"
+
+#include "format/block_format.h"
+
+namespace thimble {
+namespace {
+
+struct Codec {
+    static constexpr LayoutId kLayout = LayoutId::k_iq1_s;
+    using Block = Layout<kLayout>::Block;
+
+    static FormatInfo info() {
+        return {.name = "iq1_s",
+                .layout = kLayout,
+                .block_elements = 256,
+                .nominal_bits_per_weight = 1.5625,
+                .error_bound = 1};
+    }
+
+    static void encode(const float* weights, const float* importance, Block* out,
+                       std::int64_t count) {
+        for (std::int64_t b = 0; b < count; ++b)
+            encode::plain::encode_block(weights + 256 * b,
+                                        importance ? importance + 256 * b : nullptr, out[b]);
+    }
+
+    static bool finite(const Block& block) { return finite_half(block.d); }
+};
+
+}  // namespace
+
+std::unique_ptr<WeightFormat> make_format_iq1_s() { return std::make_unique<BlockFormat<Codec>>(); }
+
+}  // namespace thimble

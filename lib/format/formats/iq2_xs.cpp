@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// iq2_xs: the encoder is kernels/encode/iq2_xs.h.
+#include "kernels/encode/iq2_xs.h"
+
+#include "format/block_format.h"
+
+namespace thimble {
+namespace {
+
+struct Codec {
+    static constexpr LayoutId kLayout = LayoutId::k_iq2_xs;
+    using Block = Layout<kLayout>::Block;
+
+    static FormatInfo info() {
+        return {.name = "iq2_xs",
+                .layout = kLayout,
+                .block_elements = 256,
+                .nominal_bits_per_weight = 2.3125,
+                .error_bound = 1};
+    }
+
+    static void encode(const float* weights, const float* importance, Block* out,
+                       std::int64_t count) {
+        for (std::int64_t b = 0; b < count; ++b)
+            encode::plain::encode_block(weights + 256 * b,
+                                        importance ? importance + 256 * b : nullptr, out[b]);
+    }
+
+    static bool finite(const Block& block) { return finite_half(block.d); }
+};
+
+}  // namespace
+
+std::unique_ptr<WeightFormat> make_format_iq2_xs() {
+    return std::make_unique<BlockFormat<Codec>>();
+}
+
+}  // namespace thimble
