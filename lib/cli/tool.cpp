@@ -285,6 +285,8 @@ class Invocation {
     int work() {
         const Isa isa = parse_isa(common_.cpu_isa, "--cpu-isa");
         const Budget budget = Budget::parse(common_.max_memory, "--max-memory");
+        if (common_.device == "cuda" && !command_->on_cuda)
+            throw Error(Exit::kUsage, "--device", "this works on the CPU only", "--device cpu");
         plan_ = command_->plan ? command_->plan(common_) : Plan{};
         plan_.at(Tier::kRam, Purpose::kBaseline) += tool_.baseline_bytes;
         if (common_.dry_run && !command_->runs_dry) {
@@ -300,8 +302,7 @@ class Invocation {
         Ledger::process().set_budget(budget);
         const Charge baseline(Tier::kRam, Purpose::kBaseline, tool_.baseline_bytes);
         Team team(threads());
-        Context context{common_, team, isa, common_.device == "ref" ? Device::kRef : Device::kCpu,
-                        console_};
+        Context context{common_, team, isa, device_named(common_.device), console_};
         return run_and_report(context, budget);
     }
 
@@ -385,7 +386,7 @@ class Invocation {
 
 void CommonOptions::visit(OptionVisitor& v) {
     v.option({.name = "max-memory",
-              .help = "budget; refuse (77) what would not fit: ram=4GiB,disk=20GB",
+              .help = "budget; refuse (77) what would not fit: ram=4GiB,vram=8GiB,disk=20GB",
               .value = "TIER=BYTES,...",
               .changes_output = false},
              max_memory);
@@ -397,8 +398,8 @@ void CommonOptions::visit(OptionVisitor& v) {
               .most = 1024},
              threads);
     v.option({.name = "device",
-              .help = "cpu, or ref: everything in double precision, slow",
-              .choices = {"cpu", "ref"}},
+              .help = "cpu, cuda, or ref: everything in double precision, slow",
+              .choices = {"cpu", "cuda", "ref"}},
              device);
     v.option({.name = "cpu-isa",
               .help = "instruction set",

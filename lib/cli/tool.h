@@ -21,7 +21,7 @@ namespace thimble::cli {
 struct CommonOptions {
     std::string max_memory;      // ram=...,vram=...,disk=...
     std::int64_t threads = 0;    // 0: default_threads()
-    std::string device = "cpu";  // cpu | ref
+    std::string device = "cpu";  // cpu | cuda | ref
     std::string cpu_isa = "auto";
     std::int64_t seed = 0;
     std::string json;               // FILE or "-": the JSON report
@@ -67,6 +67,7 @@ struct Command {
     std::function<void(Context&)> run = {};
     // For --list: names per kind ("formats": [...]), from the registries.
     std::function<Json()> list = {};
+    bool on_cuda = false;   // takes --device cuda
     bool runs_dry = false;  // run() is called with --dry-run, too, and does nothing then but tell
 };
 

@@ -69,7 +69,7 @@ class Charge {
     ~Charge() { resize(0); }
     Charge(Charge&& other) noexcept { *this = std::move(other); }
     Charge& operator=(Charge&& other) noexcept;
-    void resize(std::uint64_t bytes);  // grows (may throw) or shrinks
+    void resize(std::uint64_t bytes);     // grows (may throw) or shrinks
     void keep() noexcept { bytes_ = 0; }  // the bytes stay charged: another owner releases them
     [[nodiscard]] std::uint64_t bytes() const noexcept { return bytes_; }
 

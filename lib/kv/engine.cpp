@@ -360,8 +360,7 @@ KvEngine::WorkspaceBytes KvEngine::workspace_bytes(const std::vector<AttentionSp
                                                    const KvOptions& options, std::int64_t count,
                                                    const KvPlacement& placement) {
     const auto policy = make_kv_policy(options.policy, "--kv-policy");
-    const std::size_t element =
-        placement.device == Device::kRef ? sizeof(double) : sizeof(float);
+    const std::size_t element = placement.device == Device::kRef ? sizeof(double) : sizeof(float);
     WorkspaceBytes most;
     const std::vector<LayerPlan> plans = make_plans(layers, options, *policy, placement);
     for (std::size_t i = 0; i < plans.size(); ++i) {
@@ -373,9 +372,9 @@ KvEngine::WorkspaceBytes KvEngine::workspace_bytes(const std::vector<AttentionSp
         const auto dim = static_cast<std::size_t>(shape.head_dim);
         const std::size_t positions = 2 * aligned(n * sizeof(std::int64_t));
         const bool on_device = placement.at(i).on_device;
-        const Device device = on_device                           ? Device::kCuda
+        const Device device = on_device                          ? Device::kCuda
                               : placement.device == Device::kRef ? Device::kRef
-                                                                  : Device::kCpu;
+                                                                 : Device::kCpu;
         std::size_t bytes = 0;
         if (plan.band.sinks > 0)
             bytes += 2 * aligned(n * heads * dim * element) + 4 * aligned(n * heads * element);
@@ -390,8 +389,8 @@ KvEngine::WorkspaceBytes KvEngine::workspace_bytes(const std::vector<AttentionSp
         if (plan.device_slots < plan.all_slots()) {
             const std::size_t copies =
                 aligned(n * static_cast<std::size_t>(shape.kv_heads) * dim * element);
-            host += std::max(copies, ops::host_attention_bytes(rows, shape.heads, shape.head_dim,
-                                                               plan.slots));
+            host += std::max(
+                copies, ops::host_attention_bytes(rows, shape.heads, shape.head_dim, plan.slots));
         }
         most.host = std::max(most.host, host);
     }

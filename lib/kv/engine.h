@@ -39,8 +39,8 @@ using SeqId = std::int32_t;
 struct KvPlacement {
     KvPlacement(Device d = Device::kCpu) : device(d) {}  // NOLINT: all layers on one host device
     Device device = Device::kCpu;
-    // With a CUDA device, by layer: whether it attends there, and the first positions whose keys and
-    // values lie there (the other positions' lie in host memory).
+    // With a CUDA device, by layer: whether it attends there, and the first positions whose keys
+    // and values lie there (the other positions' lie in host memory).
     struct Layer {
         bool on_device = false;
         std::int64_t device_tokens = 0;
@@ -82,14 +82,15 @@ class KvEngine {
     void end_step();
 
     [[nodiscard]] std::uint64_t bytes() const noexcept;  // committed now, equal to the ledger's
-    // Bytes of host memory of one sequence after `tokens` tokens: closed form, never falls as tokens grow.
+    // Bytes of host memory of one sequence after `tokens` tokens: closed form, never falls as
+    // tokens grow.
     [[nodiscard]] static std::uint64_t predict_bytes(const std::vector<AttentionSpec>& layers,
                                                      const KvOptions& options, std::int64_t tokens,
                                                      const KvPlacement& placement);
     // The same of device memory, which a sequence takes when it is opened.
-    [[nodiscard]] static std::uint64_t predict_device_bytes(const std::vector<AttentionSpec>& layers,
-                                                            const KvOptions& options,
-                                                            const KvPlacement& placement);
+    [[nodiscard]] static std::uint64_t predict_device_bytes(
+        const std::vector<AttentionSpec>& layers, const KvOptions& options,
+        const KvPlacement& placement);
     // Whether every layer's heads are whole blocks of this layout.
     [[nodiscard]] static bool can_store(const std::vector<AttentionSpec>& layers, LayoutId layout);
     // Workspace bytes that attend() takes for a step of `count` tokens: of layers that attend on a

@@ -128,8 +128,7 @@ void LayerStore::encode_on_host(const Exec& exec, const KvEncoding& how, View x,
 
 void LayerStore::encode(const Exec& exec, const KvEncoding& how, View x, std::int64_t slot,
                         Memory& memory) const {
-    const std::int64_t on_device =
-        std::clamp<std::int64_t>(plan_.device_slots - slot, 0, x.rows);
+    const std::int64_t on_device = std::clamp<std::int64_t>(plan_.device_slots - slot, 0, x.rows);
     if (on_device > 0) {
         const std::size_t row = how.row_bytes(plan_.head_dim);
         ops::encode_kv(exec, x.slice_rows(0, on_device), plan_.head_dim, how.layout,

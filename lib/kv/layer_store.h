@@ -56,8 +56,8 @@ class LayerStore {
     void resize(std::int64_t tokens);
     // k, v [count, kv_heads * head_dim] at positions first ...; in a ring they lie in one tile.
     void write(const Exec& exec, std::int64_t first, View k, View v);
-    // Positions [first, end), end exclusive, ascending; at most three segments. Begins at the tile of
-    // `first`, so a few earlier positions may come along: masks are the reader's business.
+    // Positions [first, end), end exclusive, ascending; at most three segments. Begins at the tile
+    // of `first`, so a few earlier positions may come along: masks are the reader's business.
     struct Segments {
         std::array<ops::AttnSegment, 3> part;
         std::size_t count = 0;

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "format/weight_format.h"
 #include "model/block.h"
+#include "model/device_store.h"
 
 namespace thimble {
 namespace {
@@ -32,8 +33,8 @@ Shape shape_of(const ModelSpec& spec, const RunnerOptions& options, const Exec& 
 }
 
 Exec exec_of(const RunnerOptions& options) {
-    Exec exec;
-    exec.device = options.device;
+    Exec exec;  // on the host
+    exec.device = options.device == Device::kCuda ? Device::kCpu : options.device;
     exec.isa = options.isa;
     exec.activations = options.activations;
     return exec;
@@ -54,22 +55,119 @@ Layers make_layers(const ModelSpec& spec, const std::vector<UnitSpec>& units) {
     return layers;
 }
 
-// The residual stream, and over it the hungriest of the blocks and the head.
-std::size_t workspace_bytes(const ModelSpec& spec, const Layers& layers, const Exec& exec,
-                            const Shape& shape) {
-    const std::size_t attend =
-        KvEngine::workspace_bytes(spec.attention, shape.kv, shape.step_tokens, exec.device);
-    const BlockPlan plan = {exec, shape.step_tokens, attend};
-    std::size_t peak = view_bytes(exec, shape.logit_rows, spec.hidden) +
-                       ops::matmul_input_bytes(exec, shape.logit_rows, spec.hidden);
-    for (const auto& blocks : layers) {
-        for (const auto& block : blocks) peak = std::max(peak, block->workspace_bytes(plan));
-    }
-    return view_bytes(exec, shape.step_tokens, spec.hidden) + peak;
-}
-
 std::size_t logit_bytes(const ModelSpec& spec, const Exec& exec, std::int64_t rows) {
     return static_cast<std::size_t>(rows * spec.vocab) * size_of(exec.dtype());
+}
+
+// What a Runner holds besides weights and KV, and where its layers are computed.
+struct Arrangement {
+    DevicePlan store;  // no units: all on the host
+    KvPlacement kv;
+    std::size_t host_workspace = 0, device_workspace = 0, device_logits = 0;
+
+    [[nodiscard]] bool on_device(std::size_t unit) const {
+        return unit < store.units.size() && store.units[unit] != UnitPlace::kHost;
+    }
+    [[nodiscard]] bool any() const {
+        return store.count(UnitPlace::kHost) < std::ssize(store.units);
+    }
+    [[nodiscard]] std::uint64_t device_bytes() const {
+        if (!any()) return 0;
+        return CudaContext::device_bytes() +
+               Buffer::charged_bytes(device_workspace, Place::kDevice) +
+               Buffer::charged_bytes(device_logits, Place::kDevice);
+    }
+};
+
+Exec device_exec(const Exec& host) {
+    Exec exec = host;
+    exec.device = Device::kCuda;
+    return exec;
+}
+
+// The residual stream, and over it the hungriest of the blocks and the head.
+void add_workspaces(const ModelSpec& spec, const Layers& layers, const Exec& exec,
+                    const Shape& shape, Arrangement& layout) {
+    const KvEngine::WorkspaceBytes attend =
+        KvEngine::workspace_bytes(spec.attention, shape.kv, shape.step_tokens, layout.kv);
+    const Exec device = device_exec(exec);
+    const bool head_away = layout.on_device(layers.size() + 1);
+    const auto head = [&](const Exec& e) {
+        return view_bytes(e, shape.logit_rows, spec.hidden) +
+               ops::matmul_input_bytes(e, shape.logit_rows, spec.hidden);
+    };
+    std::size_t host = head_away ? 0 : head(exec), away = head_away ? head(device) : 0;
+    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+        const bool here = !layout.on_device(layer + 1);
+        const Exec& e = here ? exec : device;
+        const BlockPlan plan = {e, shape.step_tokens, here ? attend.host : attend.device};
+        std::size_t& peak = here ? host : away;
+        for (const auto& block : layers[layer]) peak = std::max(peak, block->workspace_bytes(plan));
+        if (!here) host = std::max(host, attend.host);
+    }
+    const std::size_t x = view_bytes(exec, shape.step_tokens, spec.hidden);
+    layout.host_workspace = x + host;
+    // Rows whose logits are wanted may come from the host.
+    layout.device_workspace =
+        layout.any() ? x + away + view_bytes(device, shape.logit_rows, spec.hidden) : 0;
+}
+
+// As many tokens' KV on the device as there is room for.
+void place_kv(const ModelSpec& spec, const RunnerOptions& options, const Shape& shape,
+              std::uint64_t room, Arrangement& layout) {
+    constexpr std::int64_t kTile = ops::kAttentionTile;
+    const std::int64_t context = shape.kv.context_tokens;
+    const std::int64_t wanted =
+        options.cuda.tokens > 0 ? std::min(options.cuda.tokens, context) : context;
+    const auto set = [&](std::int64_t tiles) {
+        for (std::size_t layer = 0; layer < layout.kv.layers.size(); ++layer) {
+            KvPlacement::Layer& place = layout.kv.layers[layer];
+            place.device_tokens = place.on_device ? tiles * kTile : 0;
+        }
+    };
+    const auto fits = [&](std::int64_t tiles) {
+        set(tiles);
+        const std::uint64_t bytes =
+            KvEngine::predict_device_bytes(spec.attention, shape.kv, layout.kv);
+        return bytes * static_cast<std::uint64_t>(options.cuda.sequences) <= room;
+    };
+    std::int64_t least = 0, most = (wanted + kTile - 1) / kTile;
+    while (least < most) {
+        const std::int64_t middle = least + (most - least + 1) / 2;
+        if (fits(middle)) {
+            least = middle;
+        } else {
+            most = middle - 1;
+        }
+    }
+    set(least);
+}
+
+Arrangement layout_of(const ModelSource& source, const RunnerOptions& options, const Exec& exec,
+                      const Shape& shape, const Layers& layers) {
+    const ModelSpec& spec = source.spec();
+    Arrangement layout;
+    layout.kv.device = options.device == Device::kRef ? Device::kRef : Device::kCpu;
+    if (options.device == Device::kCuda) {
+        const std::int64_t wanted = options.cuda.layers < 0
+                                        ? std::ssize(layers)
+                                        : std::min(options.cuda.layers, std::ssize(layers));
+        // Sizes besides the weights do not depend on which of the units stay.
+        layout.store = plan_device_store(source, exec, options.repack, wanted, UINT64_MAX);
+        layout.kv.layers.resize(layers.size());
+        for (std::size_t layer = 0; layer < layers.size(); ++layer)
+            layout.kv.layers[layer].on_device = layout.on_device(layer + 1);
+        if (layout.on_device(layers.size() + 1))
+            layout.device_logits = logit_bytes(spec, exec, shape.logit_rows);
+        add_workspaces(spec, layers, exec, shape, layout);
+        const std::uint64_t vram = options.cuda.vram_bytes, fixed = layout.device_bytes();
+        layout.store = plan_device_store(source, exec, options.repack, wanted,
+                                         vram > fixed ? vram - fixed : 0);
+        const std::uint64_t used = fixed + layout.store.device_bytes();
+        place_kv(spec, options, shape, vram > used ? vram - used : 0, layout);
+    }
+    add_workspaces(spec, layers, exec, shape, layout);
+    return layout;
 }
 
 // Encoded bytes of one row of head_dim keys or values.
@@ -83,20 +181,36 @@ std::uint64_t kv_row_bytes(std::string_view type, std::int64_t head_dim, Device 
 
 struct Runner::State {
     std::unique_ptr<ModelSource> source;
-    Exec exec;
+    Exec exec, device;  // on the host; on the CUDA device
     Shape shape;
     std::vector<UnitSpec> units;
     Layers layers;
+    Arrangement layout;
+    std::unique_ptr<CudaContext> cuda;
     std::unique_ptr<WeightStore> store;
     std::unique_ptr<KvEngine> kv;
-    std::unique_ptr<Workspace> workspace;
-    Buffer logits;
+    std::unique_ptr<Workspace> workspace, device_workspace;
+    Buffer logits, device_logits;
     std::size_t output = 0, output_norm = 0;  // roles in the head's unit
 
     [[nodiscard]] const ModelSpec& spec() const { return source->spec(); }
-    void step(SeqId seq, std::span<const std::int32_t> tokens, View x);
+    // Where unit `unit` is computed.
+    [[nodiscard]] const Exec& exec_of_unit(std::size_t unit) const {
+        return layout.on_device(unit) ? device : exec;
+    }
+    // The residual stream of a step: rows in host memory and, with a device, room for them there.
+    struct Residual {
+        View host, device;
+        bool away = false;  // the device's copy is the current one
+    };
+    [[nodiscard]] Residual take_residual(std::int64_t rows) const;
+    View bring(Residual& x, bool to_device) const;
+    void step(SeqId seq, std::span<const std::int32_t> tokens, Residual& x);
+    void run_layer(std::size_t layer, Residual& x);
+    // A layer over rows in host memory.
+    void run_rows(BlockCtx& ctx, std::size_t layer, View rows) const;
     void check(std::span<const std::int32_t> tokens) const;
-    void head(View x, std::int64_t first, Tap* tap, const LogitsSink& sink);
+    void head(View x, bool away, std::int64_t first, Tap* tap, const LogitsSink& sink);
     void reserve_logits(std::int64_t rows);
 };
 
@@ -111,10 +225,23 @@ Runner::Runner(std::unique_ptr<ModelSource> source, const RunnerOptions& options
     s.output = s.units.back().matrix("output");
     s.output_norm = s.units.back().vector("output_norm");
     s.exec.team = &team;
-    s.store = make_store(*s.source, s.exec, {options.repack, options.weight_bytes});
-    s.kv = std::make_unique<KvEngine>(s.spec().attention, s.shape.kv, options.device);
-    s.workspace = std::make_unique<Workspace>(workspace_bytes(s.spec(), s.layers, s.exec, s.shape));
+    s.layout = layout_of(*s.source, options, s.exec, s.shape, s.layers);
+    if (options.device == Device::kCuda && !s.layout.any()) (void)cuda_device();
+    if (s.layout.any()) {
+        s.cuda = std::make_unique<CudaContext>(s.exec);
+        s.store = make_device_store(*s.source, *s.cuda, options.repack, s.layout.store);
+        s.device = device_exec(s.exec);
+        s.device.cuda = s.cuda.get();
+        s.device_workspace = std::make_unique<Workspace>(s.layout.device_workspace, Place::kDevice);
+        s.device.workspace = s.device_workspace.get();
+        s.device_logits = Buffer(s.layout.device_logits, Purpose::kLogits, Place::kDevice);
+    } else {
+        s.store = make_store(*s.source, s.exec, {options.repack, options.weight_bytes});
+    }
+    s.kv = std::make_unique<KvEngine>(s.spec().attention, s.shape.kv, s.layout.kv);
+    s.workspace = std::make_unique<Workspace>(s.layout.host_workspace);
     s.exec.workspace = s.workspace.get();
+    if (s.cuda) s.cuda->set_host_workspace(s.workspace.get());
 }
 
 Runner::~Runner() = default;
@@ -123,33 +250,81 @@ const ModelSource& Runner::source() const noexcept { return *state_->source; }
 KvEngine& Runner::kv() noexcept { return *state_->kv; }
 const Exec& Runner::exec() const noexcept { return state_->exec; }
 
-void Runner::State::step(SeqId seq, std::span<const std::int32_t> tokens, View x) {
+Runner::State::Residual Runner::State::take_residual(std::int64_t rows) const {
+    Residual x;
+    x.host = workspace->take_view(exec.dtype(), rows, spec().hidden);
+    if (cuda) x.device = device_workspace->take_view(device.dtype(), rows, spec().hidden);
+    return x;
+}
+
+// The residual stream on the side where it is needed.
+View Runner::State::bring(Residual& x, bool to_device) const {
+    if (to_device != x.away) {
+        if (to_device) {
+            ops::copy_to_device(device, x.host, x.device);
+        } else {
+            ops::copy_to_host(device, x.device, x.host);
+        }
+        x.away = to_device;
+    }
+    return to_device ? x.device : x.host;
+}
+
+void Runner::State::run_rows(BlockCtx& ctx, std::size_t layer, View rows) const {
+    View x = rows;
+    if (!layout.on_device(layer + 1)) {
+        for (const auto& block : layers[layer]) block->forward(ctx, x);
+        return;
+    }
+    const WorkspaceScope scope(*device_workspace);
+    x = device_workspace->take_view(device.dtype(), rows.rows, rows.cols);
+    ops::copy_to_device(device, rows, x);
+    for (const auto& block : layers[layer]) block->forward(ctx, x);
+    ops::copy_to_host(device, x, rows);
+}
+
+void Runner::State::run_layer(std::size_t layer, Residual& x) {
+    const Lease lease = store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
+    BlockCtx ctx = {exec_of_unit(layer + 1), lease, *kv, nullptr};
+    const View rows = bring(x, layout.on_device(layer + 1));
+    for (const auto& block : layers[layer]) block->forward(ctx, rows);
+}
+
+void Runner::State::step(SeqId seq, std::span<const std::int32_t> tokens, Residual& x) {
     kv->begin_step(seq, static_cast<std::int64_t>(tokens.size()));
     {
         const Lease lease = store->acquire({UnitKind::kEmbedding, 0});
-        ops::embed(exec, lease.matrix(0).weight, tokens, spec().embedding_scale, x);
+        ops::embed(exec, lease.matrix(0).weight, tokens, spec().embedding_scale, x.host);
     }
-    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
-        const Lease lease = store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
-        BlockCtx ctx = {exec, lease, *kv, nullptr};
-        for (const auto& block : layers[layer]) block->forward(ctx, x);
-    }
+    for (std::size_t layer = 0; layer < layers.size(); ++layer) run_layer(layer, x);
     kv->end_step();
 }
 
-// x: rows whose logits are wanted; `first` is the place of row 0 among all that are.
-void Runner::State::head(View x, std::int64_t first, Tap* tap, const LogitsSink& sink) {
+// x: rows whose logits are wanted, on the device if `away`; `first` is the place of row 0 among all
+// that are.
+void Runner::State::head(View x, bool away, std::int64_t first, Tap* tap, const LogitsSink& sink) {
     const Lease lease = store->acquire({UnitKind::kHead, 0});
+    const bool on_device = layout.on_device(units.size() - 1);
+    const Exec& where = on_device ? device : exec;
     for (std::int64_t r = 0; r < x.rows; r += shape.logit_rows) {
         const std::int64_t rows = std::min(shape.logit_rows, x.rows - r);
-        const WorkspaceScope scope(*workspace);
-        const View h = workspace->take_view(exec.dtype(), rows, x.cols);
-        ops::rms_norm(exec, x.slice_rows(r, rows), lease.vector(output_norm), spec().norm_epsilon,
-                      h);
+        const WorkspaceScope scope(*where.workspace);
+        View from = x.slice_rows(r, rows);
+        if (away != on_device) {
+            const View here = where.workspace->take_view(where.dtype(), rows, x.cols);
+            on_device ? ops::copy_to_device(device, from, here)
+                      : ops::copy_to_host(device, from, here);
+            from = here;
+        }
+        const View h = where.workspace->take_view(where.dtype(), rows, x.cols);
+        ops::rms_norm(where, from, lease.vector(output_norm), spec().norm_epsilon, h);
         if (tap) tap->input(lease.unit(), {&output, 1}, h);
         if (!sink) continue;
         const View out = {logits.data(), exec.dtype(), rows, spec().vocab, spec().vocab};
-        apply(exec, h, std::array{lease.matrix(output).into(out)});
+        View computed = out;
+        if (on_device) computed.data = device_logits.data();
+        apply(where, h, std::array{lease.matrix(output).into(computed)});
+        if (on_device) ops::copy_to_host(device, computed, out);
         sink(first + r, out);
     }
 }
@@ -187,14 +362,13 @@ bool Runner::sweep(std::span<const std::span<const std::int32_t>> texts, View hi
     bool whole = true;
     for (std::size_t layer = 0; whole && layer < s.layers.size(); ++layer) {
         const Lease lease = s.store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
-        BlockCtx ctx = {s.exec, lease, *s.kv, tap};
+        BlockCtx ctx = {s.exec_of_unit(layer + 1), lease, *s.kv, tap};
         std::int64_t row = 0;
         for (const auto& text : texts) {
             for (std::int64_t left = std::ssize(text); left > 0;) {
                 const std::int64_t count = std::min(s.shape.step_tokens, left);
                 s.kv->begin_step(seq, count);
-                for (const auto& block : s.layers[layer])
-                    block->forward(ctx, hidden.slice_rows(row, count));
+                s.run_rows(ctx, layer, hidden.slice_rows(row, count));
                 s.kv->end_step();
                 row += count;
                 left -= count;
@@ -209,7 +383,7 @@ bool Runner::sweep(std::span<const std::span<const std::int32_t>> texts, View hi
 
 void Runner::head(View hidden, Tap* tap, const LogitsSink& sink) {
     if (sink) state_->reserve_logits(hidden.rows);
-    state_->head(hidden, 0, tap, sink);
+    state_->head(hidden, false, 0, tap, sink);
 }
 
 StorePlan Runner::store_plan(const ModelSource& source, const RunnerOptions& options) {
@@ -226,13 +400,15 @@ void Runner::forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64
     s.reserve_logits(logits);
     for (std::int64_t first = 0; first < total; first += s.shape.step_tokens) {
         const std::int64_t count = std::min(s.shape.step_tokens, total - first);
-        const WorkspaceScope scope(*s.workspace);
-        const View x = s.workspace->take_view(s.exec.dtype(), count, s.spec().hidden);
+        const WorkspaceScope scope(*s.workspace),
+            device_scope(s.cuda ? *s.device_workspace : *s.workspace);
+        State::Residual x = s.take_residual(count);
         s.step(seq,
                tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)), x);
         const std::int64_t skip = std::max<std::int64_t>(first_wanted - first, 0);
         if (skip < count) {
-            s.head(x.slice_rows(skip, count - skip), first + skip - first_wanted, nullptr, sink);
+            s.head((x.away ? x.device : x.host).slice_rows(skip, count - skip), x.away,
+                   first + skip - first_wanted, nullptr, sink);
         }
     }
 }
@@ -258,19 +434,58 @@ std::uint64_t Runner::bytes_per_token(std::int64_t context_tokens) const {
     return bytes;
 }
 
+std::string Runner::describe_placement(const ModelSource& source, const RunnerOptions& options) {
+    if (options.device != Device::kCuda) return {};
+    const Exec exec = exec_of(options);
+    const Shape shape = shape_of(source.spec(), options, exec);
+    const Layers layers = make_layers(source.spec(), units_of(source));
+    const Arrangement layout = layout_of(source, options, exec, shape, layers);
+    const std::size_t head = layers.size() + 1;
+    std::int64_t streamed = layout.store.count(UnitPlace::kStreamed), device = 0;
+    for (std::size_t u = 1; u < head; ++u) device += layout.on_device(u) ? 1 : 0;
+    std::int64_t least = shape.kv.context_tokens;
+    for (const KvPlacement::Layer& layer : layout.kv.layers) {
+        if (layer.on_device) least = std::min(least, layer.device_tokens);
+    }
+    std::string text = std::to_string(device) + " of " + std::to_string(layers.size()) +
+                       " layers on the CUDA device" +
+                       (layout.on_device(head) ? " and the head" : "");
+    if (streamed > 0)
+        text += ", " + std::to_string(streamed) + " of these streamed from host memory";
+    if (device > 0) text += "; KV of the first " + std::to_string(least) + " tokens on the device";
+    return text;
+}
+
 void Runner::add_to_plan(Plan& plan, const ModelSource& source, const RunnerOptions& options,
                          std::int64_t tokens, std::int64_t sequences, std::int64_t logits) {
     const ModelSpec& spec = source.spec();
     const Exec exec = exec_of(options);
     const Shape shape = shape_of(spec, options, exec);
     const Layers layers = make_layers(spec, units_of(source));
-    const StorePlan store = plan_store(source, exec, {options.repack, options.weight_bytes});
-
-    const std::uint64_t kv =
-        static_cast<std::uint64_t>(sequences) *
-        KvEngine::predict_bytes(spec.attention, shape.kv, tokens, options.device);
-    const std::uint64_t activations =
-        Buffer::charged_bytes(workspace_bytes(spec, layers, exec, shape));
+    const Arrangement layout = layout_of(source, options, exec, shape, layers);
+    StorePlan store;
+    if (layout.any()) {
+        store.resident_bytes = layout.store.host_bytes + layout.store.pinned_bytes;
+        store.staging_bytes = layout.store.staging_bytes;
+        const std::uint64_t device_kv =
+            static_cast<std::uint64_t>(sequences) *
+            KvEngine::predict_device_bytes(spec.attention, shape.kv, layout.kv);
+        plan.at(Tier::kVram, Purpose::kWeights) += layout.store.device_bytes();
+        plan.at(Tier::kVram, Purpose::kKv) += device_kv;
+        plan.at(Tier::kVram, Purpose::kActivations) +=
+            Buffer::charged_bytes(layout.device_workspace, Place::kDevice);
+        plan.at(Tier::kVram, Purpose::kLogits) +=
+            Buffer::charged_bytes(layout.device_logits, Place::kDevice);
+        plan.at(Tier::kVram, Purpose::kOther) += cuda::Blas::kWorkspaceBytes;
+        plan.at(Tier::kVram, Purpose::kIo) +=
+            CudaContext::device_bytes() - cuda::Blas::kWorkspaceBytes;
+        plan.at(Tier::kRam, Purpose::kIo) += CudaContext::pinned_bytes();
+    } else {
+        store = plan_store(source, exec, {options.repack, options.weight_bytes});
+    }
+    const std::uint64_t kv = static_cast<std::uint64_t>(sequences) *
+                             KvEngine::predict_bytes(spec.attention, shape.kv, tokens, layout.kv);
+    const std::uint64_t activations = Buffer::charged_bytes(layout.host_workspace);
     const std::uint64_t rows = Buffer::charged_bytes(
         logit_bytes(spec, exec, std::clamp<std::int64_t>(logits, 0, shape.logit_rows)));
     plan.at(Tier::kRam, Purpose::kWeights) += store.resident_bytes + store.lease_bytes;

@@ -16,6 +16,14 @@ namespace thimble {
 
 class Tap;
 
+// With Device::kCuda: what the device gets.
+struct CudaOptions {
+    std::int64_t layers = -1;               // computed on the device; -1: all
+    std::uint64_t vram_bytes = UINT64_MAX;  // most device memory
+    std::int64_t tokens = 0;     // of a sequence whose KV is to lie there; 0: the context
+    std::int64_t sequences = 1;  // open at once
+};
+
 struct RunnerOptions {
     Device device = Device::kCpu;
     Isa isa = Isa::kPortable;
@@ -28,6 +36,7 @@ struct RunnerOptions {
     std::uint64_t weight_bytes = UINT64_MAX;
     std::int64_t logit_rows = 0;  // most logits rows materialised at once; 0: as many as fit 32 MiB
     KvOptions kv;
+    CudaOptions cuda;
 };
 
 class Runner {
@@ -37,6 +46,7 @@ class Runner {
     [[nodiscard]] const ModelSpec& spec() const noexcept;
     [[nodiscard]] const ModelSource& source() const noexcept;
     [[nodiscard]] KvEngine& kv() noexcept;
+    // How work on host memory runs, logits among it.
     [[nodiscard]] const Exec& exec() const noexcept;
 
     // Receives logits rows [first, first + logits.rows) of the requested range, in order; the view
@@ -65,6 +75,10 @@ class Runner {
     // State bytes moved per decoded token at a context of n tokens: weights read + KV read and
     // written.
     [[nodiscard]] std::uint64_t bytes_per_token(std::int64_t context_tokens) const;
+    // "26 of 30 layers and the head on the device, 4 streamed; KV: ...": what lies where; ""
+    // without a CUDA device.
+    [[nodiscard]] static std::string describe_placement(const ModelSource& source,
+                                                        const RunnerOptions& options);
     // Adds what a Runner of this source and options holds at its peak with `tokens` tokens in each
     // of `sequences` sequences: weights, KV, activations, logits. Exact: equals the ledger.
     static void add_to_plan(Plan& plan, const ModelSource& source, const RunnerOptions& options,

@@ -144,18 +144,23 @@ PackedView WeightMemory::load_stored(const SourceTensor& tensor, std::byte* out)
     return whole;
 }
 
-View WeightMemory::load_vector(const Place& place) {
-    const SourceTensor& tensor = *place.tensor;
+std::vector<float> read_vector(const ModelSource& source, const SourceTensor& tensor) {
     std::vector<float> values(static_cast<std::size_t>(tensor.cols()));
     std::vector<std::byte> scratch;
-    source_.read_rows(tensor, 0, 1, values.data(), scratch);
+    source.read_rows(tensor, 0, 1, values.data(), scratch);
     const auto bad =
         std::find_if_not(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
     if (bad != values.end()) {
-        throw Error(Exit::kBadData, escaped(source_.file().path(), 1024),
+        throw Error(Exit::kBadData, escaped(source.file().path(), 1024),
                     "tensor '" + tensor.name + "', element " +
                         std::to_string(bad - values.begin()) + " is not a finite number");
     }
+    return values;
+}
+
+View WeightMemory::load_vector(const Place& place) {
+    const SourceTensor& tensor = *place.tensor;
+    const std::vector<float> values = read_vector(source_, tensor);
     std::byte* out = memory_.data() + place.offset;
     if (exec_.dtype() == DType::kF64) {
         std::copy(values.begin(), values.end(), reinterpret_cast<double*>(out));

@@ -19,6 +19,9 @@ namespace thimble {
 void verify_weights(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,
                     std::int64_t first, const PackedView& piece);
 
+// A vector's values, checked to be finite.
+[[nodiscard]] std::vector<float> read_vector(const ModelSource& source, const SourceTensor& tensor);
+
 class WeightMemory {
   public:
     // `exec` needs no team before load().

@@ -15,6 +15,7 @@ Activations activations_named(std::string_view name) {
 std::string describe_activations(const Exec& exec) {
     if (ops::is_ref(exec)) return "f64";
     if (exec.activations == Activations::kF32) return "f32";
+    if (ops::is_cuda(exec)) return "i8 and 16 bits";
     if (exec.activations == Activations::kBf16) return "bf16";
     const bool i8 = exec.activations == Activations::kI8 || exec.isa != Isa::kPortable;
     return i8 ? "i8" : "f32";

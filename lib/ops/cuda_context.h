@@ -15,7 +15,8 @@ namespace thimble {
 
 class CudaContext {
   public:
-    // Opens the device; Error(kUsage) where there is none. `host` is how its share runs on the host.
+    // Opens the device; Error(kUsage) where there is none. `host` is how its share runs on the
+    // host.
     explicit CudaContext(const Exec& host);
     ~CudaContext();
 

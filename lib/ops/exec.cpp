@@ -28,9 +28,7 @@ View Workspace::take_view(DType dtype, std::int64_t rows, std::int64_t cols) {
     return {take(static_cast<std::size_t>(rows * cols) * size_of(dtype)), dtype, rows, cols, cols};
 }
 
-const Exec& Exec::host() const noexcept {
-    return device == Device::kCuda ? cuda->host() : *this;
-}
+const Exec& Exec::host() const noexcept { return device == Device::kCuda ? cuda->host() : *this; }
 
 const cpu::KernelTable& ops::kernels(Isa isa) {
 #if defined(__x86_64__)

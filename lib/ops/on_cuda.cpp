@@ -48,8 +48,8 @@ void scale(const Exec& exec, View x, double factor) {
 
 void glu(const Exec& exec, Gate act, View gate, View up, View out) {
     launch(exec, cuda::supports_glu, cuda::glu,
-           cuda::Glu{.activation = act == Gate::kSilu ? cuda::Activation::kSilu
-                                                      : cuda::Activation::kGeluTanh,
+           cuda::Glu{.activation =
+                         act == Gate::kSilu ? cuda::Activation::kSilu : cuda::Activation::kGeluTanh,
                      .gate = floats(gate),
                      .up = floats(up),
                      .out = floats(out),
@@ -138,9 +138,7 @@ void encode_kv(const Exec& exec, View x, int head_dim, LayoutId layout, std::byt
 
 void copy(const Exec& exec, View from, View to) {
     if (from.rows == 0) return;
-    on_device([&] {
-        cuda::copy_rows_on_device(exec.cuda->compute(), rows_of(from, to));
-    });
+    on_device([&] { cuda::copy_rows_on_device(exec.cuda->compute(), rows_of(from, to)); });
 }
 
 }  // namespace thimble::ops::on_cuda

@@ -51,8 +51,8 @@ void run_segment(const Exec& exec, const Attention& a, const AttnSegment& s,
                .slots = s.slots,
                .positions = s.positions == nullptr
                                 ? nullptr
-                                : exec.cuda->upload(std::span(
-                                      s.positions, static_cast<std::size_t>(s.slots))),
+                                : exec.cuda->upload(
+                                      std::span(s.positions, static_cast<std::size_t>(s.slots))),
                .first_position = s.first_position,
                .scale = static_cast<float>(a.scale),
                .softcap = static_cast<float>(a.softcap),
@@ -163,8 +163,7 @@ std::size_t attention_workspace_bytes(std::int64_t tokens, int heads, int head_d
     return bytes(splits * rows * head_dim) + 2 * bytes(splits * rows);
 }
 
-std::size_t host_attention_bytes(std::int64_t tokens, int heads, int head_dim,
-                                 std::int64_t slots) {
+std::size_t host_attention_bytes(std::int64_t tokens, int heads, int head_dim, std::int64_t slots) {
     const std::int64_t count = std::min(tokens, kTokensAtOnce), rows = count * heads;
     const auto bytes = [](std::int64_t n) {
         return (static_cast<std::size_t>(n) * sizeof(float) + 63) & ~std::size_t{63};

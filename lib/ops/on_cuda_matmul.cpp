@@ -27,8 +27,7 @@ cuda::Matmul problem_of(View x, const Matmul& p) {
 
 template <class T>
 T* take(const Exec& exec, std::int64_t n) {
-    return reinterpret_cast<T*>(
-        exec.workspace->take(static_cast<std::size_t>(n) * sizeof(T)));
+    return reinterpret_cast<T*>(exec.workspace->take(static_cast<std::size_t>(n) * sizeof(T)));
 }
 
 void quantise(const Exec& exec, View x, InputForms& forms) {
@@ -87,8 +86,7 @@ void many(const Exec& exec, View x, InputForms& forms, const Matmul& p, bool exa
                         .out_stride = problem.out_stride,
                         .accumulate = p.accumulate};
         gemm.x = narrow(exec, x, p.weight.layout, forms);
-        if (cuda::supports_gemm(gemm))
-            return launch(exec, cuda::supports_gemm, cuda::gemm, gemm);
+        if (cuda::supports_gemm(gemm)) return launch(exec, cuda::supports_gemm, cuda::gemm, gemm);
     }
     if (cuda::supports_matmul_mma(problem))
         return launch(exec, cuda::supports_matmul_mma, cuda::matmul_mma, problem);

@@ -2,8 +2,14 @@
 #include "tensor/device.h"
 
 #include "core/error.h"
+#include "tensor/view.h"
 
 namespace thimble {
+
+Device device_named(std::string_view name) noexcept {
+    if (name == "cuda") return Device::kCuda;
+    return name == "ref" ? Device::kRef : Device::kCpu;
+}
 
 void throw_device_error(const cuda::Failure& failure) {
     using Kind = cuda::Failure::Kind;

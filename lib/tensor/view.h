@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// Non-owning views of row-major activations. Computation runs in F32 on the CPU and CUDA devices and in
-// F64 on the reference device; blocks pass views along and never name the element type.
+// Non-owning views of row-major activations. Computation runs in F32 on the CPU and CUDA devices
+// and in F64 on the reference device; blocks pass views along and never name the element type.
 #pragma once
 
 #include <cassert>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include "tensor/dtype.h"
 
 namespace thimble {
 
 enum class Device : std::uint8_t {
-    kCpu,  // F32, SIMD kernels
-    kRef,  // host memory, everything in F64, kernels/ref: the oracle
+    kCpu,   // F32, SIMD kernels
+    kRef,   // host memory, everything in F64, kernels/ref: the oracle
     kCuda,  // device memory, F32, CUDA kernels; Views point to device memory
 };
+
+// "cpu", "cuda", "ref".
+[[nodiscard]] Device device_named(std::string_view name) noexcept;
 
 // [rows, cols], `stride` elements from one row to the next.
 struct View {

@@ -109,7 +109,7 @@ std::vector<double> kv_input(std::uint64_t seed, std::size_t layer, std::int64_t
 void KvHarness::step(SeqId seq, std::int64_t count) {
     Sequence& sequence = sequences_.at(seq);
     const std::int64_t first = engine_.tokens(seq);
-    Workspace workspace(KvEngine::workspace_bytes(layers_, options_, count, device_));
+    Workspace workspace(KvEngine::workspace_bytes(layers_, options_, count, device_).host);
     Exec exec{.device = device_, .isa = isa_, .team = &team_, .workspace = &workspace};
     engine_.begin_step(seq, count);
     for (std::size_t layer = 0; layer < layers_.size(); ++layer) {

@@ -55,7 +55,8 @@ int main(int argc, char** argv) {
          .options = [&](OptionVisitor& v) { pipeline.options.visit(v); },
          .plan = [&](const cli::CommonOptions& common) { return pipeline.plan(common); },
          .run = [&](cli::Context& context) { pipeline.run(context); },
-         .list = list_names});
+         .list = list_names,
+         .on_cuda = true});
     commands.push_back({.name = "report",
                         .help = "one table of several results",
                         .options = [&](OptionVisitor& v) { report.visit(v); },

@@ -15,6 +15,7 @@ struct EvaluateOptions {
     std::vector<std::string> texts, tasks, asserts;
     std::int64_t chunks = 0, limit = 0, shots = 0;
     std::int64_t batch = 512;
+    std::int64_t gpu_layers = -1;
     std::string activations = "auto";
     bool bench = false;
     eval::SpeedOptions speed;

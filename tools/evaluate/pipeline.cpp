@@ -18,6 +18,7 @@
 #include "eval/windows.h"
 #include "io/atomic_file.h"
 #include "io/sha256.h"
+#include "model/device_budget.h"
 #include "ops/ops.h"
 
 namespace thimble::evaluate {
@@ -75,7 +76,11 @@ void Pipeline::open_models() {
 
 void Pipeline::open(const cli::CommonOptions& common) {
     if (model_) return;
-    device_ = common.device == "ref" ? Device::kRef : Device::kCpu;
+    device_ = device_named(common.device);
+    if (device_ == Device::kCuda) {
+        vram_bytes_ = vram_budget(Budget::parse(common.max_memory, "--max-memory")) /
+                      (options.reference.empty() ? 1 : 2);
+    }
     isa_ = parse_isa(common.cpu_isa, "--cpu-isa");
     for (const std::string& file : options.texts) suite_.add(text_task(file), "--file");
     for (const std::string& spec : options.tasks) suite_.add(spec, "--task");
@@ -127,6 +132,7 @@ RunnerOptions Pipeline::runner_options() const {
     out.activations = activations_named(options.activations);
     out.step_tokens = options.batch;
     out.kv = options.kv;
+    out.cuda = {.layers = options.gpu_layers, .vram_bytes = vram_bytes_};
     return out;
 }
 
@@ -229,6 +235,11 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
     open(common);
     Plan plan = memory();
     predict_time(plan, common);
+    if (device_ == Device::kCuda) {
+        plan.notes.push_back(Runner::describe_placement(*model_, model_options()));
+        plan.cheapest_change =
+            vram_remedy(*model_, model_options(), Budget::parse(common.max_memory, "--max-memory"));
+    }
     predicted_bytes_ = plan.total_bytes(Tier::kRam) + baseline_bytes_;
     const auto limit = Budget::parse(common.max_memory, "--max-memory")
                            .limit_bytes[static_cast<std::size_t>(Tier::kRam)];

@@ -54,6 +54,7 @@ class Pipeline {
     void check_gates(cli::Context& context, const eval::Record& record) const;
 
     std::uint64_t baseline_bytes_, predicted_bytes_ = 0;
+    std::uint64_t vram_bytes_ = UINT64_MAX;  // of each model on the CUDA device
     std::uint64_t weight_bytes_ = UINT64_MAX, reference_weight_bytes_ = UINT64_MAX;
     Device device_ = Device::kCpu;
     Isa isa_ = Isa::kPortable;

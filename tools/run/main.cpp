@@ -36,7 +36,8 @@ int main(int argc, char** argv) {
          .options = [&](OptionVisitor& v) { pipeline.options.visit(v); },
          .plan = [&](const cli::CommonOptions& common) { return pipeline.plan(common); },
          .run = [&](cli::Context& context) { pipeline.run(context); },
-         .list = names});
+         .list = names,
+         .on_cuda = true});
     return cli::run_tool({.name = "run",
                           .summary = "generates text from a language model",
                           .epilog = kExamples,

@@ -56,6 +56,13 @@ void RunOptions::visit(OptionVisitor& v) {
              "how quantised weights read their input; auto: i8 where the CPU has byte dot products",
          .choices = {"auto", "f32", "bf16", "i8"}},
         activations);
+    v.option({.name = "gpu-layers",
+              .help = "layers that --device cuda computes; -1: all. Those that do not fit into "
+                      "vram= are streamed from host memory",
+              .value = "N",
+              .least = -1,
+              .also = "ngl"},
+             gpu_layers);
     v.option({.name = "repack", .help = "keep weights in the layout that is fastest here"}, repack);
     v.option({.name = "profile",
               .help = "machine profile for predicted times, from --probe",

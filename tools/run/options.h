@@ -17,6 +17,7 @@ struct RunOptions {
     KvOptions kv;
     std::int64_t batch = 512;
     std::string activations = "auto";
+    std::int64_t gpu_layers = -1;
     bool repack = true;
     std::string profile, probe;
     cost::ProbeOptions probing;

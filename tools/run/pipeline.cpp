@@ -11,15 +11,12 @@
 #include "core/strings.h"
 #include "cost/time_model.h"
 #include "io/file.h"
+#include "model/device_budget.h"
 
 namespace thimble::run {
 namespace {
 
 constexpr std::uint64_t kMostPromptBytes = std::uint64_t{1} << 28;
-
-Device device_of(const cli::CommonOptions& common) {
-    return common.device == "ref" ? Device::kRef : Device::kCpu;
-}
 
 }  // namespace
 
@@ -80,6 +77,7 @@ RunnerOptions Pipeline::runner_options(Device device, Isa isa) const {
     out.repack = options.repack;
     out.weight_bytes = weight_bytes_;
     out.kv = options.kv;
+    out.cuda = {.layers = options.gpu_layers, .vram_bytes = vram_bytes_, .tokens = most_tokens()};
     // Memory for a step is not taken for more tokens than there are.
     out.step_tokens = conversation_ ? options.batch : std::min(options.batch, std::ssize(prompt_));
     return out;
@@ -152,12 +150,17 @@ std::string Pipeline::remedy(std::uint64_t limit_bytes, RunnerOptions runner) co
 Plan Pipeline::plan(const cli::CommonOptions& common) {
     if (!options.probe.empty()) return plan_probe(options);
     open();
+    const Budget budget = Budget::parse(common.max_memory, "--max-memory");
+    if (common.device == "cuda") vram_bytes_ = vram_budget(budget);
     const RunnerOptions runner =
-        runner_options(device_of(common), parse_isa(common.cpu_isa, "--cpu-isa"));
+        runner_options(device_named(common.device), parse_isa(common.cpu_isa, "--cpu-isa"));
     Plan plan = memory(runner, most_tokens());
     predict_time(plan, common);
-    const auto limit = Budget::parse(common.max_memory, "--max-memory")
-                           .limit_bytes[static_cast<std::size_t>(Tier::kRam)];
+    if (common.device == "cuda") {
+        plan.notes.push_back(Runner::describe_placement(*source_, runner));
+        plan.cheapest_change = vram_remedy(*source_, runner, budget);
+    }
+    const auto limit = budget.limit_bytes[static_cast<std::size_t>(Tier::kRam)];
     if (limit && plan.total_bytes(Tier::kRam) + kBaselineBytes > *limit)
         stream_layers(plan, *limit, runner, common);
     return plan;

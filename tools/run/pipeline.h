@@ -42,6 +42,7 @@ class Pipeline {
     std::vector<Token> prompt_;
     std::int64_t capacity_ = 0;
     std::uint64_t weight_bytes_ = UINT64_MAX;  // the budget's share for weights
+    std::uint64_t vram_bytes_ = UINT64_MAX;    // the budget's share of the device
     bool conversation_ = false;                // messages come from stdin, line by line
 };
 

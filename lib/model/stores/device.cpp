@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "core/error.h"
+#include "model/device_store.h"
+#include "model/weight_memory.h"
+#include "tensor/device.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
+
+constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 255) & ~std::size_t{255}; }
+
+std::size_t matrix_bytes(const SourceTensor& t) { return aligned(t.form.bytes(t.rows())); }
+std::size_t vector_bytes(const SourceTensor& t) {
+    return aligned(static_cast<std::size_t>(t.cols()) * sizeof(float));
+}
+std::size_t unit_bytes(const UnitSpec& unit) {
+    std::size_t bytes = 0;
+    for (const auto& m : unit.matrices) {
+        bytes += matrix_bytes(*m.weight);
+        if (m.bias) bytes += vector_bytes(*m.bias);
+    }
+    for (const auto& v : unit.vectors) bytes += vector_bytes(*v.weight);
+    return bytes;
+}
+
+std::int64_t piece_rows(const SourceTensor& tensor) {
+    const auto rows = static_cast<std::int64_t>(kPieceBytes / tensor.form.bytes(1));
+    return std::clamp<std::int64_t>(rows, 1, tensor.rows());
+}
+std::size_t piece_bytes(const UnitSpec& unit) {
+    std::size_t most = 0;
+    for (const auto& m : unit.matrices)
+        most = std::max(most, m.weight->form.bytes(piece_rows(*m.weight)));
+    for (const auto& v : unit.vectors) most = std::max(most, vector_bytes(*v.weight));
+    return most;
+}
+
+WeightMemory host_memory(const ModelSource& source, const std::vector<UnitSpec>& units,
+                         const Exec& host, bool repack, const DevicePlan& plan) {
+    WeightMemory memory(source, host, repack);
+    for (std::size_t u = 0; u < units.size(); ++u) {
+        if (plan.units[u] != UnitPlace::kHost) continue;
+        const bool head_here = plan.units.back() == UnitPlace::kHost;
+        memory.add_unit(units[u], u > 0 || (source.spec().tied_embedding && head_here));
+    }
+    return memory;
+}
+
+// A unit's weights one after the other from `base`.
+UnitWeights weights_at(const UnitSpec& unit, std::byte* base) {
+    UnitWeights weights;
+    const auto vector = [&](const SourceTensor& t) {
+        const View view{base, DType::kF32, 1, t.cols(), t.cols()};
+        base += vector_bytes(t);
+        return view;
+    };
+    for (const auto& m : unit.matrices) {
+        const SourceTensor& t = *m.weight;
+        Linear linear{t.form.view({t.rows(), t.cols()}, base), std::nullopt};
+        base += matrix_bytes(t);
+        if (m.bias) linear.bias = vector(*m.bias);
+        weights.matrices.push_back(linear);
+    }
+    for (const auto& v : unit.vectors) weights.vectors.push_back(vector(*v.weight));
+    return weights;
+}
+
+class DeviceStore final : public WeightStore {
+  public:
+    DeviceStore(const ModelSource& source, CudaContext& cuda, bool repack, const DevicePlan& plan)
+        : source_(source),
+          cuda_(cuda),
+          specs_(units_of(source)),
+          places_(plan.units),
+          host_(host_memory(source, specs_, cuda.host(), repack, plan)),
+          units_(specs_.size()),
+          pinned_at_(specs_.size()) {
+        host_.load();
+        load(plan);
+    }
+
+    Lease acquire(UnitId unit) override {
+        const std::size_t u = index_of(unit, specs_);
+        if (places_[u] != UnitPlace::kStreamed) return {*this, unit, units_[u]};
+        Slot& slot = bring(u);
+        ahead(after(u));
+        return {*this, unit, slot.weights};
+    }
+
+    std::uint64_t bytes_per_token() const noexcept override { return bytes_per_token_of(units_); }
+
+  private:
+    static constexpr std::size_t kNone = SIZE_MAX;
+    struct Slot {
+        Buffer memory;
+        std::size_t unit = kNone;
+        UnitWeights weights;
+        cuda::Event arrived, used;
+    };
+
+    void release(UnitId unit) noexcept override {
+        const std::size_t u = index_of(unit, specs_);
+        if (places_[u] != UnitPlace::kStreamed) return;
+        try {
+            for (Slot& slot : slots_) {
+                if (slot.unit == u) slot.used.record(cuda_.compute());
+            }
+        } catch (const cuda::Failure&) {  // the next call on the stream says so, too
+        }
+    }
+
+    // The slot that holds a unit; the compute stream waits for it.
+    Slot& bring(std::size_t u) {
+        ahead(u);
+        Slot& slot = slots_[slots_[0].unit == u ? 0 : 1];
+        on_device([&] { cuda_.compute().wait_for(slot.arrived); });
+        return slot;
+    }
+
+    // Begins to copy a unit, unless it is here or on its way, into the slot used longer ago.
+    void ahead(std::size_t u) {
+        if (slots_[0].unit == u || slots_[1].unit == u) return;
+        Slot& slot = slots_[turn_];
+        turn_ ^= 1u;
+        slot.unit = u;
+        slot.weights = weights_at(specs_[u], slot.memory.data());
+        on_device([&] {
+            cuda_.copies().wait_for(slot.used);
+            cuda::copy_to_device(cuda_.copies(), slot.memory.data(), pinned_.data() + pinned_at_[u],
+                                 unit_bytes(specs_[u]));
+            slot.arrived.record(cuda_.copies());
+        });
+    }
+
+    // The streamed unit that comes next, again and again.
+    [[nodiscard]] std::size_t after(std::size_t u) const {
+        for (std::size_t n = 1; n <= places_.size(); ++n) {
+            const std::size_t next = (u + n) % places_.size();
+            if (places_[next] == UnitPlace::kStreamed) return next;
+        }
+        return u;
+    }
+
+    void load(const DevicePlan& plan) {
+        memory_ = Buffer(plan.resident_bytes, Purpose::kWeights, Place::kDevice);
+        pinned_ = Buffer(plan.pinned_bytes, Purpose::kWeights, Place::kPinned);
+        staging_ = Buffer(plan.staging_bytes, Purpose::kIo, Place::kPinned);
+        std::size_t resident = 0, pinned = 0, slot = 0;
+        for (std::size_t u = 0; u < specs_.size(); ++u) {
+            if (places_[u] == UnitPlace::kHost) {
+                units_[u] = host_.unit(specs_[u]);
+                continue;
+            }
+            const bool stays = places_[u] == UnitPlace::kDevice;
+            std::byte* base = stays ? memory_.data() + resident : pinned_.data() + pinned;
+            units_[u] = weights_at(specs_[u], base);
+            load_unit(specs_[u], units_[u], stays);
+            pinned_at_[u] = pinned;
+            (stays ? resident : pinned) += unit_bytes(specs_[u]);
+            if (!stays) slot = std::max(slot, unit_bytes(specs_[u]));
+        }
+        staging_.reset();
+        if (slot == 0) return;
+        for (Slot& s : slots_) s.memory = Buffer(slot, Purpose::kWeights, Place::kDevice);
+    }
+
+    void load_unit(const UnitSpec& unit, const UnitWeights& to, bool device) {
+        for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
+            load_matrix(*unit.matrices[i].weight, to.matrices[i].weight, device);
+            if (unit.matrices[i].bias)
+                load_vector(*unit.matrices[i].bias, *to.matrices[i].bias, device);
+        }
+        for (std::size_t i = 0; i < unit.vectors.size(); ++i)
+            load_vector(*unit.vectors[i].weight, to.vectors[i], device);
+    }
+
+    void load_matrix(const SourceTensor& tensor, const PackedView& to, bool device) {
+        const std::int64_t step = piece_rows(tensor);
+        for (std::int64_t first = 0; first < tensor.rows(); first += step) {
+            const std::int64_t count = std::min(step, tensor.rows() - first);
+            const PackedView piece = source_.read_packed(tensor, first, count, staging_.data());
+            verify_weights(source_, cuda_.host(), tensor, first, piece);
+            for (int p = 0; p < to.n_planes; ++p) {
+                const auto i = static_cast<std::size_t>(p);
+                const bool table = to.planes[i].row_bytes == 0;
+                if (piece.planes[i].bytes == 0 || (table && first > 0)) continue;
+                put(const_cast<std::byte*>(to.planes[i].data) +
+                        static_cast<std::size_t>(first) * to.planes[i].row_bytes,
+                    piece.planes[i].data, piece.planes[i].bytes, device);
+            }
+        }
+    }
+
+    void load_vector(const SourceTensor& tensor, View to, bool device) {
+        const std::vector<float> values = read_vector(source_, tensor);
+        put(to.row_bytes(0), values.data(), values.size() * sizeof(float), device);
+    }
+
+    void put(std::byte* to, const void* from, std::size_t bytes, bool device) {
+        if (!device) {
+            std::memcpy(to, from, bytes);
+            return;
+        }
+        on_device([&] {
+            cuda::copy_to_device(cuda_.copies(), to, from, bytes);
+            cuda_.copies().wait();  // before what it came from is written again
+        });
+    }
+
+    const ModelSource& source_;
+    CudaContext& cuda_;
+    std::vector<UnitSpec> specs_;
+    std::vector<UnitPlace> places_;
+    WeightMemory host_;
+    std::vector<UnitWeights> units_;      // of streamed ones: in pinned memory
+    std::vector<std::size_t> pinned_at_;  // where a streamed unit begins
+    Buffer memory_, pinned_, staging_;
+    std::array<Slot, 2> slots_;
+    unsigned turn_ = 0;  // the slot to be filled next
+};
+
+}  // namespace
+
+std::int64_t DevicePlan::count(UnitPlace place) const noexcept {
+    return std::count(units.begin(), units.end(), place);
+}
+
+DevicePlan plan_device_store(const ModelSource& source, const Exec& host, bool repack,
+                             std::int64_t device_layers, std::uint64_t most_bytes) {
+    const std::vector<UnitSpec> units = units_of(source);
+    const std::size_t layers = units.size() - 2;
+    const auto wanted = static_cast<std::size_t>(
+        std::clamp<std::int64_t>(device_layers, 0, static_cast<std::int64_t>(layers)));
+    DevicePlan plan;
+    // The head is read in full for every token: it stays before any layer does.
+    std::vector<std::size_t> order;
+    if (wanted > 0) order.push_back(units.size() - 1);
+    for (std::size_t u = 1; u <= wanted; ++u) order.push_back(u);
+    const auto arrange = [&](std::size_t stay) {
+        DevicePlan p;
+        p.units.assign(units.size(), UnitPlace::kHost);
+        std::size_t resident = 0, pinned = 0, slot = 0, piece = 0;
+        for (std::size_t i = 0; i < order.size(); ++i) {
+            const UnitSpec& unit = units[order[i]];
+            const std::size_t bytes = unit_bytes(unit);
+            p.units[order[i]] = i < stay ? UnitPlace::kDevice : UnitPlace::kStreamed;
+            (i < stay ? resident : pinned) += bytes;
+            if (i >= stay) slot = std::max(slot, bytes);
+            piece = std::max(piece, piece_bytes(unit));
+        }
+        p.resident_bytes = Buffer::charged_bytes(resident, Place::kDevice);
+        p.slot_bytes = 2 * Buffer::charged_bytes(slot, Place::kDevice);
+        p.pinned_bytes = Buffer::charged_bytes(pinned, Place::kPinned);
+        p.staging_bytes = Buffer::charged_bytes(piece, Place::kPinned);
+        return p;
+    };
+    for (std::size_t stay = order.size() + 1; stay-- > 0;) {
+        plan = arrange(stay);
+        if (plan.device_bytes() <= most_bytes) break;
+    }
+    const WeightMemory memory = host_memory(source, units, host, repack, plan);
+    plan.host_bytes = Buffer::charged_bytes(memory.bytes());
+    // Either is only there while its part is loaded.
+    plan.staging_bytes =
+        std::max<std::uint64_t>(plan.staging_bytes, Buffer::charged_bytes(memory.staging_bytes()));
+    return plan;
+}
+
+std::unique_ptr<WeightStore> make_device_store(const ModelSource& source, CudaContext& cuda,
+                                               bool repack, const DevicePlan& plan) {
+    return std::make_unique<DeviceStore>(source, cuda, repack, plan);
+}
+
+}  // namespace thimble

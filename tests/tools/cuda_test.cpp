@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// --device cuda as a user meets it. In the emulated build the device is told by the environment
+// what to be.
+#include <doctest/doctest.h>
+
+#include <string>
+#include <vector>
+
+#include "io/json.h"
+#include "kernels/cuda/stream.h"
+#include "tests/support/models.h"
+#include "tests/support/process.h"
+#include "tests/support/tiny_model.h"
+
+using namespace thimble;
+
+namespace {
+
+using Environment = std::vector<std::pair<std::string, std::string>>;
+
+bool emulated() { return std::string_view(cuda::build_kind()) == "emulated"; }
+
+test::ProcessResult run(const std::string& model, std::vector<std::string> more,
+                        const Environment& environment = {}) {
+    std::vector<std::string> command{test::tool_path("run"), "-m", model, "-p", "Once upon a time",
+                                     "--temp", "0", "--progress", "none"};
+    command.insert(command.end(), more.begin(), more.end());
+    test::ProcessOptions options;
+    options.environment = environment;
+    options.environment.emplace_back("THIMBLE_EMU_TRACK", "0");
+    options.timeout_seconds = 300;
+    return test::run_process(command, options);
+}
+
+// Of a JSON report with a plan.
+std::uint64_t vram_of(const std::string& report) {
+    const Json json = parse_json(report, "report");
+    const Json* at = &json;
+    for (const char* key : {"plan", "tiers", "vram", "peak_bytes"}) {
+        at = at->find(key);
+        REQUIRE(at != nullptr);
+    }
+    return static_cast<std::uint64_t>(at->as_int("peak_bytes"));
+}
+
+std::uint64_t planned_vram(const std::string& model, std::vector<std::string> more) {
+    more.insert(more.end(), {"--dry-run", "--json", "-"});
+    const auto result = run(model, more);
+    REQUIRE(result.exit == 0);
+    return vram_of(result.out);
+}
+
+}  // namespace
+
+TEST_SUITE("cuda" * doctest::skip(!emulated())) {
+    TEST_CASE("cuda: no device, and a driver too old, are usage errors that say what to do") {
+        const test::TemporaryDirectory directory;
+        test::write_tiny_model(directory.file("m.gguf"), "llama-tied");
+        const std::vector<std::string> cuda{"-n", "2", "--device", "cuda"};
+        const auto none = run(directory.file("m.gguf"), cuda, {{"THIMBLE_EMU_DEVICES", "0"}});
+        CHECK(none.exit == 2);
+        CHECK(none.err.find("no CUDA-capable device") != std::string::npos);
+        CHECK(none.err.find("--device cpu") != std::string::npos);
+        CHECK(none.out.empty());
+        const auto old = run(directory.file("m.gguf"), cuda, {{"THIMBLE_EMU_DRIVER", "11040"}});
+        CHECK(old.exit == 2);
+        CHECK(old.err.find("11.4") != std::string::npos);
+        CHECK(old.err.find("13.0") != std::string::npos);
+    }
+
+    TEST_CASE("cuda: a budget one page too small is refused, and the least that fits is kept") {
+        const test::TemporaryDirectory directory;
+        const std::string model = directory.file("m.gguf");
+        test::write_tiny_model(model, "llama-tied");
+        const std::vector<std::string> base{"-n", "4", "--device", "cuda"};
+        std::vector<std::string> tight = base;
+        tight.insert(tight.end(), {"--max-memory", "vram=1"});
+        const auto refused = run(model, tight);
+        CHECK(refused.exit == 77);
+        CHECK(refused.err.find("vram") != std::string::npos);
+        CHECK(refused.err.find("--gpu-layers 0") != std::string::npos);
+        // What it says it needs is what it takes.
+        std::vector<std::string> dry = tight;
+        dry.insert(dry.end(), {"--dry-run", "--json", directory.file("plan.json")});
+        CHECK(run(model, dry).exit == 77);
+        const std::uint64_t least = vram_of(test::read_file(directory.file("plan.json")));
+        std::vector<std::string> fits = base, short_by_a_page = base;
+        fits.insert(fits.end(), {"--max-memory", "vram=" + std::to_string(least)});
+        short_by_a_page.insert(short_by_a_page.end(),
+                               {"--max-memory", "vram=" + std::to_string(least - 4096)});
+        CHECK(run(model, fits).exit == 0);
+        CHECK(run(model, short_by_a_page).exit == 77);
+    }
+
+    TEST_CASE("cuda: a device that has less than was stated ends with 77 and names what to offload") {
+        const test::TemporaryDirectory directory;
+        test::write_tiny_model(directory.file("m.gguf"), "llama-tied");
+        const auto result =
+            run(directory.file("m.gguf"),
+                {"-n", "2", "--device", "cuda", "--max-memory", "vram=1GiB"},
+                {{"THIMBLE_EMU_MEMORY", "1000000"}});
+        CHECK(result.exit == 77);
+        CHECK(result.err.find("--gpu-layers") != std::string::npos);
+    }
+
+    TEST_CASE("cuda: a tool that works on the CPU only says so") {
+        const test::TemporaryDirectory directory;
+        test::write_tiny_model(directory.file("m.gguf"), "llama-tied");
+        const auto result =
+            test::run_process({test::tool_path("quantize"), "-m", directory.file("m.gguf"), "-o",
+                               directory.file("q.gguf"), "--device", "cuda"});
+        CHECK(result.exit == 2);
+        CHECK(result.err.find("--device cpu") != std::string::npos);
+    }
+
+    TEST_CASE("cuda: real models give the CPU's greedy tokens with all, some and no layers there") {
+        for (const char* name : {test::kSmolLm2, test::kGemma3}) {
+            const auto model = test::real_model(name);
+            if (!model) continue;
+            const std::vector<std::string> base{"-n", "4", "-c", "64"};
+            const auto cpu = run(*model, base);
+            REQUIRE(cpu.exit == 0);
+            for (const char* layers : {"-1", "7", "0"}) {
+                std::vector<std::string> device = base;
+                device.insert(device.end(), {"--device", "cuda", "--gpu-layers", layers});
+                const auto result = run(*model, device);
+                CAPTURE(name);
+                CAPTURE(layers);
+                INFO(result.err);
+                CHECK(result.exit == 0);
+                CHECK(result.out == cpu.out);
+            }
+            // Half of the device memory: streamed weights.
+            std::vector<std::string> device = base;
+            device.insert(device.end(), {"--device", "cuda"});
+            const std::uint64_t half = planned_vram(*model, device) / 2;
+            device.insert(device.end(), {"--max-memory", "vram=" + std::to_string(half)});
+            const auto streamed = run(*model, device);
+            INFO(streamed.err);
+            CHECK(streamed.exit == 0);
+            CHECK(streamed.out == cpu.out);
+            CHECK(streamed.err.find("streamed") != std::string::npos);
+        }
+    }
+}
