@@ -22,7 +22,9 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(Embed p) {
 
 }  // namespace
 
-bool supports_embed(const Embed& p) noexcept { return is_stored(p.table.layout) && p.table.cols > 0; }
+bool supports_embed(const Embed& p) noexcept {
+    return is_stored(p.table.layout) && p.table.cols > 0;
+}
 
 void embed(const Embed& p, Stream& stream) {
     const std::int64_t parts = (p.table.cols + kPart - 1) / kPart;
