@@ -6,6 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __CUDACC__
+#include <cuda_fp16.h>
+#endif
+
 #include "kernels/layout/rng.h"  // THIMBLE_HOST_DEVICE
 
 namespace thimble {
@@ -22,6 +26,9 @@ THIMBLE_HOST_DEVICE inline std::uint32_t float_to_bits(float f) {
 }
 
 THIMBLE_HOST_DEVICE inline float f16_to_f32(std::uint16_t h) {
+#ifdef __CUDA_ARCH__
+    return __half2float(__ushort_as_half(h));  // one instruction
+#else
     const std::uint32_t sign = static_cast<std::uint32_t>(h & 0x8000u) << 16;
     const std::uint32_t exponent = (h >> 10) & 0x1fu;
     const std::uint32_t mantissa = h & 0x3ffu;
@@ -29,6 +36,7 @@ THIMBLE_HOST_DEVICE inline float f16_to_f32(std::uint16_t h) {
     if (exponent != 0) return bits_to_float(sign | ((exponent + 112) << 23) | (mantissa << 13));
     const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;  // zero and subnormals: exact
     return sign ? -magnitude : magnitude;
+#endif
 }
 
 THIMBLE_HOST_DEVICE inline std::uint16_t f32_to_f16(float f) {

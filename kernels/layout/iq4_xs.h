@@ -14,6 +14,7 @@
 #include "kernels/layout/half.h"
 #include "kernels/layout/iq4.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -40,16 +41,19 @@ struct Layout<LayoutId::k_iq4_xs> {
     }
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real d = static_cast<Real>(f16_to_f32(block.d));
-        for (int g = 0; g < 8; ++g) {
-            const Real step = d * static_cast<Real>(scale(block, g));
-            for (int i = 0; i < 16; ++i) {
-                const int both = block.codes[16 * g + i];
-                out[32 * g + i] = step * static_cast<Real>(Iq4::value(both & 15));
-                out[32 * g + 16 + i] = step * static_cast<Real>(Iq4::value(both >> 4));
-            }
+        const Real step = d * static_cast<Real>(scale(block, part));
+        for (int i = 0; i < 16; ++i) {
+            const int both = block.codes[16 * part + i];
+            out[i] = step * static_cast<Real>(Iq4::value(both & 15));
+            out[16 + i] = step * static_cast<Real>(Iq4::value(both >> 4));
         }
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_iq4_xs>::Block) == 136);

@@ -16,14 +16,18 @@ namespace thimble {
 struct KScales {
     std::uint8_t scale[8], minimum[8];  // 0..63
 
+    THIMBLE_HOST_DEVICE static int scale_at(const std::uint8_t (&bytes)[12], int g) {
+        return g < 4 ? bytes[g] & 63 : (bytes[g + 4] & 15) | (bytes[g - 4] >> 6) << 4;
+    }
+    THIMBLE_HOST_DEVICE static int minimum_at(const std::uint8_t (&bytes)[12], int g) {
+        return g < 4 ? bytes[g + 4] & 63 : (bytes[g + 4] >> 4) | (bytes[g] >> 6) << 4;
+    }
+
     THIMBLE_HOST_DEVICE static KScales unpack(const std::uint8_t (&bytes)[12]) {
         KScales s;
-        for (int i = 0; i < 4; ++i) {
-            s.scale[i] = bytes[i] & 63;
-            s.minimum[i] = bytes[i + 4] & 63;
-            s.scale[i + 4] = static_cast<std::uint8_t>((bytes[i + 8] & 15) | (bytes[i] >> 6) << 4);
-            s.minimum[i + 4] =
-                static_cast<std::uint8_t>((bytes[i + 8] >> 4) | (bytes[i + 4] >> 6) << 4);
+        for (int g = 0; g < 8; ++g) {
+            s.scale[g] = static_cast<std::uint8_t>(scale_at(bytes, g));
+            s.minimum[g] = static_cast<std::uint8_t>(minimum_at(bytes, g));
         }
         return s;
     }

@@ -13,6 +13,7 @@
 
 #include "kernels/layout/half.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -40,17 +41,23 @@ struct Layout<LayoutId::k_q3_k> {
     }
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real d = static_cast<Real>(f16_to_f32(block.d));
-        for (int g = 0; g < 16; ++g) {
-            const Real step = d * static_cast<Real>(scale(block, g));
-            const int first = g % 2 * 16, line = g / 2;  // of 32 weights
-            for (int i = first; i < first + 16; ++i) {
-                const int low = (block.low[32 * (line / 4) + i] >> (line % 4 * 2)) & 3;
-                const int code = low | ((block.high[i] >> line) & 1) << 2;
-                out[32 * line + i] = step * static_cast<Real>(code - 4);
+        const std::uint8_t* codes = block.low + 32 * (part / 4);
+        const int shift = part % 4 * 2;
+        for (int half = 0; half < 2; ++half) {
+            const Real step = d * static_cast<Real>(scale(block, 2 * part + half));
+            for (int i = 16 * half; i < 16 * half + 16; ++i) {
+                const int low = (codes[i] >> shift) & 3;
+                const int code = low | ((block.high[i] >> part) & 1) << 2;
+                out[i] = step * static_cast<Real>(code - 4);
             }
         }
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_q3_k>::Block) == 110);

@@ -13,6 +13,7 @@
 #include "kernels/layout/half.h"
 #include "kernels/layout/k_scales.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -26,21 +27,20 @@ struct Layout<LayoutId::k_q4_k> {
     static constexpr int kElements = 256;
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real d = static_cast<Real>(f16_to_f32(block.d));
         const Real dmin = static_cast<Real>(f16_to_f32(block.dmin));
-        const KScales s = KScales::unpack(block.scales);
-        for (int p = 0; p < 4; ++p) {
-            const std::uint8_t* codes = block.codes + 32 * p;
-            const Real d0 = d * static_cast<Real>(s.scale[2 * p]);
-            const Real m0 = dmin * static_cast<Real>(s.minimum[2 * p]);
-            const Real d1 = d * static_cast<Real>(s.scale[2 * p + 1]);
-            const Real m1 = dmin * static_cast<Real>(s.minimum[2 * p + 1]);
-            for (int i = 0; i < 32; ++i) {
-                out[64 * p + i] = d0 * static_cast<Real>(codes[i] & 15) - m0;
-                out[64 * p + 32 + i] = d1 * static_cast<Real>(codes[i] >> 4) - m1;
-            }
-        }
+        const Real scale = d * static_cast<Real>(KScales::scale_at(block.scales, part));
+        const Real minimum = dmin * static_cast<Real>(KScales::minimum_at(block.scales, part));
+        const std::uint8_t* codes = block.codes + 32 * (part / 2);
+        const int shift = 4 * (part % 2);
+        for (int i = 0; i < 32; ++i)
+            out[i] = scale * static_cast<Real>((codes[i] >> shift) & 15) - minimum;
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_q4_k>::Block) == 144);

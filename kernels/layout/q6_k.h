@@ -12,6 +12,7 @@
 
 #include "kernels/layout/half.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -31,22 +32,22 @@ struct Layout<LayoutId::k_q6_k> {
     }
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real d = static_cast<Real>(f16_to_f32(block.d));
-        for (int h = 0; h < 2; ++h) {
-            const std::uint8_t* low = block.low + 64 * h;
-            const std::uint8_t* high = block.high + 32 * h;
-            for (int q = 0; q < 4; ++q) {
-                const Real scale0 = d * static_cast<Real>(block.scales[8 * h + 2 * q]);
-                const Real scale1 = d * static_cast<Real>(block.scales[8 * h + 2 * q + 1]);
-                Real* quarter = out + 128 * h + 32 * q;
-                for (int i = 0; i < 32; ++i) {
-                    const int nibble = (low[32 * (q & 1) + i] >> (q < 2 ? 0 : 4)) & 15;
-                    const int code = nibble | ((high[i] >> (2 * q)) & 3) << 4;
-                    quarter[i] = (i < 16 ? scale0 : scale1) * static_cast<Real>(code - 32);
-                }
-            }
+        const int h = part / 4, q = part % 4, shift = q < 2 ? 0 : 4;
+        const std::uint8_t* low = block.low + 64 * h + 32 * (q % 2);
+        const std::uint8_t* high = block.high + 32 * h;
+        const Real scale0 = d * static_cast<Real>(block.scales[2 * part]);
+        const Real scale1 = d * static_cast<Real>(block.scales[2 * part + 1]);
+        for (int i = 0; i < 32; ++i) {
+            const int code = ((low[i] >> shift) & 15) | ((high[i] >> (2 * q)) & 3) << 4;
+            out[i] = (i < 16 ? scale0 : scale1) * static_cast<Real>(code - 32);
         }
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_q6_k>::Block) == 210);

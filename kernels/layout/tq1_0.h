@@ -14,6 +14,7 @@
 
 #include "kernels/layout/half.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -26,30 +27,27 @@ struct Layout<LayoutId::k_tq1_0> {
     };
     static constexpr int kElements = 256;
 
-    // Digit n of byte i to out[count * n + i].
-    THIMBLE_HOST_DEVICE static void split(const std::uint8_t* bytes, int count, int digits,
-                                          std::uint8_t* out) {
-        for (int i = 0; i < count; ++i) {
-            unsigned left = bytes[i];
-            for (int n = 0; n < digits; ++n) {
-                left *= 3;
-                out[count * n + i] = static_cast<std::uint8_t>(left >> 8);
-                left &= 255;
-            }
-        }
-    }
-    THIMBLE_HOST_DEVICE static void split(const Block& block, std::uint8_t (&digits)[256]) {
-        split(block.codes, 32, 5, digits);
-        split(block.codes + 32, 16, 5, digits + 160);
-        split(block.last, 4, 4, digits + 240);
+    // out[i] = d * (digit n of byte i - 1)
+    template <int count, class Real>
+    THIMBLE_HOST_DEVICE static void digits(const std::uint8_t* bytes, int n, Real d, Real* out) {
+        int power = 1;
+        for (int i = 0; i < n; ++i) power *= 3;
+        for (int i = 0; i < count; ++i)
+            out[i] = d * static_cast<Real>(((bytes[i] * power & 255) * 3 >> 8) - 1);
     }
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real d = static_cast<Real>(f16_to_f32(block.d));
-        std::uint8_t digits[256];
-        split(block, digits);
-        for (int i = 0; i < 256; ++i) out[i] = d * static_cast<Real>(digits[i] - 1);
+        if (part < 5) return digits<32>(block.codes, part, d, out);
+        digits<16>(block.codes + 32, 2 * (part - 5), d, out);
+        if (part < 7) return digits<16>(block.codes + 32, 2 * (part - 5) + 1, d, out + 16);
+        for (int n = 0; n < 4; ++n) digits<4>(block.last, n, d, out + 16 + 4 * n);
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_tq1_0>::Block) == 54);

@@ -10,6 +10,7 @@
 
 #include "kernels/layout/half.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -22,13 +23,16 @@ struct Layout<LayoutId::k_tq2_0> {
     static constexpr int kElements = 256;
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real d = static_cast<Real>(f16_to_f32(block.d));
-        for (int line = 0; line < 8; ++line) {
-            const std::uint8_t* codes = block.codes + 32 * (line / 4);
-            for (int i = 0; i < 32; ++i)
-                out[32 * line + i] = d * static_cast<Real>(((codes[i] >> (line % 4 * 2)) & 3) - 1);
-        }
+        const std::uint8_t* codes = block.codes + 32 * (part / 4);
+        const int shift = part % 4 * 2;
+        for (int i = 0; i < 32; ++i) out[i] = d * static_cast<Real>(((codes[i] >> shift) & 3) - 1);
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_tq2_0>::Block) == 66);
