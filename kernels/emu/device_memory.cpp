@@ -19,7 +19,7 @@
 namespace thimble::emu {
 namespace {
 
-constexpr std::size_t kPage = 4096, kAlign = 256;
+constexpr std::size_t kPage = 4096, kAlign = 256, kGuard = std::size_t{1} << 20;
 constexpr auto kCanary = std::byte{0xa5};
 
 struct Allocation {
@@ -59,13 +59,13 @@ std::byte* allocate(std::size_t bytes, bool pinned) {
     Allocation a;
     a.bytes = bytes, a.pinned = pinned;
     const std::size_t room = (bytes + a.slack() + kPage - 1) / kPage * kPage;
-    a.map_bytes = room + 2 * kPage;
+    a.map_bytes = room + 2 * kGuard;
     void* map =
         mmap(nullptr, a.map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) return nullptr;
     a.map = static_cast<std::byte*>(map);
-    mprotect(a.map + kPage, room, PROT_READ | PROT_WRITE);
-    std::byte* p = a.map + kPage + room - bytes - a.slack();
+    mprotect(a.map + kGuard, room, PROT_READ | PROT_WRITE);
+    std::byte* p = a.map + kGuard + room - bytes - a.slack();
     // Fresh memory of a real device holds anything; large blocks are left as the system gives them.
     if (bytes <= (std::size_t{1} << 20)) std::memset(p, settings().poison, bytes);
     if (a.slack() > 0) {
@@ -97,15 +97,14 @@ bool is_device(const void* p, std::size_t bytes) { return holds(p, bytes, false)
 bool is_pinned(const void* p, std::size_t bytes) { return holds(p, bytes, true); }
 
 std::string describe_address(const std::byte* p) {
-    const std::unique_lock lock(mutex, std::try_to_lock);
-    if (!lock.owns_lock()) return "accesses memory that is not its own";
+    const std::lock_guard lock(mutex);
     for (const auto& [begin, a] : all()) {
         if (p < a.map || p >= a.map + a.map_bytes) continue;
         const std::string size = "an allocation of " + std::to_string(a.bytes) + " bytes";
         if (p < begin) return "accesses " + std::to_string(begin - p) + " bytes before " + size;
         return "accesses byte " + std::to_string(p - begin) + " of " + size;
     }
-    return {};
+    return "accesses an address that is in no allocation";
 }
 
 bool intact(const char* kernel) {

@@ -16,8 +16,8 @@ bool release(void* p, bool pinned);  // false: no such allocation
 std::uint64_t device_bytes_held();
 bool is_device(const void* p, std::size_t bytes);
 bool is_pinned(const void* p, std::size_t bytes);
-// What lies at an address that cannot be accessed: "4 bytes past the end of ..."; "" if it is none
-// of ours. Callable from a signal handler that interrupted a kernel.
+// What a kernel did that touched an address which cannot be accessed: "accesses byte 400 of an
+// allocation of 400 bytes". Callable from a signal handler that interrupted a kernel.
 std::string describe_address(const std::byte* p);
 // Notes a fault if bytes behind an allocation have changed.
 bool intact(const char* kernel);

@@ -300,6 +300,7 @@ cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t 
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
     *stream = nullptr;
+    if (emu::sticky != cudaSuccess) return emu::sticky;
     if (device_state() != cudaSuccess) return device_state();
     *stream = new ThimbleEmuStream;
     streams().insert(*stream);
@@ -326,6 +327,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
     *event = nullptr;
+    if (emu::sticky != cudaSuccess) return emu::sticky;
     if (device_state() != cudaSuccess) return device_state();
     *event = new ThimbleEmuEvent;
     emu::hold(&emu::Live::events, 1);
