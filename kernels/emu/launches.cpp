@@ -11,8 +11,6 @@
 
 namespace thimble::emu {
 
-void watch_memory(Worker& mine);
-
 namespace {
 
 Dim3 block_at(std::uint64_t i, Dim3 grid) {
@@ -24,6 +22,7 @@ Dim3 block_at(std::uint64_t i, Dim3 grid) {
 class Pool {
   public:
     bool run(const Launch& launch, unsigned wanted) {
+        catch_bad_accesses();
         while (members_.size() < wanted) add();
         launch_ = &launch;
         blocks_ = std::uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
@@ -67,9 +66,7 @@ class Pool {
     }
 
     void work(Worker& mine) {
-        static thread_local bool watched = false;
-        if (!watched) watch_memory(mine);
-        watched = true;
+        give_signal_stack(mine);
         for (std::uint64_t i; good_ && (i = next_++) < blocks_;) {
             if (!mine.run(*launch_, block_at(i, launch_->grid))) good_ = false;
         }

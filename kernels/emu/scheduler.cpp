@@ -5,7 +5,6 @@
 
 #include <csignal>
 #include <cstdlib>
-#include <mutex>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -296,23 +295,32 @@ __attribute__((no_sanitize("address"))) void on_bad_access(int signal, siginfo_t
     const struct sigaction& old = signal == SIGSEGV ? previous_segv : previous_bus;
     if ((old.sa_flags & SA_SIGINFO) != 0 && old.sa_sigaction != nullptr)
         return old.sa_sigaction(signal, info, context);
+    if (old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN) return old.sa_handler(signal);
     std::signal(signal, SIG_DFL);
+}
+
+void install(int signal, struct sigaction& previous) {
+    struct sigaction action {};
+    sigaction(signal, nullptr, &action);
+    if (action.sa_sigaction == on_bad_access) return;
+    previous = action;
+    action = {};
+    action.sa_sigaction = on_bad_access;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
+    sigaction(signal, &action, nullptr);
 }
 
 }  // namespace
 
-void watch_memory(Worker& mine) {
-    static std::once_flag once;
-    std::call_once(once, [] {
-        struct sigaction action {};
-        action.sa_sigaction = on_bad_access;
-        action.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
-        sigaction(SIGSEGV, &action, &previous_segv);
-        sigaction(SIGBUS, &action, &previous_bus);
-    });
+void catch_bad_accesses() {
+    install(SIGSEGV, previous_segv);
+    install(SIGBUS, previous_bus);
+}
+
+void give_signal_stack(Worker& mine) {
     stack_t here{};
     sigaltstack(nullptr, &here);
-    if ((here.ss_flags & SS_DISABLE) == 0) return;  // AddressSanitizer's
+    if ((here.ss_flags & SS_DISABLE) == 0) return;  // somebody else's
     here.ss_sp = mine.signal_stack, here.ss_size = kSignalStack, here.ss_flags = 0;
     sigaltstack(&here, nullptr);
 }

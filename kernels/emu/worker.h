@@ -131,4 +131,9 @@ struct Worker {
 
 extern thread_local Worker* worker;
 
+// Before each launch, as others (a test framework, say) set handlers, too.
+void catch_bad_accesses();
+// So that a fiber that has used up its stack can still be told of.
+void give_signal_stack(Worker& mine);
+
 }  // namespace thimble::emu
