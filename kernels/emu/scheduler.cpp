@@ -115,7 +115,8 @@ void Worker::note(FaultKind kind, const std::string& what) {
 }
 
 void Worker::leave(FaultKind kind, std::string what) {
-    message = std::move(what);
+    message.swap(what);
+    std::string().swap(what);  // nothing may stay behind on this stack: no destructor runs
     note(kind, message);
 #if THIMBLE_EMU_ASAN
     __asan_handle_no_return();
