@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <string>
 #include <type_traits>
 
 #include "kernels/emu/emu.h"
@@ -20,17 +21,22 @@ struct Dim3 {
 // The thread that runs now on this OS thread.
 struct Thread {
     Dim3 index{0, 0, 0}, block{0, 0, 0}, block_dim, grid_dim;
-    unsigned linear = 0;  // in the block
+    unsigned linear = 0, block_threads = 0;
 };
-const Thread& self();
+struct Running {
+    const Thread* thread;
+    bool tracking;
+};
+extern constinit thread_local Running running;
+inline const Thread& self() { return *running.thread; }
 
 // `site` tells one place in the source from another.
 void barrier(int site);
 // Every lane named in `mask` gives `bytes` (at most 64) and sees what all gave, as 32 slots of 64
-// bytes, until its next warp operation.
+// bytes, until its next warp operation. 0 bytes are __syncwarp, which alone orders shared memory.
 inline constexpr std::size_t kWarpSlot = 64;
 const std::byte* warp_exchange(std::uint32_t mask, int site, const void* value, std::size_t bytes);
-[[noreturn]] void stop(FaultKind kind, const std::string& what);  // ends the launch
+[[noreturn]] void stop(FaultKind kind, std::string what);  // ends the launch
 
 // --- shared memory ---
 
@@ -38,7 +44,10 @@ const std::byte* warp_exchange(std::uint32_t mask, int site, const void* value, 
 std::byte* shared_array(const void* site, std::size_t bytes, std::size_t align);
 std::byte* dynamic_shared();
 std::size_t dynamic_shared_bytes();
-bool tracking();
+inline bool tracking() { return running.tracking; }
+[[noreturn]] void beyond_shared(std::size_t count, std::size_t size, std::int64_t at,
+                                std::size_t bytes);
+[[noreturn]] void misaligned(const char* memory, std::size_t bytes);
 void track_read(const std::byte* p, std::size_t bytes);
 void track_write(const std::byte* p, std::size_t bytes);
 
@@ -101,15 +110,12 @@ class Shared {
   private:
     std::byte* at(std::int64_t i, std::size_t bytes) const {
         if (i < 0 || static_cast<std::size_t>(i) * sizeof(T) + bytes > count_ * sizeof(T)) {
-            stop(FaultKind::kSharedAccess, "shared array of " + std::to_string(count_) +
-                                               " elements accessed at " + std::to_string(i));
+            beyond_shared(count_, sizeof(T), i, bytes);
         }
         return data_ + static_cast<std::size_t>(i) * sizeof(T);
     }
     static void check_aligned(const std::byte* p, std::size_t bytes) {
-        if (reinterpret_cast<std::uintptr_t>(p) % bytes != 0)
-            stop(FaultKind::kMisaligned, "shared vector of " + std::to_string(bytes) +
-                                             " bytes at a place that is not a multiple of it");
+        if (reinterpret_cast<std::uintptr_t>(p) % bytes != 0) misaligned("shared", bytes);
     }
     std::byte* data_;
     std::size_t count_;

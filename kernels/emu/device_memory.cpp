@@ -3,6 +3,8 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -19,14 +21,18 @@
 namespace thimble::emu {
 namespace {
 
-constexpr std::size_t kPage = 4096, kAlign = 256;
+constexpr std::size_t kPage = 4096, kAlign = 256, kGuard = std::size_t{1} << 20;
 constexpr auto kCanary = std::byte{0xa5};
 
 struct Allocation {
     std::byte* map = nullptr;
     std::size_t map_bytes = 0, bytes = 0;
     bool pinned = false;
-    std::size_t slack() const { return (kAlign - bytes % kAlign) % kAlign; }
+    [[nodiscard]] std::size_t slack() const { return (kAlign - bytes % kAlign) % kAlign; }
+    // Bytes before the first that its page has to spare.
+    [[nodiscard]] std::size_t head() const {
+        return (kPage - (bytes + slack()) % kPage) % kPage;
+    }
 };
 
 std::mutex mutex;
@@ -59,19 +65,19 @@ std::byte* allocate(std::size_t bytes, bool pinned) {
     Allocation a;
     a.bytes = bytes, a.pinned = pinned;
     const std::size_t room = (bytes + a.slack() + kPage - 1) / kPage * kPage;
-    a.map_bytes = room + 2 * kPage;
+    a.map_bytes = room + 2 * kGuard;
     void* map =
         mmap(nullptr, a.map_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) return nullptr;
     a.map = static_cast<std::byte*>(map);
-    mprotect(a.map + kPage, room, PROT_READ | PROT_WRITE);
-    std::byte* p = a.map + kPage + room - bytes - a.slack();
+    mprotect(a.map + kGuard, room, PROT_READ | PROT_WRITE);
+    std::byte* p = a.map + kGuard + room - bytes - a.slack();
     // Fresh memory of a real device holds anything; large blocks are left as the system gives them.
     if (bytes <= (std::size_t{1} << 20)) std::memset(p, settings().poison, bytes);
-    if (a.slack() > 0) {
-        std::memset(p + bytes, static_cast<int>(kCanary), a.slack());
-        ASAN_POISON_MEMORY_REGION(p + bytes, a.slack());
-    }
+    std::memset(p - a.head(), static_cast<int>(kCanary), a.head());
+    std::memset(p + bytes, static_cast<int>(kCanary), a.slack());
+    ASAN_POISON_MEMORY_REGION(p - a.head(), a.head());
+    ASAN_POISON_MEMORY_REGION(p + bytes, a.slack());
     if (!pinned) device_bytes += bytes;
     all().emplace(p, a);
     return p;
@@ -97,34 +103,51 @@ bool is_device(const void* p, std::size_t bytes) { return holds(p, bytes, false)
 bool is_pinned(const void* p, std::size_t bytes) { return holds(p, bytes, true); }
 
 std::string describe_address(const std::byte* p) {
-    const std::unique_lock lock(mutex, std::try_to_lock);
-    if (!lock.owns_lock()) return "accesses memory that is not its own";
+    const std::lock_guard lock(mutex);
     for (const auto& [begin, a] : all()) {
         if (p < a.map || p >= a.map + a.map_bytes) continue;
         const std::string size = "an allocation of " + std::to_string(a.bytes) + " bytes";
         if (p < begin) return "accesses " + std::to_string(begin - p) + " bytes before " + size;
         return "accesses byte " + std::to_string(p - begin) + " of " + size;
     }
-    return {};
+    return "accesses an address that is in no allocation";
 }
+
+namespace {
+
+// The first of `n` bytes that is no longer as it was filled, which it is then again; n: none. At most
+// 256 are looked at.
+std::size_t changed(std::byte* p, std::size_t n) {
+    static const auto filled = [] {
+        std::array<std::byte, kAlign> all;
+        all.fill(kCanary);
+        return all;
+    }();
+    ASAN_UNPOISON_MEMORY_REGION(p, n);
+    std::size_t at = n;
+    if (std::memcmp(p, filled.data(), n) != 0)
+        at = static_cast<std::size_t>(std::mismatch(p, p + n, filled.begin()).first - p);
+    if (at < n) std::memset(p, static_cast<int>(kCanary), n);
+    ASAN_POISON_MEMORY_REGION(p, n);
+    return at;
+}
+
+}  // namespace
 
 bool intact(const char* kernel) {
     const std::lock_guard lock(mutex);
     bool good = true;
     for (const auto& [begin, a] : all()) {
-        if (a.slack() == 0) continue;
-        std::byte* slack = const_cast<std::byte*>(begin) + a.bytes;
-        ASAN_UNPOISON_MEMORY_REGION(slack, a.slack());
-        for (std::size_t i = 0; i < a.slack(); ++i) {
-            if (slack[i] == kCanary) continue;
-            note_fault(FaultKind::kGlobalAccess,
-                       std::string(kernel) + ": wrote byte " + std::to_string(a.bytes + i) +
-                           " of an allocation of " + std::to_string(a.bytes) + " bytes");
-            slack[i] = kCanary;
-            good = false;
-            break;
-        }
-        ASAN_POISON_MEMORY_REGION(slack, a.slack());
+        std::byte* const p = const_cast<std::byte*>(begin);
+        const std::size_t head = std::min(a.head(), kAlign), before = changed(p - head, head),
+                          behind = changed(p + a.bytes, a.slack());
+        if (before == head && behind == a.slack()) continue;
+        const std::string place = before < head ? std::to_string(head - before) + " bytes before"
+                                                : "byte " + std::to_string(a.bytes + behind) + " of";
+        note_fault(FaultKind::kGlobalAccess, std::string(kernel) + ": wrote " + place +
+                                                 " an allocation of " + std::to_string(a.bytes) +
+                                                 " bytes");
+        good = false;
     }
     return good;
 }

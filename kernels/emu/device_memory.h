@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Emulated device and pinned memory: every allocation stands alone between guard pages and ends at
-// the second of them but for the 255 bytes that cudaMalloc's alignment may leave, which hold a
-// pattern that is looked at after each launch.
+// Emulated device and pinned memory: every allocation stands alone between guard areas of 1 MiB and
+// ends at the second of them but for the 255 bytes that cudaMalloc's alignment may leave. These, and
+// the 256 bytes before it, hold a pattern that is looked at after each launch; an AddressSanitizer
+// build stops the process at any access to them, reads too.
 #pragma once
 
 #include <cstddef>
@@ -16,10 +17,10 @@ bool release(void* p, bool pinned);  // false: no such allocation
 std::uint64_t device_bytes_held();
 bool is_device(const void* p, std::size_t bytes);
 bool is_pinned(const void* p, std::size_t bytes);
-// What lies at an address that cannot be accessed: "4 bytes past the end of ..."; "" if it is none
-// of ours. Callable from a signal handler that interrupted a kernel.
+// What a kernel did that touched an address which cannot be accessed: "accesses byte 400 of an
+// allocation of 400 bytes". Callable from a signal handler that interrupted a kernel.
 std::string describe_address(const std::byte* p);
-// Notes a fault if bytes behind an allocation have changed.
+// Notes a fault if bytes around an allocation have changed.
 bool intact(const char* kernel);
 
 }  // namespace thimble::emu

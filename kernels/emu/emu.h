@@ -63,8 +63,8 @@ struct Live {
     std::uint64_t device_bytes = 0;
 };
 Live live();
-// Notes kLeak if anything is held.
-void check_leaks();
+// Notes kLeak if more is held than `before`.
+void check_leaks(const Live& before = {});
 
 // Kernel launches so far.
 std::uint64_t launches();

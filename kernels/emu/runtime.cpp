@@ -75,13 +75,15 @@ Live live() {
     return now;
 }
 void count_handle(int by) { hold(&Live::handles, by); }
-void check_leaks() {
+void check_leaks(const Live& before) {
     const Live now = live();
     const auto part = [](std::int64_t n, const char* name) {
-        return n == 0 ? std::string() : std::to_string(n) + " " + name + " ";
+        return n <= 0 ? std::string() : std::to_string(n) + " " + name + " ";
     };
-    const std::string what = part(now.allocations, "allocations") + part(now.streams, "streams") +
-                             part(now.events, "events") + part(now.handles, "handles");
+    const std::string what = part(now.allocations - before.allocations, "allocations") +
+                             part(now.streams - before.streams, "streams") +
+                             part(now.events - before.events, "events") +
+                             part(now.handles - before.handles, "handles");
     if (!what.empty()) note_fault(FaultKind::kLeak, what + "never given back");
 }
 
@@ -300,6 +302,7 @@ cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t 
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
     *stream = nullptr;
+    if (emu::sticky != cudaSuccess) return emu::sticky;
     if (device_state() != cudaSuccess) return device_state();
     *stream = new ThimbleEmuStream;
     streams().insert(*stream);
@@ -326,6 +329,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
     *event = nullptr;
+    if (emu::sticky != cudaSuccess) return emu::sticky;
     if (device_state() != cudaSuccess) return device_state();
     *event = new ThimbleEmuEvent;
     emu::hold(&emu::Live::events, 1);

@@ -24,7 +24,7 @@ inline void check(cudaError_t result, const char* what) {
     const char* why = cudaGetErrorString(code);
 #ifdef THIMBLE_CUDA_EMULATED
     const std::string fault = emu::fault().what;
-    if (!fault.empty()) why = fault.c_str();
+    if (!fault.empty() && code != cudaErrorMemoryAllocation) why = fault.c_str();
 #endif
     std::snprintf(text, sizeof text, "%s: %s", what, why);
     throw Failure(
@@ -118,8 +118,7 @@ template <class V>
 __device__ __forceinline__ V load_vector(const void* p) {
 #ifdef THIMBLE_CUDA_EMULATED
     if (reinterpret_cast<std::uintptr_t>(p) % sizeof(V) != 0)
-        emu::stop(emu::FaultKind::kMisaligned, "global vector of " + std::to_string(sizeof(V)) +
-                                                   " bytes at a place that is not a multiple");
+        emu::misaligned("global", sizeof(V));
 #endif
     return __ldg(static_cast<const V*>(p));
 }
@@ -127,8 +126,7 @@ template <class V>
 __device__ __forceinline__ void store_vector(void* p, const V& value) {
 #ifdef THIMBLE_CUDA_EMULATED
     if (reinterpret_cast<std::uintptr_t>(p) % sizeof(V) != 0)
-        emu::stop(emu::FaultKind::kMisaligned, "global vector of " + std::to_string(sizeof(V)) +
-                                                   " bytes at a place that is not a multiple");
+        emu::misaligned("global", sizeof(V));
 #endif
     *static_cast<V*>(p) = value;
 }

@@ -61,25 +61,24 @@ T slot(const std::byte* slots, unsigned lane) {
     std::memcpy(&value, slots + lane * kWarpSlot, sizeof value);
     return value;
 }
-// Lanes of the mask that this block has.
+// Whether this block has the lane.
 inline bool lane_present(unsigned lane) {
     const Thread& t = self();
-    const unsigned threads = t.block_dim.x * t.block_dim.y * t.block_dim.z;
-    return t.linear / 32 * 32 + lane < threads;
+    return (t.linear & ~31u) + lane < t.block_threads;
 }
 }  // namespace thimble::emu
 template <class T>
 T __shfl_sync(unsigned mask, T value, int lane, int width = 32, int line = __builtin_LINE()) {
     const auto* slots = thimble::emu::warp_exchange(mask, line, &value, sizeof value);
     const unsigned me = thimble::emu::self().linear % 32, w = static_cast<unsigned>(width);
-    return thimble::emu::slot<T>(slots, me / w * w + static_cast<unsigned>(lane) % w);
+    return thimble::emu::slot<T>(slots, (me & ~(w - 1)) + (static_cast<unsigned>(lane) & (w - 1)));
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, int line = __builtin_LINE()) {
     const auto* slots = thimble::emu::warp_exchange(mask, line, &value, sizeof value);
     const unsigned me = thimble::emu::self().linear % 32, from = me ^ static_cast<unsigned>(lanes);
     const unsigned w = static_cast<unsigned>(width);
-    if (from / w > me / w || !thimble::emu::lane_present(from)) return value;
+    if ((from & ~(w - 1)) > me || !thimble::emu::lane_present(from)) return value;
     return thimble::emu::slot<T>(slots, from);
 }
 template <class T>
@@ -87,7 +86,7 @@ T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32,
                    int line = __builtin_LINE()) {
     const auto* slots = thimble::emu::warp_exchange(mask, line, &value, sizeof value);
     const unsigned me = thimble::emu::self().linear % 32, w = static_cast<unsigned>(width);
-    if (me % w + by >= w || !thimble::emu::lane_present(me + by)) return value;
+    if ((me & (w - 1)) + by >= w || !thimble::emu::lane_present(me + by)) return value;
     return thimble::emu::slot<T>(slots, me + by);
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate, int line = __builtin_LINE()) {
