@@ -327,8 +327,11 @@ TEST_CASE("recipe: a killed run goes on where it was") {
     const Kitchen k(
         "recipe: 1\nsteps:\n"
         "  - {id: a, uses: toy, with: {output: a.txt}}\n"
-        "  - {id: b, uses: toy, with: {output: b.txt, repeat: 3000, wait: 10}, needs: [a]}\n"
+        "  - {id: b, uses: toy, needs: [a],\n"
+        "     with: {input: in.txt, output: b.txt, newline: false, repeat: 3000, wait: 10}}\n"
         "  - {id: c, uses: toy, with: {output: c.txt}, needs: [b]}\n");
+    stock(k);
+    write_file(k.directory.file("w/in.txt"), "");  // no broken pipe ends the step
     const ProcessResult killed =
         k.run({"run", "--verbose"}, {.send_signal = SIGKILL,
                                      .signal_after = "b: toy (never run)\ntoy: starting",
