@@ -82,4 +82,11 @@ std::vector<std::string> references(std::string_view text, std::string_view wher
     return names;
 }
 
+bool is_outermost(std::string_view text, std::size_t at) {
+    if (at == std::string_view::npos) return false;
+    const std::size_t before = text.substr(0, at).rfind("${");
+    return before == std::string_view::npos ||
+           text.substr(before, at - before).find('}') != std::string_view::npos;
+}
+
 }  // namespace thimble::recipe

@@ -24,5 +24,7 @@ using Lookup = std::function<std::optional<std::string>(const std::string& name)
 
 // The names of the references in `text`, outermost only.
 [[nodiscard]] std::vector<std::string> references(std::string_view text, std::string_view where);
+// Whether a reference at `at` (npos: none) stands in no other one.
+[[nodiscard]] bool is_outermost(std::string_view text, std::size_t at);
 
 }  // namespace thimble::recipe

@@ -128,23 +128,29 @@ class Linker {
             for (const std::size_t step : steps) values.push_back(value_of(step, key, where));
             return values;
         }
-        Value result = value;
-        const Lookup lookup = [&](const std::string& name) -> std::optional<std::string> {
+        const auto named = [&](const std::string& name) -> const Value& {
             const auto [id, key] = split_reference(name.substr(6));
             const std::vector<std::size_t> steps = steps_of(id, where);
             if (id.ends_with("[*]"))
                 throw bad(where, "'[*]' must stand alone in its text: \"${" + name + "}\"");
             if (steps.size() > 1) throw several(id, where);
-            const Value& found = value_of(steps.front(), key, where);
-            if (text.starts_with("${" + name + "}")) {
-                result.user_bytes = found.user_bytes;
-                result.user_at = found.user_at;
-            }
-            return found.text;
+            return value_of(steps.front(), key, where);
         };
-        if (value.user_at > 0)
-            result.user_at = expand(text.substr(0, value.user_at), lookup, where).size();
-        result.text = expand(text, lookup, where);
+        const auto replaced = [&](std::size_t bytes) {
+            return expand(
+                text.substr(0, bytes),
+                [&](const std::string& name) { return std::optional(named(name).text); }, where);
+        };
+        Value result{replaced(text.size()), value.user_bytes, replaced(value.user_at).size()};
+        for (const std::string& name : names) {
+            const std::size_t at = text.find("${" + name + "}");
+            if (value.user_bytes > 0 && at > value.user_at) break;
+            const Value& found = named(name);
+            if (found.user_bytes == 0 || !is_outermost(text, at)) continue;
+            result.user_bytes = found.user_bytes;
+            result.user_at = replaced(at).size() + found.user_at;
+            break;
+        }
         return {result};
     }
     [[nodiscard]] static Error several(const std::string& id, const std::string& where) {

@@ -20,14 +20,6 @@ std::string escape_references(std::string_view text) {
     return out;
 }
 
-// Whether the reference at `at` stands in no other one.
-bool is_outermost(std::string_view text, std::size_t at) {
-    if (at == std::string_view::npos) return false;
-    const std::size_t before = text.substr(0, at).rfind("${");
-    return before == std::string_view::npos ||
-           text.substr(before, at - before).find('}') != std::string_view::npos;
-}
-
 }  // namespace
 
 bool is_name(std::string_view text, std::string_view more) {

@@ -131,7 +131,9 @@ TEST_CASE("recipe export --make over the real tools: builds once, then has nothi
     CHECK_MESSAGE(r.exit == 0, r.err);
     CHECK(has(r.out, "KLD"));
     CHECK(w.shell("make").out == "make: Nothing to be done for 'all'.\n");
-    CHECK(w.shell("touch model.gguf && make -s").exit == 0);  // --overwrite
+    CHECK(w.shell("touch model.gguf && make -n | grep -c -- --output").out == "2\n");
+    CHECK(w.shell("make -s").exit == 0);  // --overwrite
+    CHECK(w.shell("make").out == "make: Nothing to be done for 'all'.\n");
 }
 
 TEST_CASE("examples: the Makefile builds, gates and builds nothing twice") {

@@ -226,7 +226,12 @@ TEST_CASE("recipe: a signal reaches the step, and the next run goes on") {
     const ProcessResult r = k.run({"run"}, {.send_signal = SIGTERM, .signal_after = "b: toy"});
     CHECK(r.exit == 128 + SIGTERM);
     CHECK_FALSE(r.timed_out);
-    CHECK_FALSE(std::filesystem::exists(k.directory.file("w/c.txt")));
+    CHECK(has(r.err, "step 'b' (toy) ended with exit code 143"));
+    CHECK_FALSE(k.there("c.txt"));
+    const ProcessResult next = k.run({"run", "--set", "steps.b.with.repeat=1"});
+    CHECK(next.exit == 0);
+    CHECK(has(next.err, "a: up to date"));
+    CHECK(k.there("c.txt"));
 }
 
 TEST_CASE("recipe: the report holds the steps' records, stdout only one of text and JSON") {

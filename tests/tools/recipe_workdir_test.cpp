@@ -283,15 +283,18 @@ TEST_CASE("recipe run --locked: refuses what differs and says what") {
     CHECK(k.run({"run", "--locked"}).exit == 0);
     CHECK(k.out("recipe.lock.json") == lock);
 
+    std::filesystem::remove(k.directory.file("w/deep/a.txt"));
     const ProcessResult option = k.run({"run", "--locked", "--set", "steps.b.with.repeat=2"});
     CHECK(option.exit == 2);
+    CHECK_FALSE(k.there("deep/a.txt"));  // found before anything ran
+    REQUIRE(k.run({"run", "--locked"}).exit == 0);
     CHECK(has(option.err, "step 'b' differs: repeat was default, is [\"2\"]"));
     CHECK(has(k.run({"run", "--locked", "--cpu-isa", "portable"}).err, "isa was "));
     write_file(k.directory.file("w/in.txt"), "other");
     const ProcessResult input = k.run({"run", "--locked"});
     CHECK(input.exit == 65);
     CHECK(has(input.err, "step 'a' differs: input 'input' was "));
-    CHECK(k.out("b.txt") == "HELLO\n");  // found before anything ran
+    CHECK(k.out("b.txt") == "HELLO\n");
     write_file(k.directory.file("w/in.txt"), "hello");
 
     std::string spoiled = lock;
@@ -324,12 +327,19 @@ TEST_CASE("recipe: a killed run goes on where it was") {
     const Kitchen k(
         "recipe: 1\nsteps:\n"
         "  - {id: a, uses: toy, with: {output: a.txt}}\n"
-        "  - {id: b, uses: toy, with: {output: b.txt, repeat: 300, wait: 10}, needs: [a]}\n"
+        "  - {id: b, uses: toy, needs: [a],\n"
+        "     with: {input: in.txt, output: b.txt, newline: false, repeat: 3000, wait: 10}}\n"
         "  - {id: c, uses: toy, with: {output: c.txt}, needs: [b]}\n");
-    const ProcessResult killed = k.run({"run"}, {.send_signal = SIGKILL, .signal_after = "b: toy"});
+    stock(k);
+    write_file(k.directory.file("w/in.txt"), "");  // no broken pipe ends the step
+    const ProcessResult killed =
+        k.run({"run", "--verbose"}, {.send_signal = SIGKILL,
+                                     .signal_after = "b: toy (never run)\ntoy: starting",
+                                     .timeout_seconds = 20});
     CHECK(killed.signal == SIGKILL);
+    CHECK_FALSE(killed.timed_out);  // as it would where the step lived on
     CHECK_FALSE(k.there("c.txt"));
-    const ProcessResult r = k.run({"run", "--set", "steps.b.with.wait=0"});
+    const ProcessResult r = k.run({"run", "--set", "steps.b.with.repeat=1"});
     CHECK(r.exit == 0);
     CHECK(has(r.err, "a: up to date"));
     CHECK(has(r.err, "b: toy (never run)"));

@@ -121,12 +121,13 @@ TEST_CASE("recipe: where the user's text stands is known behind text, references
         "recipe: 1\n"
         "vars: {d: dir, e: more, step: a, fixed: x-}\n"
         "steps:\n"
-        "  - {id: a, uses: x, with: {o: long/name}}\n"
+        "  - {id: a, uses: x, with: {o: long/name, mine: m}}\n"
         "  - id: b\n"
         "    uses: x\n"
         "    with: {p: 't:f=${steps.a.o},g=${vars.d}', q: '$${x}${vars.e}${vars.d}',\n"
-        "           r: '${steps.${vars.step}.o}', s: '${vars.fixed}${vars.d}'}\n",
-        {"d=../mine", "e=../more", "step=a"});
+        "           r: '${steps.${vars.step}.o}', s: '${vars.fixed}${vars.d}',\n"
+        "           t: '${steps.a.o}${vars.d}', u: 'x=${steps.a.o},${steps.a.mine}${vars.d}'}\n",
+        {"d=../mine", "e=../more", "step=a", "steps.a.with.mine=../its"});
     const auto span = [&](const char* option) {
         const recipe::Value& v = r.steps[1].find(option)->values[0];
         return v.text.substr(v.user_at, v.user_bytes);
@@ -137,6 +138,9 @@ TEST_CASE("recipe: where the user's text stands is known behind text, references
     CHECK(span("q") == "../more");
     CHECK(span("r").empty());
     CHECK(span("s") == "../mine");
+    CHECK(span("t") == "../mine");
+    CHECK(value(r, 1, "u") == "x=long/name,../its../mine");
+    CHECK(span("u") == "../its");
 }
 
 TEST_CASE("recipe: what is wrong is named with its line and the nearest name") {
