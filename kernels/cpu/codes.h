@@ -48,8 +48,10 @@ THIMBLE_INLINE vf load_nibbles(const std::uint8_t* p, int shift) {
     return to_floats((load_u8_whole(p) >> shift) & 15);
 }
 
-// A block's scales: halves, or E8M0 bytes for doubled E2M1 values, as e8m0_half_to_f32 has them.
+// A block's scales: halves, floats, or E8M0 bytes for doubled E2M1 values, as e8m0_half_to_f32 has
+// them.
 THIMBLE_INLINE vf load_scales(const std::uint16_t* p) { return load_f16(p); }
+THIMBLE_INLINE vf load_scales(const float* p) { return load(p); }
 THIMBLE_INLINE vf load_scales(const std::uint8_t* p) {
     const vi e = load_u8_whole(p);
     return reinterpret_cast<vf>(e < 2 ? (e + 1) << 21 : (e - 1) << 23);
@@ -199,6 +201,30 @@ THIMBLE_INLINE void read_codes(const TablePlane<Values>& plane, int row, vb* cod
     for (int g = 0; g < 8; ++g) {
         for (int j = 0; j < 4 * kLanes; ++j) codes[g][j] = kTable.bytes[codes[g][j]];
     }
+#endif
+}
+
+// Sixteen floats that 4-bit codes name.
+struct FloatTable {
+    vf part[16 / kLanes];
+};
+THIMBLE_INLINE FloatTable load_table(const float* values) {
+    FloatTable table;
+    for (int i = 0; i < 16 / kLanes; ++i) table.part[i] = load(values + i * kLanes);
+    return table;
+}
+THIMBLE_INLINE vf look_up(const FloatTable& table, vi code) {
+#if defined(THIMBLE_ISA_avx512)
+    return _mm512_permutexvar_ps(reinterpret_cast<__m512i>(code), table.part[0]);
+#elif defined(THIMBLE_ISA_avx2)
+    const __m256i at = reinterpret_cast<__m256i>(code);
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.part[0], at),
+                            _mm256_permutevar8x32_ps(table.part[1], at),
+                            reinterpret_cast<__m256>(code << 28));
+#else
+    vf v;
+    for (int i = 0; i < kLanes; ++i) v[i] = table.part[code[i] / kLanes][code[i] % kLanes];
+    return v;
 #endif
 }
 

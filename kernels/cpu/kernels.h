@@ -41,7 +41,8 @@ struct I8Block {
 // The same for groups of 16 rows in an interleaved layout. Input is `x`, or `i8` where that is not
 // null (never for float weights).
 struct MatmulGroups {
-    LayoutId layout;           // ..._x16
+    LayoutId layout;  // ..._x16
+    LayoutParams params;
     const std::byte* weights;  // first group
     std::size_t group_bytes;
     std::int64_t rows, cols;  // rows: what the groups hold, padding not counted

@@ -18,10 +18,16 @@ struct Part {
 };
 
 template <LayoutId id>
-THIMBLE_INLINE void read_part(const typename Interleaved<id>::Block& block, int sub, int row,
+THIMBLE_INLINE void read_part(const LayoutParams& params,
+                              const typename Interleaved<id>::Block& block, int sub, int row,
                               Part<id>& part) {
     using I = Interleaved<id>;
-    if constexpr (I::kElements == 32) {
+    if constexpr (requires { block.zero; }) {
+        read_codes(block.codes, row, part.codes);
+        part.scale[0] =
+            params.scale == ScaleType::kBF16 ? load_bf16(block.d + row) : load_f16(block.d + row);
+        part.minimum[0] = -(part.scale[0] * load_u8(block.zero + row));
+    } else if constexpr (I::kElements == 32) {
         read_codes(block.codes, row, part.codes);
         part.scale[0] = load_scales(block.d + row);
         if constexpr (I::kMinimum) part.minimum[0] = load_f16(block.m + row);
@@ -68,8 +74,8 @@ THIMBLE_INLINE void run_i8(const MatmulGroups& p, const std::byte* weights, int 
         for (int s = 0; s < kSubs; ++s, ++x) {
             for (int r = 0; r < R; ++r) {
                 Part<id> part;
-                read_part<id>(blocks_of<id>(p, weights, r)[b], s, row + r * kLanes % kGroupRows,
-                              part);
+                read_part<id>(p.params, blocks_of<id>(p, weights, r)[b], s,
+                              row + r * kLanes % kGroupRows, part);
                 for (int t = 0; t < T; ++t) {
                     const I8Block& q = x[t * p.i8_stride];
                     for (int h = 0; h < I::kScales; ++h) {
@@ -121,10 +127,11 @@ THIMBLE_INLINE void run_f32(const MatmulGroups& p, const std::byte* weights, int
         }
     } else {
         constexpr int kOffset = kSignedBytes && I::kBits == 8 ? 0 : I::kOffset;
+        const FloatTable table = load_table(p.params.values);
         for (std::int64_t k = 0; k < p.cols; k += 32) {
             for (int r = 0; r < R; ++r) {
                 Part<id> part;
-                read_part<id>(blocks_of<id>(p, weights, r)[k / I::kElements],
+                read_part<id>(p.params, blocks_of<id>(p, weights, r)[k / I::kElements],
                               static_cast<int>(k % I::kElements / 32),
                               row + r * kLanes % kGroupRows, part);
                 for (int g = 0; g < 8; ++g) {
@@ -134,7 +141,11 @@ THIMBLE_INLINE void run_f32(const MatmulGroups& p, const std::byte* weights, int
                         const vi code = kSignedBytes && I::kBits == 8
                                             ? reinterpret_cast<vi>(top) >> 24
                                             : reinterpret_cast<vi>(top >> 24) - kOffset;
-                        vf w = part.scale[g * I::kScales / 8] * to_floats(code);
+                        vf w = part.scale[g * I::kScales / 8];
+                        if constexpr (kFloatValues<id>)
+                            w *= look_up(table, code);
+                        else
+                            w *= to_floats(code);
                         if constexpr (I::kMinimum) w += part.minimum[g * I::kScales / 8];
                         const float* column = x + k + 4 * g + c;
                         for (int t = 0; t < T; ++t)
@@ -153,10 +164,11 @@ THIMBLE_INLINE void run_tile(const MatmulGroups& p, std::int64_t first_row, std:
         p.weights + static_cast<std::size_t>(first_row / kGroupRows) * p.group_bytes;
     const int row = static_cast<int>(first_row % kGroupRows);
     vf sums[R][T] = {};
+    constexpr bool kTakesI8 = Interleaved<id>::kCodes && !kFloatValues<id>;
     bool i8 = false;
-    if constexpr (Interleaved<id>::kCodes) i8 = p.i8 != nullptr;
+    if constexpr (kTakesI8) i8 = p.i8 != nullptr;
     if (i8) {
-        if constexpr (Interleaved<id>::kCodes) run_i8<id, R, T>(p, weights, row, token, sums);
+        if constexpr (kTakesI8) run_i8<id, R, T>(p, weights, row, token, sums);
     } else {
         run_f32<id, R, T>(p, weights, row, token, sums);
     }

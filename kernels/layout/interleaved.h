@@ -18,9 +18,21 @@ inline constexpr int kGroupRows = 16;
 //   static void pack(const Stored&, int row, Block&);   stored block into lane `row`
 //   static void unpack(const Block&, int row, Real* out /* [kElements] */);
 // and, where weights are codes, w = scale * (code - kOffset) + minimum, codes of at most kBits
-// bits, with kScales scales per 32 columns.
+// bits, with kScales scales per 32 columns. Where kFloatValues, w = scale * values[code] instead.
+// Stored layouts of several planes have, with params as the matrix has them,
+//   static bool fits(const LayoutParams&);              whether there is a twin
+//   static void pack(const PackedRow&, std::int64_t first, int row, Block&);
+//   static void unpack(const Block&, int row, const LayoutParams&, Real* out /* [kElements] */);
 template <LayoutId>
 struct Interleaved;
+template <LayoutId id>
+inline constexpr bool kFloatValues = requires {
+    Interleaved<id>::kFloatValues;
+};
+template <LayoutId id>
+inline constexpr bool kOfPlanes = requires {
+    Layout<id>::kPlanes;
+};
 
 template <LayoutId id>
 struct InterleavedFloat {
@@ -287,6 +299,66 @@ template <>
 struct Interleaved<LayoutId::k_tq1_0> : InterleavedTernary<LayoutId::k_tq1_0> {};
 template <>
 struct Interleaved<LayoutId::k_tq2_0> : InterleavedTernary<LayoutId::k_tq2_0> {};
+
+// Codes of 4 bits, each group's scale and zero point repeated for every 32 columns: half a bit per
+// weight more than groups of 128 take on disk, for blocks of one size.
+template <>
+struct Interleaved<LayoutId::k_affine> {
+    using L = Layout<LayoutId::k_affine>;
+    struct Block {
+        std::uint16_t d[kGroupRows];  // f16 or bf16, as params.scale says
+        std::uint8_t zero[kGroupRows];
+        CodePlane<4> codes;
+    };
+    static constexpr int kElements = 32, kBits = 4, kOffset = 0, kScales = 1;
+    static constexpr bool kCodes = true, kMinimum = true;
+    static bool fits(const LayoutParams& params) {
+        const bool half = params.scale == ScaleType::kF16 || params.scale == ScaleType::kBF16;
+        return params.bits == kBits && params.group > 0 && half;
+    }
+    static void pack(const PackedRow& stored, std::int64_t first, int row, Block& block) {
+        const std::int64_t g = first / stored.params.group;
+        std::uint8_t codes[kElements];
+        L::unpack_codes<kBits>(
+            static_cast<const std::uint8_t*>(stored.planes[L::kCodes]) + first / 2, codes);
+        block.d[row] = static_cast<const std::uint16_t*>(stored.planes[L::kScales])[g];
+        block.zero[row] = static_cast<std::uint8_t>(L::zero_at(stored, g));
+        for (int k = 0; k < kElements; ++k) block.codes.set(row, k, codes[k]);
+    }
+    template <class Real>
+    static void unpack(const Block& block, int row, const LayoutParams& params, Real* out) {
+        const bool bf16 = params.scale == ScaleType::kBF16;
+        const Real d =
+            static_cast<Real>(bf16 ? bf16_to_f32(block.d[row]) : f16_to_f32(block.d[row]));
+        for (int k = 0; k < kElements; ++k)
+            out[k] = d * static_cast<Real>(block.codes.get(row, k) - block.zero[row]);
+    }
+};
+
+// Peaks are no longer nested; they too are repeated for every 32 columns.
+template <>
+struct Interleaved<LayoutId::k_nf4> {
+    using L = Layout<LayoutId::k_nf4>;
+    struct Block {
+        float d[kGroupRows];
+        CodePlane<4> codes;
+    };
+    static constexpr int kElements = 32, kBits = 4, kOffset = 0, kScales = 1;
+    static constexpr bool kCodes = true, kMinimum = false, kFloatValues = true;
+    static bool fits(const LayoutParams& params) { return params.bits == kBits; }
+    static void pack(const PackedRow& stored, std::int64_t first, int row, Block& block) {
+        const auto* codes = static_cast<const std::uint8_t*>(stored.planes[L::kCodes]) + first / 2;
+        block.d[row] = L::peak_at(stored, first / stored.params.group);
+        for (int k = 0; k < kElements; ++k)
+            block.codes.set(row, k, k % 2 == 0 ? codes[k / 2] >> 4 : codes[k / 2] & 15);
+    }
+    template <class Real>
+    static void unpack(const Block& block, int row, const LayoutParams& params, Real* out) {
+        const Real d = static_cast<Real>(block.d[row]);
+        for (int k = 0; k < kElements; ++k)
+            out[k] = static_cast<Real>(params.values[block.codes.get(row, k)]) * d;
+    }
+};
 
 // Calls fn(id) with the stored layout's identity as a compile-time constant (id.value) for the
 // interleaved layout `layout`.

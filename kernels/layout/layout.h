@@ -39,6 +39,7 @@ struct LayoutParams {
     std::int32_t bits = 0;   // of a code
     std::int32_t group = 0;  // columns under one scale
     ScaleType scale = ScaleType::kF32;
+    float values[16] = {};  // that 4-bit codes name; of resident layouts only
     friend bool operator==(const LayoutParams&, const LayoutParams&) = default;
 };
 

@@ -30,7 +30,7 @@ std::uint64_t vector_bytes(const View& v) {
 LayoutId working_layout(const SourceTensor& tensor, const Exec& exec, bool repack) {
     const LayoutId stored = tensor.layout();
     if (!repack || exec.device != Device::kCpu) return stored;
-    return ops::resident_layout(stored).value_or(stored);
+    return ops::resident_layout(stored, tensor.form.params).value_or(stored);
 }
 
 void verify_weights(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How matmuls read their input.
-#include "kernels/layout/layout.h"
+#include "kernels/layout/interleaved.h"
 #include "ops/dispatch.h"
 
 namespace thimble {
@@ -26,6 +26,10 @@ Activations ops::activations_for(LayoutId layout, const Exec& exec) {
     const LayoutInfo& info = layout_info(layout);
     const bool codes = info.block_elements > 1 && info.block_rows > 1;
     if (!codes || exec.activations == Activations::kF32) return Activations::kF32;
+    // No product of bytes has the values of such codes.
+    const bool floats =
+        with_interleaved(layout, [](auto stored) { return kFloatValues<decltype(stored)::value>; });
+    if (floats && exec.activations != Activations::kBf16) return Activations::kF32;
     if (exec.activations != Activations::kAuto) return exec.activations;
     return exec.isa == Isa::kPortable ? Activations::kF32 : Activations::kI8;
 }

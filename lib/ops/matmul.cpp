@@ -66,7 +66,7 @@ void run_groups(const Exec& exec, MatmulInput& x, const Matmul& p, std::int64_t 
     const Shape2 shape = p.weight.shape;
     const std::int64_t row = begin * kGroupRows;
     cpu::MatmulGroups task{};
-    task.layout = p.weight.layout;
+    task.layout = p.weight.layout, task.params = p.weight.params;
     task.weights = p.weight.row(row);
     task.group_bytes = kGroupRows * p.weight.planes[0].row_bytes;
     task.rows = std::min(end * kGroupRows, shape.rows) - row, task.cols = shape.cols;
@@ -111,6 +111,18 @@ void matmul_interleaved(const Exec& exec, MatmulInput& x, std::span<const Matmul
                    });
 }
 
+// Block `b` of a stored row.
+template <LayoutId id>
+void pack_block(const PackedRow& from, std::int64_t b, int row,
+                typename Interleaved<id>::Block& block) {
+    using I = Interleaved<id>;
+    if constexpr (kOfPlanes<id>) {
+        I::pack(from, b * I::kElements, row, block);
+    } else {
+        I::pack(static_cast<const typename I::Stored*>(from.planes[0])[b], row, block);
+    }
+}
+
 // Blocks of a stored matrix to lanes of interleaved ones, group by group; rows that pad the last
 // group are zero.
 template <LayoutId id>
@@ -128,10 +140,9 @@ void interleave(const Exec& exec, const PackedView& stored, std::byte* out) {
                                std::memset(group, 0,
                                            sizeof(*group) * static_cast<std::size_t>(blocks));
                            for (std::int64_t r = 0; r < rows; ++r) {
-                               const auto* from =
-                                   reinterpret_cast<const typename I::Stored*>(stored.row(row + r));
+                               const PackedRow from = stored.packed_row(row + r);
                                for (std::int64_t b = 0; b < blocks; ++b)
-                                   I::pack(from[b], static_cast<int>(r), group[b]);
+                                   pack_block<id>(from, b, static_cast<int>(r), group[b]);
                            }
                        }
                    });
@@ -140,11 +151,16 @@ void interleave(const Exec& exec, const PackedView& stored, std::byte* out) {
 template <class Real>
 void decode_interleaved(const PackedView& weight, std::int64_t r, Real* out) {
     with_interleaved(weight.layout, [&](auto stored) {
-        using I = Interleaved<decltype(stored)::value>;
-        const std::int64_t lane = r % kGroupRows;
+        constexpr LayoutId kId = decltype(stored)::value;
+        using I = Interleaved<kId>;
+        const auto lane = static_cast<int>(r % kGroupRows);
         const auto* blocks = reinterpret_cast<const typename I::Block*>(weight.row(r - lane));
-        for (std::int64_t k = 0; k < weight.shape.cols; k += I::kElements)
-            I::unpack(blocks[k / I::kElements], static_cast<int>(lane), out + k);
+        for (std::int64_t k = 0; k < weight.shape.cols; k += I::kElements) {
+            if constexpr (kOfPlanes<kId>)
+                I::unpack(blocks[k / I::kElements], lane, weight.params, out + k);
+            else
+                I::unpack(blocks[k / I::kElements], lane, out + k);
+        }
     });
 }
 
@@ -213,16 +229,26 @@ std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64
     return (bytes + 63) & ~std::size_t{63};
 }
 
-std::optional<LayoutId> resident_layout(LayoutId stored) {
+template <LayoutId id>
+static bool has_twin(const LayoutParams& params) {
+    if constexpr (kOfPlanes<id>)
+        return Interleaved<id>::fits(params);
+    else
+        return true;
+}
+
+std::optional<LayoutId> resident_layout(LayoutId stored, const LayoutParams& params) {
     switch (stored) {
-#define THIMBLE_INTERLEAVED(id) \
-    case LayoutId::k_##id:      \
+#define THIMBLE_INTERLEAVED(id)                         \
+    case LayoutId::k_##id:                              \
+        if (!has_twin<LayoutId::k_##id>(params)) break; \
         return LayoutId::k_##id##_x16;
 #include "kernels/layout/interleaved.def"
 #undef THIMBLE_INTERLEAVED
         default:
-            return std::nullopt;
+            break;
     }
+    return std::nullopt;
 }
 
 std::size_t packed_bytes(LayoutId layout, Shape2 shape) {
@@ -233,10 +259,15 @@ std::size_t packed_bytes(LayoutId layout, Shape2 shape) {
 }
 
 PackedView repack(const Exec& exec, const PackedView& stored, LayoutId layout, std::byte* out) {
-    require(resident_layout(stored.layout) == layout, "repack", "there is no such resident layout");
-    with_interleaved(layout, [&](auto id) { interleave<decltype(id)::value>(exec, stored, out); });
-    PackedView view = stored;
-    view.layout = layout;
+    require(resident_layout(stored.layout, stored.params) == layout, "repack",
+            "there is no such resident layout");
+    PackedView view{layout, stored.shape, {}, 1, stored.params};
+    with_interleaved(layout, [&](auto id) {
+        interleave<decltype(id)::value>(exec, stored, out);
+        if constexpr (kFloatValues<decltype(id)::value>)
+            std::memcpy(view.params.values, stored.row(0, Layout<decltype(id)::value>::kValues),
+                        sizeof(view.params.values));
+    });
     const std::size_t bytes = packed_bytes(layout, stored.shape);
     view.planes[0] = {out, packed_bytes(layout, {kGroupRows, stored.shape.cols}) / kGroupRows,
                       bytes};

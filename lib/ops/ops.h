@@ -78,8 +78,9 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems);
                                              std::int64_t in);
 
 // Layout that stays resident in memory for fast matmul (16 rows interleaved); nullopt: the stored
-// layout is used as it is.
-[[nodiscard]] std::optional<LayoutId> resident_layout(LayoutId stored);
+// layout is used as it is. `params`: of a layout of several planes.
+[[nodiscard]] std::optional<LayoutId> resident_layout(LayoutId stored,
+                                                      const LayoutParams& params = {});
 [[nodiscard]] std::size_t packed_bytes(LayoutId layout, Shape2 shape);
 // Writes `stored` into `out` (packed_bytes(layout, shape) bytes) in `layout`; returns the view of
 // it. A matrix may be repacked piece by piece: rows [a, b) with a a multiple of kRepackRows land at

@@ -19,7 +19,7 @@ class Weights {
   public:
     Weights(Machine& m, LayoutId layout, Shape2 shape) {
         const Matrix one = make_matrix(layout, shape, 300);
-        const LayoutId resident = *ops::resident_layout(layout);
+        const LayoutId resident = *ops::resident_layout(layout, one.view.params);
         const std::size_t bytes = ops::packed_bytes(resident, shape);
         const std::size_t copies = std::max<std::size_t>(kFarBytes / bytes, 1);
         memory_ = Buffer(copies * bytes, Purpose::kWeights);
@@ -65,9 +65,7 @@ const bool kRegistered = [] {
     const Shape2 shapes[] = {{8192, 2048}, {2048, 8192}, {1536, 768}};
     for (const std::int64_t tokens : {1, 512}) {
         for (const std::string& format : weight_formats().names()) {
-            if (!weight_formats().get(format, "format").info().encodes) continue;
             const LayoutId layout = weight_formats().get(format, "format").info().layout;
-            if (!ops::resident_layout(layout)) continue;
             for (const Shape2 shape : shapes) {
                 const std::string name = (tokens == 1 ? "decode/" : "prefill/") + format + "/" +
                                          std::to_string(shape.rows) + "x" +

@@ -11,6 +11,7 @@
 
 #include "core/cpu.h"
 #include "format/weight_format.h"
+#include "kernels/layout/half.h"
 #include "kernels/layout/rng.h"
 #include "ops/ops.h"
 
@@ -100,6 +101,61 @@ struct Matrix {
     PackedView view;
 };
 
+inline void decode_all(Matrix& m) {
+    const Shape2 shape = m.view.shape;
+    m.values.resize(static_cast<std::size_t>(shape.rows * shape.cols));
+    format_of(m.view.layout)
+        .decode(m.view, {0, shape.rows},
+                {m.values.data(), DType::kF64, shape.rows, shape.cols, shape.cols});
+}
+
+// A matrix of several planes with random codes, groups of 64 columns. Odd seeds: affine with f16
+// scales and zero points, nf4 with nested peaks; even ones: bf16 scales and no zero points, plain
+// peaks.
+inline Matrix make_planes(LayoutId layout, Shape2 shape, std::uint64_t seed) {
+    const auto rows = static_cast<std::uint64_t>(shape.rows), odd = seed % 2;
+    const auto cols = static_cast<std::uint64_t>(shape.cols), groups = cols / 64;
+    const auto plane = [](const char* name, DType dtype, std::vector<std::uint64_t> dims) {
+        PlaneInfo info;
+        info.name = name, info.dtype = dtype, info.dims = std::move(dims);
+        return info;
+    };
+    std::vector<PlaneInfo> planes = {plane("codes", DType::kU8, {rows, cols / 2})};
+    if (layout == LayoutId::k_affine) {
+        planes.push_back(plane("scales", odd ? DType::kF16 : DType::kBF16, {rows, groups}));
+        if (odd) planes.push_back(plane("zeros", DType::kU8, {rows, groups}));
+    } else {
+        planes.push_back(plane("peaks", odd ? DType::kU8 : DType::kF32, {rows, groups}));
+        planes.push_back(plane("values", DType::kF32, {odd ? std::uint64_t{272} : 16}));
+        if (odd) planes.push_back(plane("origin", DType::kI32, {rows, 1}));
+        if (odd) planes.push_back(plane("nested", DType::kF32, {3 + rows * groups / 256}));
+    }
+    const PackedForm form = format_of(layout).form(shape, planes);
+    Matrix m;
+    m.bytes.resize(form.bytes(shape.rows));
+    m.view = form.view(shape, m.bytes.data());
+    Random random(seed);
+    for (std::size_t p = 0; p < form.planes.size(); ++p) {
+        const PlaneInfo& info = form.planes[p];
+        std::byte* at = m.bytes.data() + form.plane_offset(p, shape.rows);
+        for (std::size_t i = 0; i < info.bytes / size_of(info.dtype); ++i) {
+            const float x = random.normal(0.05f);
+            const std::uint16_t half =
+                info.dtype == DType::kF16 ? f32_to_f16(x / 8) : f32_to_bf16(x / 8);
+            const auto row = static_cast<std::int32_t>(i * groups);
+            const auto code = static_cast<std::uint8_t>(random.unit() * 256);
+            const auto zero = static_cast<std::uint8_t>(code % 17);
+            const void* value = &x;
+            if (size_of(info.dtype) == 2) value = &half;
+            if (info.dtype == DType::kI32) value = &row;
+            if (info.dtype == DType::kU8) value = info.name == "zeros" ? &zero : &code;
+            std::memcpy(at + i * size_of(info.dtype), value, size_of(info.dtype));
+        }
+    }
+    decode_all(m);
+    return m;
+}
+
 inline Matrix make_matrix(LayoutId layout, Shape2 shape, std::uint64_t seed,
                           float deviation = 0.05f) {
     struct Sink : PlaneSink {
@@ -108,6 +164,7 @@ inline Matrix make_matrix(LayoutId layout, Shape2 shape, std::uint64_t seed,
             to->insert(to->end(), part.begin(), part.end());
         }
     };
+    if (has_planes(layout)) return make_planes(layout, shape, seed);
     Matrix m;
     Sink sink;
     sink.to = &m.bytes;
@@ -118,9 +175,7 @@ inline Matrix make_matrix(LayoutId layout, Shape2 shape, std::uint64_t seed,
     m.view.layout = layout, m.view.shape = shape, m.view.n_planes = 1;
     m.view.planes[0] = {m.bytes.data(), m.bytes.size() / static_cast<std::size_t>(shape.rows),
                         m.bytes.size()};
-    m.values.resize(rows.size());
-    format.decode(m.view, {0, shape.rows},
-                  {m.values.data(), DType::kF64, shape.rows, shape.cols, shape.cols});
+    decode_all(m);
     return m;
 }
 

@@ -10,8 +10,16 @@ namespace {
 
 std::vector<LayoutId> stored_layouts() {
     std::vector<LayoutId> out;
-    for (const auto& format : weight_formats().items()) {
-        if (format->info().encodes) out.push_back(format->info().layout);
+    for (const auto& format : weight_formats().items()) out.push_back(format->info().layout);
+    return out;
+}
+
+// Matrices of several planes differ by their seed.
+std::vector<std::pair<LayoutId, std::uint64_t>> layouts_and_seeds() {
+    std::vector<std::pair<LayoutId, std::uint64_t>> out;
+    for (const LayoutId layout : stored_layouts()) {
+        out.emplace_back(layout, 115);
+        if (has_planes(layout)) out.emplace_back(layout, 116);
     }
     return out;
 }
@@ -37,7 +45,7 @@ Guarded run(Machine& m, const PackedView& weight, const std::vector<float>& x, s
 struct Placed {
     Placed(Machine& m, const Matrix& matrix, bool resident) : view(matrix.view) {
         if (!resident) return;
-        const LayoutId layout = *ops::resident_layout(view.layout);
+        const LayoutId layout = *ops::resident_layout(view.layout, view.params);
         // NaN where nothing is written.
         bytes.assign(ops::packed_bytes(layout, view.shape), std::byte{0xff});
         view = ops::repack(m.exec, view, layout, bytes.data());
@@ -67,7 +75,8 @@ TEST_CASE("matmul: every layout and level agrees with double") {
                 CAPTURE(layout_info(layout).name);
                 CAPTURE(rows);
                 CAPTURE(cols);
-                const Matrix w = make_matrix(layout, {rows, cols}, 100);
+                const Matrix w =
+                    make_matrix(layout, {rows, cols}, 200 + static_cast<std::uint64_t>(rows));
                 const std::int64_t tokens = 5;
                 const std::vector<float> x = Random(101).normals(tokens * cols);
                 const std::vector<float> bias = Random(102).normals(rows);
@@ -119,12 +128,13 @@ static std::vector<float> through_i8(const std::vector<float>& x) {
 
 TEST_CASE("matmul: 8-bit input multiplies codes exactly") {
     for (const LayoutId layout : stored_layouts()) {
-        if (layout_info(layout).block_elements == 1) continue;
+        if (layout_info(layout).block_elements == 1 || layout == LayoutId::k_nf4) continue;
         for (const std::int64_t rows : {1, 37, 130}) {
             CAPTURE(layout_info(layout).name);
             CAPTURE(rows);
             const std::int64_t cols = 768, tokens = 11;
-            const Matrix w = make_matrix(layout, {rows, cols}, 105);
+            const Matrix w =
+                make_matrix(layout, {rows, cols}, 250 + static_cast<std::uint64_t>(rows));
             std::vector<float> x = Random(106).normals(tokens * cols);
             for (std::size_t i = 0; i < 32; ++i) x[i] = 0;         // a block of zeros
             for (std::size_t i = 64; i < 96; ++i) x[i] *= 1e-35f;  // too small for any code
@@ -177,10 +187,10 @@ TEST_CASE("matmul: a NaN or infinity in the input shows in every output of its t
 }
 
 TEST_CASE("matmul: a row's bits do not depend on threads, batch size or chunk") {
-    for (const LayoutId layout : stored_layouts()) {
+    for (const auto& [layout, seed] : layouts_and_seeds()) {
         CAPTURE(layout_info(layout).name);
         const std::int64_t rows = 150, cols = 512, tokens = 17;
-        const Matrix w = make_matrix(layout, {rows, cols}, 110);
+        const Matrix w = make_matrix(layout, {rows, cols}, seed);
         const std::vector<float> x = Random(111).normals(tokens * cols);
         for (const auto& [isa, resident] : ways()) {
             CAPTURE(name(isa));
@@ -237,11 +247,37 @@ TEST_CASE("matmul: matrices that share an input give the bits they give alone") 
     for (std::size_t i = 0; i < 3; ++i) CHECK(together[i].same_bits(alone[i]));
 }
 
+TEST_CASE("matmul: codes that name floats read float input, whatever is asked for") {
+    for (const Isa isa : levels()) {
+        Machine m(isa);
+        for (const Activations kind : {Activations::kAuto, Activations::kF32, Activations::kI8}) {
+            m.exec.activations = kind;
+            CHECK(ops::activations_for(LayoutId::k_nf4_x16, m.exec) == Activations::kF32);
+        }
+        m.exec.activations = Activations::kBf16;
+        CHECK(ops::activations_for(LayoutId::k_nf4_x16, m.exec) == Activations::kBf16);
+        m.exec.activations = Activations::kI8;
+        CHECK(ops::activations_for(LayoutId::k_affine_x16, m.exec) == Activations::kI8);
+    }
+}
+
+TEST_CASE("only groups of 4-bit codes with half-precision scales have a resident layout") {
+    const auto resident = [](LayoutParams params) {
+        return ops::resident_layout(LayoutId::k_affine, params);
+    };
+    CHECK(resident({4, 128, ScaleType::kF16}) == LayoutId::k_affine_x16);
+    CHECK(resident({4, 32, ScaleType::kBF16}) == LayoutId::k_affine_x16);
+    CHECK_FALSE(resident({4, 128, ScaleType::kF32}));
+    CHECK_FALSE(resident({8, 128, ScaleType::kF16}));
+    CHECK_FALSE(resident({3, 128, ScaleType::kF16}));
+    CHECK_FALSE(resident({4, 0, ScaleType::kF16}));  // a table says which group a column is of
+}
+
 TEST_CASE("repack keeps every value, whole or piece by piece") {
-    for (const LayoutId layout : stored_layouts()) {
+    for (const auto& [layout, seed] : layouts_and_seeds()) {
         CAPTURE(layout_info(layout).name);
         const Shape2 shape = {2 * ops::kRepackRows + 5, 512};
-        const Matrix w = make_matrix(layout, shape, 115);
+        const Matrix w = make_matrix(layout, shape, seed);
         Machine m(Isa::kPortable);
         const Placed whole(m, w, true);
         CHECK(whole.view.bytes() == whole.bytes.size());
