@@ -232,6 +232,24 @@ TokenizerRules read_hf_rules(const HfFiles& files, const HfForm& form,
     return rules;
 }
 
+// Other forms of a vocabulary do not say how text is cut before it is merged.
+static void require_tokenizer(const std::filesystem::path& directory) {
+    namespace fs = std::filesystem;
+    if (fs::exists(directory / "tokenizer.json")) return;
+    const char* other = fs::exists(directory / "tokenizer.model") ? "tokenizer.model"
+                        : fs::exists(directory / "vocab.json")    ? "vocab.json"
+                                                                  : nullptr;
+    const std::string hint =
+        other == nullptr
+            ? "copy it from the model that this one was made from"
+            : "copy it from the original model, or let transformers make it of " +
+                  std::string(other) + ": AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
+    throw Error(Exit::kNoInput, escaped(directory.string(), 1024),
+                "there is no tokenizer.json, the only form of a vocabulary that is read" +
+                    (other == nullptr ? std::string() : "; " + std::string(other) + " is not"),
+                hint);
+}
+
 HfFiles read_hf_files(const ModelFile& file) {
     namespace fs = std::filesystem;
     const fs::path given = file.path();
@@ -241,6 +259,7 @@ HfFiles read_hf_files(const ModelFile& file) {
         return fs::exists(path) ? read_json_file(path.string()) : Json();
     };
     HfFiles files;
+    require_tokenizer(directory);
     const fs::path tokenizer = directory / "tokenizer.json";
     files.where = escaped(tokenizer.string(), 1024);
     files.bytes = File(tokenizer.string()).bytes();

@@ -80,3 +80,20 @@ TEST_CASE("quantize copy keeps imported codes bit for bit, f16 decodes them, the
         CHECK_FALSE(std::filesystem::exists(directory.file("no.gguf")));
     }
 }
+
+TEST_CASE("quantize: a checkpoint without tokenizer.json is refused with the way to one") {
+    const std::string golden = std::string(THIMBLE_TESTS_DIR) + "/golden/import/awq";
+    for (const char* other : {"", "tokenizer.model", "vocab.json"}) {
+        CAPTURE(other);
+        TemporaryDirectory directory;
+        const std::string in = directory.file("awq"), out = directory.file("out.gguf");
+        std::filesystem::copy(golden, in);
+        if (*other != 0) write_file(in + "/" + other, "{}");
+        const ProcessResult r = quantize({"-m", in, "-o", out});
+        CHECK(r.exit == 66);
+        CHECK(r.err.find("no tokenizer.json") != std::string::npos);
+        CHECK((r.err.find("save_pretrained") != std::string::npos) == (*other != 0));
+        CHECK(r.err.find(*other != 0 ? other : "copy it from") != std::string::npos);
+        CHECK_FALSE(std::filesystem::exists(out));
+    }
+}
