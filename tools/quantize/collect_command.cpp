@@ -9,6 +9,7 @@
 #include "baseline.h"
 #include "calib/calibration_text.h"
 #include "calib/collector.h"
+#include "common_options.h"
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/log.h"
@@ -19,9 +20,10 @@ namespace thimble {
 namespace {
 
 struct Options {
-    std::string model, output = "imatrix.gguf", output_format = "auto", profile;
+    std::string model, profile;
+    ImatrixOutput output{.path = "imatrix.gguf"};
     CalibrationOptions text;
-    bool process_output = false, overwrite = false;
+    bool process_output = false;
 
     void visit(OptionVisitor& v) {
         v.option({.name = "model",
@@ -31,21 +33,8 @@ struct Options {
                   .required = true,
                   .is_input = true},
                  model);
-        v.option({.name = "output",
-                  .letter = 'o',
-                  .help = "importance matrix to write",
-                  .value = "FILE",
-                  .changes_output = false,
-                  .is_output = true},
-                 output);
-        v.option({.name = "output-format",
-                  .help = "auto: .dat if the output's name ends so, else GGUF",
-                  .choices = {"auto", "gguf", "dat"}},
-                 output_format);
+        output.visit(v);
         v.option({.name = "process-output", .help = "also for output.weight"}, process_output);
-        v.option(
-            {.name = "overwrite", .help = "replace an existing output", .changes_output = false},
-            overwrite);
         v.option({.name = "profile",
                   .help = "machine profile for predicted times, from run --probe",
                   .value = "FILE",
@@ -76,11 +65,12 @@ class Collect {
     }
 
     void run(cli::Context& context) {
-        if (!options_.overwrite && std::filesystem::exists(options_.output)) {
-            throw Error(Exit::kCannotCreate, escaped(options_.output, 1024), "the output exists",
+        const std::string& output = options_.output.path;
+        if (!options_.output.overwrite && std::filesystem::exists(output)) {
+            throw Error(Exit::kCannotCreate, escaped(output, 1024), "the output exists",
                         "give --overwrite to replace it");
         }
-        check_can_create(options_.output);
+        check_can_create(output);
         const bool tied = source_->spec().tied_embedding;
         if (options_.process_output && tied)
             log_warning("--process-output: the head is the embedding; there is no output.weight");
@@ -97,23 +87,19 @@ class Collect {
         matrix->chunk_tokens = options_.text.context_tokens;
         matrix->chunk_count = text_->tokens() / options_.text.context_tokens;
         matrix->datasets = {std::filesystem::path(options_.text.file).filename().string()};
-        const bool dat = options_.output_format == "dat" ||
-                         (options_.output_format == "auto" && options_.output.ends_with(".dat"));
-        write_importance(options_.output, *matrix,
-                         dat ? ImportanceFormat::kDat : ImportanceFormat::kGguf,
-                         options_.overwrite ? IfExists::kReplace : IfExists::kRefuse);
-        context.report.set("output", options_.output);
+        options_.output.write(*matrix);
+        context.report.set("output", output);
         context.report.set("entries", matrix->entries.size());
         context.report.set("windows", windows.size());
         context.report.set("tokens", text_->tokens());
         context.report.set("text_sha256", text_->sha256());
-        if (!context.stdout_is_json()) context.print(options_.output + "\n");
+        if (!context.stdout_is_json()) context.print(output + "\n");
     }
 
   private:
     void open() {
         const std::vector<std::string> inputs = {options_.model, options_.text.file};
-        refuse_overwriting_inputs(options_.output, inputs);
+        refuse_overwriting_inputs(options_.output.path, inputs);
         source_ = ModelSource::open(options_.model);
         vocabulary_bytes_ = Tokenizer::predict_bytes(source_->file());
         const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(source_->file());

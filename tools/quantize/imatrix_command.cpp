@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "calib/importance_statistics.h"
+#include "common_options.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "eval/report.h"
@@ -18,10 +19,10 @@ namespace {
 
 struct ImatrixOptions {
     std::vector<std::string> files;
-    std::string output, output_format = "auto";
+    ImatrixOutput output;
     std::vector<std::string> include_weights, exclude_weights;
     std::int64_t chunk_tokens = kDefaultChunkTokens;
-    bool show_statistics = false, overwrite = false;
+    bool show_statistics = false;
 
     void visit(OptionVisitor& v) {
         v.option({.name = "in-file",
@@ -31,17 +32,7 @@ struct ImatrixOptions {
                   .is_input = true,
                   .positional = true},
                  files);
-        v.option({.name = "output",
-                  .letter = 'o',
-                  .help = "importance matrix to write; without it the statistics are shown",
-                  .value = "FILE",
-                  .changes_output = false,
-                  .is_output = true},
-                 output);
-        v.option({.name = "output-format",
-                  .help = "auto: .dat if the output's name ends so, else GGUF",
-                  .choices = {"auto", "gguf", "dat"}},
-                 output_format);
+        output.visit(v, "importance matrix to write; without it the statistics are shown");
         v.option({.name = "ctx-size",
                   .letter = 'c',
                   .help = "tokens that a .dat file means by a chunk",
@@ -62,9 +53,6 @@ struct ImatrixOptions {
              .help = "one line per tensor: sums, spread, entropy, likeness to the layer before",
              .changes_output = false},
             show_statistics);
-        v.option(
-            {.name = "overwrite", .help = "replace an existing output", .changes_output = false},
-            overwrite);
     }
 };
 
@@ -139,7 +127,8 @@ ImportanceMatrix read_all(const ImatrixOptions& options) {
 }
 
 void run(const ImatrixOptions& options, cli::Context& context) {
-    if (!options.output.empty()) refuse_overwriting_inputs(options.output, options.files);
+    const std::string& output = options.output.path;
+    if (!output.empty()) refuse_overwriting_inputs(output, options.files);
     const ImportanceMatrix matrix = read_all(options);
     warn_of_faults(matrix);
     const auto statistics = importance_statistics(matrix);
@@ -147,15 +136,12 @@ void run(const ImatrixOptions& options, cli::Context& context) {
     context.report.set("chunk_tokens", matrix.chunk_tokens);
     context.report.set("entries", matrix.entries.size());
     context.report.set("tensors", json_of(statistics));
-    const bool show = options.show_statistics || options.output.empty();
+    const bool show = options.show_statistics || output.empty();
     if (show && !context.stdout_is_json()) context.print(table(statistics));
-    if (options.output.empty()) return;
-    const bool dat = options.output_format == "dat" ||
-                     (options.output_format == "auto" && options.output.ends_with(".dat"));
-    write_importance(options.output, matrix, dat ? ImportanceFormat::kDat : ImportanceFormat::kGguf,
-                     options.overwrite ? IfExists::kReplace : IfExists::kRefuse);
-    context.report.set("output", options.output);
-    if (!show && !context.stdout_is_json()) context.print(options.output + "\n");
+    if (output.empty()) return;
+    options.output.write(matrix);
+    context.report.set("output", output);
+    if (!show && !context.stdout_is_json()) context.print(output + "\n");
 }
 
 // The sum is held while one more file is added to it.

@@ -8,6 +8,7 @@
 #include <map>
 #include <memory>
 
+#include "common_options.h"
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/strings.h"
@@ -24,15 +25,7 @@ struct InspectOptions {
     std::int64_t values = 8;
 
     void visit(OptionVisitor& v) {
-        v.option({.name = "model",
-                  .letter = 'm',
-                  .help = "GGUF file (the first of a split one), .safetensors file or Hugging Face "
-                          "directory, of any architecture",
-                  .value = "PATH",
-                  .required = true,
-                  .is_input = true,
-                  .positional = true},
-                 model);
+        v.option(any_model_option(), model);
         v.option({.name = "reference",
                   .help = "the same model with better weights: adds each tensor's error against it",
                   .value = "PATH",

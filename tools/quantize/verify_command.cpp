@@ -5,6 +5,7 @@
 #include <memory>
 #include <unordered_set>
 
+#include "common_options.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "io/atomic_file.h"
@@ -23,15 +24,7 @@ struct VerifyOptions {
     bool overwrite = false;
 
     void visit(OptionVisitor& v) {
-        v.option({.name = "model",
-                  .letter = 'm',
-                  .help = "GGUF file (the first of a split one), .safetensors file or Hugging Face "
-                          "directory, of any architecture",
-                  .value = "PATH",
-                  .required = true,
-                  .is_input = true,
-                  .positional = true},
-                 model);
+        v.option(any_model_option(), model);
         v.option({.name = "sha256", .help = "the file's SHA-256 must be this", .value = "HEX"},
                  sha256);
         v.option({.name = "manifest",
