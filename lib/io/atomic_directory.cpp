@@ -32,8 +32,9 @@ std::string without_slashes(std::string path) {
 
 // Files as a model's directory holds them, and no others.
 bool may_be_replaced(const fs::directory_entry& entry) {
-    static constexpr std::array<std::string_view, 8> kSuffixes = {
-        ".safetensors", ".json", ".jinja", ".txt", ".model", ".md", ".gitattributes", ".partial"};
+    static constexpr std::array<std::string_view, 9> kSuffixes = {
+        ".safetensors", ".json",          ".jinja",   ".txt",        ".model",
+        ".md",          ".gitattributes", ".partial", ".checkpoints"};
     std::error_code none;
     if (!entry.is_regular_file(none)) return false;
     const std::string name = entry.path().filename().string();
@@ -69,8 +70,11 @@ void sync(const std::string& directory) {
 
 }  // namespace
 
-AtomicDirectory::AtomicDirectory(const std::string& path, IfExists if_exists)
-    : path_(without_slashes(path)), partial_(path_ + ".partial"), if_exists_(if_exists) {
+AtomicDirectory::AtomicDirectory(const std::string& path, IfExists if_exists, const Keeps& keeps)
+    : path_(without_slashes(path)),
+      partial_(path_ + ".partial"),
+      if_exists_(if_exists),
+      kept_(keeps != nullptr) {
     if (path_.empty()) throw Error(Exit::kUsage, "output", "the path is empty");
     std::error_code error;
     const fs::file_status there = fs::status(path_, error);
@@ -89,14 +93,15 @@ AtomicDirectory::AtomicDirectory(const std::string& path, IfExists if_exists)
         ::close(lock_);
         throw cannot_create(path_, "another process is writing it");
     }
-    for (const fs::directory_entry& entry : fs::directory_iterator(partial_))
-        fs::remove(entry.path(), error);
+    for (const fs::directory_entry& entry : fs::directory_iterator(partial_)) {
+        if (!keeps || !keeps(entry.path().filename().string())) fs::remove(entry.path(), error);
+    }
 }
 
 AtomicDirectory::~AtomicDirectory() {
     if (lock_ < 0) return;
     std::error_code error;
-    fs::remove_all(partial_, error);
+    if (!kept_) fs::remove_all(partial_, error);
     ::close(lock_);
 }
 

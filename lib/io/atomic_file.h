@@ -33,6 +33,7 @@ class AtomicFile {
     [[nodiscard]] bool read(std::uint64_t offset, std::span<std::byte> out) const noexcept;
     // Of a kept leftover: forgets what follows `end`, and reserves `bytes` in all.
     void keep_first(std::uint64_t end, std::uint64_t bytes);
+    void drop() noexcept { leftover_ = Leftover::kDrop; }  // a kept leftover after all
     void sync();    // the bytes written so far are on the disk
     void commit();  // sync, rename, sync the directory; once
 

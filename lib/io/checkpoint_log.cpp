@@ -56,11 +56,14 @@ std::vector<Checkpoint> parse_checkpoints(std::string_view text, std::string_vie
     return entries;
 }
 
-CheckpointLog::CheckpointLog(const std::string& path, std::string_view key)
-    : path_(path), key_(key) {
+std::vector<Checkpoint> read_checkpoints(const std::string& path, std::string_view key) {
     struct stat info {};
-    if (::lstat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode))
-        entries_ = parse_checkpoints(read_text_file(path, kMaxBytes), key);
+    if (::lstat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode)) return {};
+    return parse_checkpoints(read_text_file(path, kMaxBytes), key);
+}
+
+CheckpointLog::CheckpointLog(const std::string& path, std::string_view key)
+    : path_(path), key_(key), entries_(read_checkpoints(path, key)) {
     fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (fd_ < 0) throw failed(path_, Exit::kCannotCreate);
 }

@@ -21,6 +21,10 @@ struct Checkpoint {
 [[nodiscard]] std::vector<Checkpoint> parse_checkpoints(std::string_view text,
                                                         std::string_view key);
 
+// The same of a file; none when there is no regular file.
+[[nodiscard]] std::vector<Checkpoint> read_checkpoints(const std::string& path,
+                                                       std::string_view key);
+
 class CheckpointLog {
   public:
     // `key` stands for everything that the partial file's bytes depend on. Reads what is there.

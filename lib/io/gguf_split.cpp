@@ -104,17 +104,19 @@ std::vector<std::string> GgufParts::paths() const {
 struct GgufSplitWriter::State {
     std::vector<std::unique_ptr<GgufWriter>> files;
     std::vector<std::pair<std::size_t, std::size_t>> places;  // file, tensor in it
+    std::vector<std::size_t> first;                           // tensor of each file
     std::uint64_t file_bytes = 0;
 };
 
-GgufSplitWriter::GgufSplitWriter(GgufParts parts, IfExists if_exists)
+GgufSplitWriter::GgufSplitWriter(GgufParts parts, IfExists if_exists, std::string_view build)
     : state_(std::make_unique<State>()) {
     for (GgufParts::Part& part : parts.parts) {
+        state_->first.push_back(state_->places.size());
         for (std::size_t t = 0; t < part.tensors.size(); ++t)
             state_->places.emplace_back(state_->files.size(), t);
         state_->file_bytes += part.file_bytes;
-        state_->files.push_back(std::make_unique<GgufWriter>(part.path, part.metadata,
-                                                             std::move(part.tensors), if_exists));
+        state_->files.push_back(std::make_unique<GgufWriter>(
+            part.path, part.metadata, std::move(part.tensors), if_exists, build));
     }
 }
 
@@ -129,9 +131,35 @@ void GgufSplitWriter::write(std::size_t tensor, std::uint64_t offset,
 }
 
 void GgufSplitWriter::finish() {
-    for (const auto& file : state_->files) file->check_complete();
-    for (auto file = state_->files.rbegin(); file != state_->files.rend(); ++file)
-        (*file)->finish();
+    auto& files = state_->files;
+    for (const auto& file : files) file->check_complete();
+    for (const auto& file : files) file->file().settle();
+    for (auto file = files.rbegin(); file != files.rend(); ++file) (*file)->file().commit();
+    for (const auto& file : files) file->file().forget();
+}
+
+// Where the first file that is not whole goes on. What an earlier run stored in those behind it is
+// stored again.
+TensorWriter::Position GgufSplitWriter::start() const noexcept {
+    for (std::size_t f = 0; f < state_->files.size(); ++f) {
+        const GgufWriter& file = *state_->files[f];
+        if (file.file().checked() == file.file_bytes()) continue;
+        const Position own = file.start();
+        return {state_->first[f] + own.tensor, own.offset};
+    }
+    return {state_->places.size(), 0};
+}
+
+void GgufSplitWriter::checkpoint(Position position) {
+    for (std::size_t f = 0; f < state_->files.size(); ++f) {
+        const std::size_t first = state_->first[f];
+        if (position.tensor < first || (position.tensor == first && position.offset == 0)) return;
+        state_->files[f]->checkpoint({position.tensor - first, position.offset});
+    }
+}
+
+void GgufSplitWriter::abandon() noexcept {
+    for (const auto& file : state_->files) file->abandon();
 }
 
 }  // namespace thimble

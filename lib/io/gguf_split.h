@@ -45,13 +45,17 @@ struct GgufParts {
 
 class GgufSplitWriter final : public TensorWriter {
   public:
-    GgufSplitWriter(GgufParts parts, IfExists if_exists);
+    // `build`: as GgufWriter takes it.
+    GgufSplitWriter(GgufParts parts, IfExists if_exists, std::string_view build = {});
     ~GgufSplitWriter() override;
     [[nodiscard]] std::uint64_t file_bytes() const noexcept override;
     // Tensors are counted through all files.
     void write(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> bytes) override;
     // The first file appears last: without it the others are not a model.
     void finish() override;
+    [[nodiscard]] Position start() const noexcept override;
+    void checkpoint(Position position) override;
+    void abandon() noexcept override;
 
   private:
     struct State;

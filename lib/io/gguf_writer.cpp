@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/gguf_writer.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <bit>
 #include <unordered_set>
@@ -11,23 +9,32 @@
 #include "core/error.h"
 #include "core/ledger.h"
 #include "core/strings.h"
-#include "io/checkpoint_log.h"
+#include "io/checkpointed_file.h"
 #include "io/gguf.h"
 #include "io/sha256.h"
-#include "tensor/buffer.h"
 
 namespace thimble {
 namespace {
 
+// A header's bytes, or with no text only their number.
+struct Sink {
+    std::string* text = nullptr;
+    std::uint64_t bytes = 0;
+    void add(const void* data, std::size_t size) {
+        if (text != nullptr) text->append(static_cast<const char*>(data), size);
+        bytes += size;
+    }
+};
+
 template <class T>
-void put(std::string& out, T value) {
+void put(Sink& out, T value) {
     static_assert(std::is_trivially_copyable_v<T>);
-    out.append(reinterpret_cast<const char*>(&value), sizeof(value));
+    out.add(&value, sizeof(value));
 }
 
-void put_string(std::string& out, std::string_view text) {
+void put_string(Sink& out, std::string_view text) {
     put<std::uint64_t>(out, text.size());
-    out += text;
+    out.add(text.data(), text.size());
 }
 
 template <class T>
@@ -47,7 +54,7 @@ constexpr GgufType type_of() {
     if constexpr (std::is_same_v<T, std::shared_ptr<const MetaArray>>) return GgufType::kArray;
 }
 
-void put_array(std::string& out, const MetaArray& array) {
+void put_array(Sink& out, const MetaArray& array) {
     std::visit(
         [&](const auto& elements) {
             using T = typename std::decay_t<decltype(elements)>::value_type;
@@ -56,14 +63,13 @@ void put_array(std::string& out, const MetaArray& array) {
             if constexpr (std::is_same_v<T, std::string>) {
                 for (const std::string& text : elements) put_string(out, text);
             } else {
-                out.append(reinterpret_cast<const char*>(elements.data()),
-                           elements.size() * sizeof(T));
+                out.add(elements.data(), elements.size() * sizeof(T));
             }
         },
         array.elements);
 }
 
-void put_value(std::string& out, const MetaValue& value) {
+void put_value(Sink& out, const MetaValue& value) {
     std::visit(
         [&](const auto& v) {
             using T = std::decay_t<decltype(v)>;
@@ -79,10 +85,8 @@ void put_value(std::string& out, const MetaValue& value) {
         value);
 }
 
-constexpr const char* kLogSuffix = ".partial.checkpoints";
-
 struct Layout {
-    std::string header;                  // up to the data section, padded
+    std::uint64_t header_bytes = 0;      // up to the data section
     std::vector<std::uint64_t> offsets;  // absolute
     std::vector<std::uint64_t> bytes;
     std::uint64_t file_bytes = 0;
@@ -117,12 +121,9 @@ void check_spec(const TensorSpec& tensor, const std::string& where) {
     }
 }
 
-Layout lay_out(const Metadata& metadata, std::span<const TensorSpec> tensors,
-               const std::string& where) {
-    const std::uint64_t alignment = alignment_of(metadata, where);
-    Layout layout;
-    std::string& out = layout.header;
-    out += "GGUF";
+void put_header(Sink& out, const Metadata& metadata, std::span<const TensorSpec> tensors,
+                const Layout& layout) {
+    out.add("GGUF", 4);
     put<std::uint32_t>(out, 3);
     put<std::uint64_t>(out, tensors.size());
     put<std::uint64_t>(out, metadata.entries().size());
@@ -130,6 +131,20 @@ Layout lay_out(const Metadata& metadata, std::span<const TensorSpec> tensors,
         put_string(out, key);
         put_value(out, value);
     }
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const TensorSpec& tensor = tensors[i];
+        put_string(out, tensor.name);
+        put(out, static_cast<std::uint32_t>(tensor.dims.size()));
+        for (std::size_t d = tensor.dims.size(); d-- > 0;) put(out, tensor.dims[d]);
+        put(out, tensor.type);
+        put(out, layout.offsets[i] - layout.header_bytes);
+    }
+}
+
+Layout lay_out(const Metadata& metadata, std::span<const TensorSpec> tensors,
+               const std::string& where) {
+    const std::uint64_t alignment = alignment_of(metadata, where);
+    Layout layout;
     std::unordered_set<std::string_view> names;
     std::uint64_t data_bytes = 0;
     for (const TensorSpec& tensor : tensors) {
@@ -138,11 +153,6 @@ Layout lay_out(const Metadata& metadata, std::span<const TensorSpec> tensors,
             throw Error(Exit::kBadData, where,
                         "tensor '" + escaped(tensor.name) + "' would occur twice");
         }
-        put_string(out, tensor.name);
-        put(out, static_cast<std::uint32_t>(tensor.dims.size()));
-        for (std::size_t d = tensor.dims.size(); d-- > 0;) put(out, tensor.dims[d]);
-        put(out, tensor.type);
-        put(out, data_bytes);
         layout.offsets.push_back(data_bytes);
         layout.bytes.push_back(*tensor_bytes(tensor.type, tensor.dims));
         const auto end = checked_add(data_bytes, layout.bytes.back());
@@ -152,10 +162,23 @@ Layout lay_out(const Metadata& metadata, std::span<const TensorSpec> tensors,
         }
         data_bytes = *padded;
     }
-    out.resize(*checked_round_up(out.size(), alignment), '\0');
-    for (std::uint64_t& offset : layout.offsets) offset += out.size();
-    layout.file_bytes = out.size() + data_bytes;
+    Sink count;
+    put_header(count, metadata, tensors, layout);
+    layout.header_bytes = *checked_round_up(count.bytes, alignment);
+    for (std::uint64_t& offset : layout.offsets) offset += layout.header_bytes;
+    layout.file_bytes = layout.header_bytes + data_bytes;
     return layout;
+}
+
+// Padded; in one piece of memory from the start.
+std::string header_text(const Metadata& metadata, std::span<const TensorSpec> tensors,
+                        const Layout& layout) {
+    std::string text;
+    text.reserve(layout.header_bytes);
+    Sink out{&text};
+    put_header(out, metadata, tensors, layout);
+    text.resize(layout.header_bytes, '\0');
+    return text;
 }
 
 }  // namespace
@@ -163,69 +186,29 @@ Layout lay_out(const Metadata& metadata, std::span<const TensorSpec> tensors,
 struct GgufWriter::State {
     std::vector<TensorSpec> tensors;
     Layout layout;
-    AtomicFile file;
-    std::vector<std::uint64_t> written;  // bytes so far, per tensor
-    std::unique_ptr<CheckpointLog> log;  // where checkpoints are made
-    std::uint64_t checked = 0;           // bytes of the file that the last one covers
+    CheckpointedFile file;
+    std::vector<Progress> progress;  // per tensor
 
-    // SHA-256 of the file's bytes [begin, end); "" when they are not there.
-    [[nodiscard]] std::string sum(std::uint64_t begin, std::uint64_t end) const;
     // The place in the file.
     [[nodiscard]] std::uint64_t offset_of(Position position) const {
         return position.tensor < tensors.size() ? layout.offsets[position.tensor] + position.offset
                                                 : layout.file_bytes;
     }
-    void take_over(const std::string& path, std::string_view build);
 };
-
-std::string GgufWriter::State::sum(std::uint64_t begin, std::uint64_t end) const {
-    Buffer buffer(kHashBufferBytes, Purpose::kIo);
-    Sha256 hash;
-    while (begin < end) {
-        const auto piece =
-            buffer.span<std::byte>().first(std::min<std::uint64_t>(buffer.bytes(), end - begin));
-        if (!file.read(begin, piece)) return "";
-        hash.update(piece);
-        begin += piece.size();
-    }
-    return hash.finish();
-}
-
-// What an earlier run of the same work left, as far as its sums hold.
-void GgufWriter::State::take_over(const std::string& path, std::string_view build) {
-    const std::string key = sha256_of(sha256_of(layout.header) + std::string(build));
-    log = std::make_unique<CheckpointLog>(path + kLogSuffix, key);
-    std::size_t good = 0;
-    for (const Checkpoint& entry : log->entries()) {
-        const bool fits = entry.end >= layout.header.size() && entry.end <= layout.file_bytes;
-        if (!fits || sum(checked, entry.end) != entry.sha256) break;
-        checked = entry.end;
-        ++good;
-    }
-    log->keep_first(good);
-    file.keep_first(checked, layout.file_bytes);
-    for (std::size_t i = 0; i < tensors.size() && layout.offsets[i] < checked; ++i)
-        written[i] = std::min(layout.bytes[i], checked - layout.offsets[i]);
-}
 
 GgufWriter::GgufWriter(const std::string& path, const Metadata& metadata,
                        std::vector<TensorSpec> tensors, IfExists if_exists,
                        std::string_view build) {
     Layout layout = lay_out(metadata, tensors, escaped(path, 1024));
-    const Charge charge(Tier::kRam, Purpose::kIo, layout.header.size());
-    AtomicFile file(path, layout.file_bytes, if_exists,
-                    build.empty() ? Leftover::kDrop : Leftover::kKeep);
-    std::vector<std::uint64_t> written(tensors.size());
-    state_.reset(new State{std::move(tensors), std::move(layout), std::move(file),
-                           std::move(written), nullptr});
-    State& s = *state_;
-    if (build.empty()) {
-        ::unlink((s.file.path() + kLogSuffix).c_str());  // of a run that made checkpoints
-    } else {
-        s.take_over(s.file.path(), build);
-    }
-    s.file.write(0, std::as_bytes(std::span(s.layout.header)));
-    s.layout.header = {};
+    const Charge charge(Tier::kRam, Purpose::kIo, layout.header_bytes);
+    const std::string header = header_text(metadata, tensors, layout);
+    CheckpointedFile file(path, layout.file_bytes, if_exists, checkpoint_key(header, build));
+    std::vector<Progress> progress(tensors.size());
+    for (std::size_t i = 0; i < tensors.size() && layout.offsets[i] < file.checked(); ++i)
+        progress[i] = Progress(std::min(layout.bytes[i], file.checked() - layout.offsets[i]));
+    file.write(0, std::as_bytes(std::span(header)));
+    state_.reset(
+        new State{std::move(tensors), std::move(layout), std::move(file), std::move(progress)});
 }
 
 GgufWriter::~GgufWriter() = default;
@@ -239,51 +222,47 @@ void GgufWriter::write(std::size_t tensor, std::uint64_t offset, std::span<const
                     "bytes to write lie outside the tensor");
     }
     state_->file.write(state_->layout.offsets[tensor] + offset, bytes);
-    state_->written[tensor] += bytes.size();
+    state_->progress[tensor].add(offset, bytes.size());
 }
 
 void GgufWriter::check_complete() const {
     for (std::size_t i = 0; i < state_->tensors.size(); ++i) {
-        if (state_->written[i] != state_->layout.bytes[i]) {
+        const std::uint64_t written = state_->progress[i].written;
+        if (written != state_->layout.bytes[i]) {
             throw Error(Exit::kFailure, escaped(state_->tensors[i].name),
-                        std::to_string(state_->written[i]) + " of " +
-                            std::to_string(state_->layout.bytes[i]) + " bytes were written");
+                        std::to_string(written) + " of " + std::to_string(state_->layout.bytes[i]) +
+                            " bytes were written");
         }
     }
 }
 
 void GgufWriter::finish() {
     check_complete();
-    if (state_->log) {  // else it would outlive what it is about
-        state_->file.sync();
-        state_->log->remove();
-    }
+    state_->file.sync();
+    state_->file.forget();
     state_->file.commit();
 }
 
 TensorWriter::Position GgufWriter::start() const noexcept {
     const auto& offsets = state_->layout.offsets;
-    const auto after = std::upper_bound(offsets.begin(), offsets.end(), state_->checked);
+    const auto after = std::upper_bound(offsets.begin(), offsets.end(), state_->file.checked());
     if (after == offsets.begin()) return {};
     const auto tensor = static_cast<std::size_t>(after - offsets.begin() - 1);
-    return {tensor, state_->written[tensor]};
+    return {tensor, state_->progress[tensor].kept};
 }
 
 void GgufWriter::checkpoint(Position position) {
-    State& s = *state_;
-    const std::uint64_t end = s.offset_of(position);
-    if (!s.log || end <= s.checked) return;
-    s.file.sync();
-    const std::string sum = s.sum(s.checked, end);
-    if (sum.empty()) throw Error(Exit::kIo, escaped(s.file.path(), 1024), "cannot be read back");
-    s.log->append({end, sum});
-    s.checked = end;
+    state_->file.checkpoint(state_->offset_of(position));
 }
+
+void GgufWriter::abandon() noexcept { state_->file.abandon(); }
+CheckpointedFile& GgufWriter::file() noexcept { return state_->file; }
+const CheckpointedFile& GgufWriter::file() const noexcept { return state_->file; }
 
 GgufWriter::Prediction GgufWriter::predict(const Metadata& metadata,
                                            std::span<const TensorSpec> tensors) {
     const Layout layout = lay_out(metadata, tensors, metadata.file());
-    return {layout.file_bytes, layout.header.size()};
+    return {layout.file_bytes, layout.header_bytes};
 }
 
 }  // namespace thimble

@@ -7,7 +7,7 @@
 #include <span>
 #include <string>
 
-#include "io/atomic_file.h"
+#include "io/checkpointed_file.h"
 #include "io/model_file.h"
 #include "io/tensor_writer.h"
 
@@ -28,9 +28,13 @@ class GgufWriter final : public TensorWriter {
     void finish() override;
     [[nodiscard]] Position start() const noexcept override;
     void checkpoint(Position position) override;
+    void abandon() noexcept override;
 
-    // The first half of finish(): throws kFailure when bytes are missing.
+    // What finish() does, for a file among several: throws kFailure when bytes are missing; then
+    // the file is to be committed.
     void check_complete() const;
+    [[nodiscard]] CheckpointedFile& file() noexcept;
+    [[nodiscard]] const CheckpointedFile& file() const noexcept;
 
     // Size of the file that would be written, and of what precedes its tensors, which is held
     // while it is written.

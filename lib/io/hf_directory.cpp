@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <set>
 
 #include "core/error.h"
 #include "core/ledger.h"
 #include "io/atomic_directory.h"
+#include "io/checkpointed_file.h"
 #include "io/file.h"
 
 namespace thimble {
@@ -101,14 +103,34 @@ std::uint64_t total_bytes(const std::vector<SideFile>& files) noexcept {
     return sum;
 }
 
+namespace {
+
+// What of a killed run's directory this one goes on with: weights of the same names.
+AtomicDirectory::Keeps kept_files(const std::string& path, const std::vector<TensorSpec>& tensors,
+                                  const SafetensorsOptions& options) {
+    if (options.build.empty()) return {};
+    std::set<std::string, std::less<>> names;
+    for (const std::string& name : SafetensorsWriter::predict(path, tensors, options).shards)
+        names.insert({name, name + ".partial", CheckpointedFile::log_path(name)});
+    return [names](std::string_view name) { return names.find(name) != names.end(); };
+}
+
+// The directory is new: whatever is left in it may be replaced.
+SafetensorsOptions inner(SafetensorsOptions options) {
+    options.if_exists = IfExists::kReplace;
+    return options;
+}
+
+}  // namespace
+
 struct HfDirectoryWriter::State {
     AtomicDirectory directory;
     SafetensorsWriter weights;
     std::uint64_t side_bytes = 0;
     State(const std::string& path, std::vector<TensorSpec> tensors,
           const SafetensorsOptions& options)
-        : directory(path, options.if_exists),
-          weights(directory.partial(), std::move(tensors), options) {}
+        : directory(path, options.if_exists, kept_files(path, tensors, options)),
+          weights(directory.partial(), std::move(tensors), inner(options)) {}
 };
 
 HfDirectoryWriter::HfDirectoryWriter(const std::string& path, std::vector<TensorSpec> tensors,
@@ -142,6 +164,15 @@ void HfDirectoryWriter::write(std::size_t tensor, std::uint64_t offset,
 void HfDirectoryWriter::finish() {
     state_->weights.finish();
     state_->directory.commit();
+}
+
+TensorWriter::Position HfDirectoryWriter::start() const noexcept { return state_->weights.start(); }
+
+void HfDirectoryWriter::checkpoint(Position position) { state_->weights.checkpoint(position); }
+
+void HfDirectoryWriter::abandon() noexcept {
+    state_->weights.abandon();
+    state_->directory.drop();
 }
 
 }  // namespace thimble

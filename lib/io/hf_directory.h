@@ -40,6 +40,9 @@ class HfDirectoryWriter final : public TensorWriter {
     [[nodiscard]] std::uint64_t file_bytes() const noexcept override;
     void write(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> bytes) override;
     void finish() override;
+    [[nodiscard]] Position start() const noexcept override;
+    void checkpoint(Position position) override;
+    void abandon() noexcept override;
 
   private:
     struct State;

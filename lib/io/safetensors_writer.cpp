@@ -17,6 +17,7 @@
 #include "core/error.h"
 #include "core/ledger.h"
 #include "core/strings.h"
+#include "io/checkpointed_file.h"
 #include "io/safetensors.h"
 
 namespace thimble {
@@ -28,7 +29,6 @@ struct Place {
     std::size_t shard = 0;
     std::uint64_t offset = 0;  // in the shard's data, then in its file
     std::uint64_t bytes = 0;
-    std::uint64_t written = 0;
 };
 
 std::uint64_t checked_size(const TensorSpec& tensor, const std::string& where) {
@@ -94,7 +94,7 @@ Layout lay_out(const std::string& path, std::span<const TensorSpec> tensors,
     layout.order = storage_order(tensors);
     std::unordered_set<std::string_view> names;
     for (const TensorSpec& tensor : tensors) {
-        layout.places.push_back({0, 0, checked_size(tensor, where), 0});
+        layout.places.push_back({0, 0, checked_size(tensor, where)});
         if (!names.insert(tensor.name).second) {
             throw Error(Exit::kBadData, where,
                         "tensor '" + escaped(tensor.name) + "' would occur twice");
@@ -187,20 +187,29 @@ struct SafetensorsWriter::State {
     Layout layout;
     std::uint64_t file_bytes = 0;
     std::optional<MadeDirectory> directory;  // destroyed after the files in it
-    std::vector<AtomicFile> files;
+    std::vector<Progress> progress;          // per tensor
+    std::vector<CheckpointedFile> files;
+    std::vector<std::uint64_t> header_ends;  // in each
     std::optional<AtomicFile> index;
 
     void open_shard(const std::string& path, std::size_t shard, const SafetensorsOptions& options) {
         const std::string header = header_text(tensors, layout, shard, options.metadata);
         const Charge charge(Tier::kRam, Purpose::kIo, header.size());
         std::uint64_t bytes = sizeof(std::uint64_t) + header.size();
+        header_ends.push_back(bytes);
         for (Place& place : layout.places) {
             if (place.shard != shard) continue;
             place.offset += sizeof(std::uint64_t) + header.size();
             bytes += place.bytes;
         }
-        AtomicFile& file = files.emplace_back(path, bytes, options.if_exists);
+        CheckpointedFile& file = files.emplace_back(path, bytes, options.if_exists,
+                                                    checkpoint_key(header, options.build));
         file_bytes += bytes;
+        for (std::size_t i = 0; i < tensors.size(); ++i) {
+            const Place& place = layout.places[i];
+            if (place.shard == shard && place.offset < file.checked())
+                progress[i] = Progress(std::min(place.bytes, file.checked() - place.offset));
+        }
         const std::uint64_t length = header.size();
         file.write(0, std::as_bytes(std::span(&length, 1)));
         file.write(sizeof(length), std::as_bytes(std::span(header)));
@@ -220,6 +229,7 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<Tensor
     : state_(std::make_unique<State>()) {
     state_->layout = lay_out(path, tensors, options);
     state_->tensors = std::move(tensors);
+    state_->progress.resize(state_->tensors.size());
     if (is_one_file(path)) {
         state_->open_shard(path, 0, options);
         return;
@@ -242,27 +252,63 @@ std::uint64_t SafetensorsWriter::file_bytes() const noexcept { return state_->fi
 
 void SafetensorsWriter::write(std::size_t tensor, std::uint64_t offset,
                               std::span<const std::byte> bytes) {
-    Place& place = state_->layout.places.at(tensor);
+    const Place& place = state_->layout.places.at(tensor);
     if (offset > place.bytes || bytes.size() > place.bytes - offset) {
         throw Error(Exit::kFailure, escaped(state_->tensors[tensor].name),
                     "bytes to write lie outside the tensor");
     }
     state_->files[place.shard].write(place.offset + offset, bytes);
-    place.written += bytes.size();
+    state_->progress[tensor].add(offset, bytes.size());
 }
 
 void SafetensorsWriter::finish() {
     for (std::size_t i = 0; i < state_->tensors.size(); ++i) {
         const Place& place = state_->layout.places[i];
-        if (place.written != place.bytes) {
+        const std::uint64_t written = state_->progress[i].written;
+        if (written != place.bytes) {
             throw Error(Exit::kFailure, escaped(state_->tensors[i].name),
-                        std::to_string(place.written) + " of " + std::to_string(place.bytes) +
+                        std::to_string(written) + " of " + std::to_string(place.bytes) +
                             " bytes were written");
         }
     }
-    for (AtomicFile& file : state_->files) file.commit();
+    for (CheckpointedFile& file : state_->files) file.settle();
+    for (CheckpointedFile& file : state_->files) file.commit();
     if (state_->index) state_->index->commit();
+    for (CheckpointedFile& file : state_->files) file.forget();
     if (state_->directory) state_->directory->keep();
+}
+
+// The first tensor that is not whole. Types of different widths may lie in another order than they
+// are written; what of those behind it is there is written again.
+TensorWriter::Position SafetensorsWriter::start() const noexcept {
+    const std::vector<Place>& places = state_->layout.places;
+    std::size_t i = 0;
+    while (i < places.size() && state_->progress[i].kept == places[i].bytes) ++i;
+    return {i, i < places.size() ? state_->progress[i].kept : 0};
+}
+
+// In each shard, up to the first byte that is still to come.
+void SafetensorsWriter::checkpoint(Position position) {
+    const std::vector<Place>& places = state_->layout.places;
+    std::vector<std::uint64_t> ends(state_->files.size(), UINT64_MAX);
+    for (std::size_t i = position.tensor; i < places.size(); ++i) {
+        const std::uint64_t begun = i == position.tensor ? position.offset : 0;
+        if (begun == places[i].bytes) continue;
+        std::uint64_t& end = ends[places[i].shard];
+        end = std::min(end, places[i].offset + begun);
+    }
+    for (std::size_t s = 0; s < ends.size(); ++s) {
+        CheckpointedFile& file = state_->files[s];
+        if (ends[s] == UINT64_MAX) {
+            file.settle();
+        } else if (ends[s] > state_->header_ends[s]) {
+            file.checkpoint(ends[s]);
+        }
+    }
+}
+
+void SafetensorsWriter::abandon() noexcept {
+    for (CheckpointedFile& file : state_->files) file.abandon();
 }
 
 SafetensorsWriter::Prediction SafetensorsWriter::predict(const std::string& path,
@@ -270,7 +316,8 @@ SafetensorsWriter::Prediction SafetensorsWriter::predict(const std::string& path
                                                          const SafetensorsOptions& options) {
     const Layout layout = lay_out(path, tensors, options);
     Prediction out;
-    out.shards = layout.shards;
+    for (std::size_t s = 0; s < layout.shards; ++s)
+        out.shards.push_back(shard_name(s, layout.shards));
     for (const Place& place : layout.places) out.file_bytes += place.bytes;
     for (std::size_t s = 0; s < layout.shards; ++s) {
         const std::uint64_t header = header_text(tensors, layout, s, options.metadata).size();

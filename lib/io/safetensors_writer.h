@@ -17,6 +17,7 @@ struct SafetensorsOptions {
     JsonMembers metadata = {{"format", Json("pt")}};  // strings only
     std::uint64_t max_shard_bytes = 5'000'000'000;    // of data; a larger tensor has its own shard
     IfExists if_exists = IfExists::kRefuse;
+    std::string build;  // other than "": makes checkpoints, as GgufWriter does
 };
 
 class SafetensorsWriter final : public TensorWriter {
@@ -31,12 +32,15 @@ class SafetensorsWriter final : public TensorWriter {
     [[nodiscard]] std::uint64_t file_bytes() const noexcept override;
     void write(std::size_t tensor, std::uint64_t offset, std::span<const std::byte> bytes) override;
     void finish() override;
+    [[nodiscard]] Position start() const noexcept override;
+    void checkpoint(Position position) override;
+    void abandon() noexcept override;
 
     // What would be written.
     struct Prediction {
         std::uint64_t file_bytes = 0;
         std::uint64_t header_bytes = 0;  // of the largest header or index: held while it is written
-        std::size_t shards = 0;
+        std::vector<std::string> shards;  // names of the files
     };
     static constexpr std::size_t kMostShards = 512;  // all are open at once
     [[nodiscard]] static Prediction predict(const std::string& path,

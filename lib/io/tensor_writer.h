@@ -12,7 +12,8 @@ namespace thimble {
 class TensorWriter {
   public:
     TensorWriter() = default;
-    virtual ~TensorWriter() = default;  // removes partial files unless finish() succeeded
+    // Removes partial files unless finish() succeeded, or they are for a later run to go on with.
+    virtual ~TensorWriter() = default;
     TensorWriter(const TensorWriter&) = delete;
     TensorWriter& operator=(const TensorWriter&) = delete;
     [[nodiscard]] virtual std::uint64_t file_bytes() const noexcept = 0;  // of all files together
@@ -30,6 +31,20 @@ class TensorWriter {
     // and that what is before a position shall outlast a kill. Others begin anew.
     [[nodiscard]] virtual Position start() const noexcept { return {}; }
     virtual void checkpoint(Position) {}
+    // Nothing shall be left for a later run; only the destructor follows.
+    virtual void abandon() noexcept {}
+
+  protected:
+    // Bytes of a tensor, and those that count: bytes at or behind `kept`, of which an earlier run
+    // stored all, so that storing them again does no harm.
+    struct Progress {
+        std::uint64_t kept = 0, written = 0;
+        explicit Progress(std::uint64_t done = 0) : kept(done), written(done) {}
+        void add(std::uint64_t offset, std::uint64_t bytes) noexcept {
+            const std::uint64_t first = offset < kept ? kept : offset;
+            if (offset + bytes > first) written += offset + bytes - first;
+        }
+    };
 };
 
 }  // namespace thimble

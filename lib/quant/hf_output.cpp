@@ -26,11 +26,12 @@ LayoutId main_layout(const std::vector<TensorChoice>& choices) {
 }
 
 SafetensorsOptions options_of(std::uint64_t max_shard_bytes, const std::string& steps,
-                              IfExists if_exists) {
+                              IfExists if_exists = IfExists::kRefuse, std::string build = {}) {
     SafetensorsOptions options;
     options.max_shard_bytes = max_shard_bytes;
     options.metadata.emplace_back("thimble.steps", steps);
     options.if_exists = if_exists;
+    options.build = std::move(build);
     return options;
 }
 
@@ -60,6 +61,10 @@ HfOutput::HfOutput(const ModelSource& source, std::vector<TensorChoice>& choices
         choice.copied = tensor.is_matrix && stored == choice.layout && tensor.add == 0;
         out.push_back(std::move(choice));
     }
+    // As safetensors holds them, widest types first: checkpoints cover what is written in order.
+    std::stable_sort(out.begin(), out.end(), [](const TensorChoice& a, const TensorChoice& b) {
+        return layout_info(a.layout).block_bytes > layout_info(b.layout).block_bytes;
+    });
     choices = std::move(out);
     add_config(source, choices);
 }
@@ -98,8 +103,8 @@ void HfOutput::add_tokenizer(const ModelSource& source, Json& config) {
 
 HfOutput::Size HfOutput::predict(const std::string& path, const std::vector<TensorSpec>& specs,
                                  std::uint64_t max_shard_bytes, const std::string& steps) const {
-    const auto weights = SafetensorsWriter::predict(
-        path, specs, options_of(max_shard_bytes, steps, IfExists::kRefuse));
+    const auto weights =
+        SafetensorsWriter::predict(path, specs, options_of(max_shard_bytes, steps));
     return {weights.file_bytes + total_bytes(files_),
             std::max<std::uint64_t>(weights.header_bytes, kSideBufferBytes)};
 }
@@ -107,9 +112,10 @@ HfOutput::Size HfOutput::predict(const std::string& path, const std::vector<Tens
 std::unique_ptr<TensorWriter> HfOutput::open(const std::string& path,
                                              const std::vector<TensorSpec>& specs,
                                              std::uint64_t max_shard_bytes,
-                                             const std::string& steps, IfExists if_exists) const {
-    return std::make_unique<HfDirectoryWriter>(path, specs, files_,
-                                               options_of(max_shard_bytes, steps, if_exists));
+                                             const std::string& steps, IfExists if_exists,
+                                             const std::string& build) const {
+    return std::make_unique<HfDirectoryWriter>(
+        path, specs, files_, options_of(max_shard_bytes, steps, if_exists, build));
 }
 
 }  // namespace thimble

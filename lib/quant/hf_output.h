@@ -24,14 +24,14 @@ class HfOutput {
     struct Size {
         std::uint64_t file_bytes = 0, header_bytes = 0;
     };
-    // `steps` goes into the weights' own metadata.
+    // `steps` goes into the weights' own metadata; `build`: as GgufWriter takes it.
     [[nodiscard]] Size predict(const std::string& path, const std::vector<TensorSpec>& specs,
                                std::uint64_t max_shard_bytes, const std::string& steps) const;
     [[nodiscard]] std::unique_ptr<TensorWriter> open(const std::string& path,
                                                      const std::vector<TensorSpec>& specs,
                                                      std::uint64_t max_shard_bytes,
-                                                     const std::string& steps,
-                                                     IfExists if_exists) const;
+                                                     const std::string& steps, IfExists if_exists,
+                                                     const std::string& build) const;
     // Held as Purpose::kVocabulary.
     [[nodiscard]] std::uint64_t vocabulary_bytes() const noexcept { return vocabulary_bytes_; }
     [[nodiscard]] bool has_tokenizer() const noexcept { return has_tokenizer_; }

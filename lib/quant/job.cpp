@@ -202,10 +202,6 @@ std::uint64_t QuantizeJob::State::shard_bytes() const {
 }
 
 void QuantizeJob::State::prepare_output() {
-    if (options.resume && (hf || split().wanted())) {
-        throw Error(Exit::kUsage, "--resume", "goes on with a single GGUF file only",
-                    "quantize to one file, then: quantize split");
-    }
     const Metadata planned = metadata(false);
     if (hf) {
         const HfOutput::Size size = hf->predict(output, specs, shard_bytes(), steps_text(planned));
@@ -228,12 +224,12 @@ std::unique_ptr<TensorWriter> QuantizeJob::State::open_writer() {
     const IfExists if_exists = options.overwrite ? IfExists::kReplace : IfExists::kRefuse;
     const Metadata written = metadata(true);
     const std::string build = options.resume ? sha256_of_file("/proc/self/exe") : "";
-    if (hf) return hf->open(output, specs, shard_bytes(), steps_text(written), if_exists);
+    if (hf) return hf->open(output, specs, shard_bytes(), steps_text(written), if_exists, build);
     if (!split().wanted())
         return std::make_unique<GgufWriter>(output, written, specs, if_exists, build);
     GgufParts all = parts(written);
     output = all.parts.front().path;
-    return std::make_unique<GgufSplitWriter>(std::move(all), if_exists);
+    return std::make_unique<GgufSplitWriter>(std::move(all), if_exists, build);
 }
 
 // What a run says that was stopped with `input_done` of the input behind it.
@@ -402,6 +398,8 @@ bool QuantizeJob::State::store(std::size_t i, Progress& p) {
     return true;
 }
 
+// Checkpoints are for runs that were stopped, and for disks that may yet be repaired or emptied:
+// elsewhere the next run would fail in the same way.
 bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
     State& s = *state_;
     if (!s.options.overwrite && !s.hf && std::filesystem::exists(s.output)) {
@@ -412,10 +410,15 @@ bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
     const Charge disk(Tier::kDisk, Purpose::kWeights, writer->file_bytes());
     RowStream stream({&s.source, writer.get(), &team, s.slice, isa, s.options.measures_error()});
     State::Progress progress{*writer, stream, events};
-    for (std::size_t i = 0; i < s.choices.size(); ++i) {
-        if (!s.store(i, progress)) return false;
+    try {
+        for (std::size_t i = 0; i < s.choices.size(); ++i) {
+            if (!s.store(i, progress)) return false;
+        }
+        writer->finish();
+    } catch (const Error& e) {
+        if (e.exit() != Exit::kAgain && e.exit() != Exit::kIo) writer->abandon();
+        throw;
     }
-    writer->finish();
     return true;
 }
 

@@ -2,8 +2,13 @@
 // quantize killed and run again.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <chrono>
 #include <csignal>
+#include <cstring>
 #include <filesystem>
+#include <limits>
+#include <map>
 #include <random>
 
 #include "io/json.h"
@@ -18,14 +23,38 @@ namespace {
 struct Setting {
     TemporaryDirectory directory;
     std::string input = directory.file("model.gguf"), output = directory.file("out.gguf");
+    std::vector<std::string> kind;
 
-    Setting() { ModelCopy::as_gguf(golden_model("gemma3").directory, "f32").write_gguf(input); }
+    explicit Setting(std::vector<std::string> how = {"--format", "q4_0"}) : kind(std::move(how)) {
+        ModelCopy::as_gguf(golden_model("gemma3").directory, "f32").write_gguf(input);
+    }
 
     [[nodiscard]] std::vector<std::string> command(const std::vector<std::string>& more) const {
-        std::vector<std::string> words = {
-            tool_path("quantize"), "-q", "-m", input, "-o", output, "--format", "q4_0"};
+        std::vector<std::string> words = {tool_path("quantize"), "-q", "-m", input, "-o", output};
+        words.insert(words.end(), kind.begin(), kind.end());
         words.insert(words.end(), more.begin(), more.end());
         return words;
+    }
+    // Everything but the input, by its path below the directory.
+    [[nodiscard]] std::map<std::string, std::string> outputs() const {
+        namespace fs = std::filesystem;
+        std::map<std::string, std::string> out;
+        for (const auto& entry : fs::recursive_directory_iterator(directory.path())) {
+            if (entry.is_regular_file() && entry.path() != input)
+                out[fs::relative(entry.path(), directory.path()).string()] =
+                    read_file(entry.path().string());
+        }
+        return out;
+    }
+    [[nodiscard]] bool half_written() const {
+        const auto all = outputs();
+        return std::any_of(all.begin(), all.end(), [](const auto& file) {
+            return file.first.find(".partial") != std::string::npos;
+        });
+    }
+    void clear() const {
+        for (const auto& entry : std::filesystem::directory_iterator(directory.path()))
+            if (entry.path() != input) std::filesystem::remove_all(entry.path());
     }
     // What an undisturbed run writes.
     [[nodiscard]] std::string wanted() const {
@@ -58,31 +87,104 @@ void run_and_kill(const std::vector<std::string>& command, int milliseconds) {
 
 }  // namespace
 
+// Kills runs of `command` at any moment of the time that it takes; each third time one may finish,
+// and must leave what `want` says.
+static void kill_and_compare(const Setting& s, const std::vector<std::string>& command, int kills,
+                             const std::map<std::string, std::string>& want) {
+    const auto begin = std::chrono::steady_clock::now();
+    REQUIRE(run_process(command).exit == 0);
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
+    CHECK(s.outputs() == want);
+    s.clear();
+    const auto milliseconds = std::clamp(static_cast<unsigned>(took.count()), 10u, 999u);
+    std::mt19937 random(7);
+    int left = 0;  // kills that left something behind
+    for (int i = 0; i < kills; ++i) {
+        run_and_kill(command, static_cast<int>(random() % milliseconds));
+        const bool half = s.half_written();
+        left += half ? 1 : 0;
+        if (i % 3 != 2) continue;  // killed again before it may finish
+        if (half || s.outputs().empty()) {
+            const ProcessResult r = run_process(command);
+            CAPTURE(r.err);
+            REQUIRE(r.exit == 0);
+        }
+        CHECK(s.outputs() == want);
+        s.clear();
+    }
+    MESSAGE(left << " of " << kills << " kills left something behind");
+}
+
 TEST_CASE(
     "quantize: killed at any moment and run again, it writes the file of an undisturbed run") {
     const Setting s;
-    const std::string want = s.wanted();
-    std::mt19937 random(7);
-    for (const bool resume : {true, false}) {
-        CAPTURE(resume);
-        const std::vector<std::string> more =
-            resume ? std::vector<std::string>{"--resume", "--checkpoint-every", "1"}
-                   : std::vector<std::string>{};
-        int left = 0;  // kills that left something behind
-        for (int i = 0; i < 12; ++i) {
-            run_and_kill(s.command(more), static_cast<int>(random() % (resume ? 60 : 12)));
-            left += std::filesystem::exists(s.output + ".partial") ? 1 : 0;
-            if (i % 3 != 2) continue;  // killed again before it may finish
-            if (!std::filesystem::exists(s.output)) {
-                const ProcessResult r = run_process(s.command(more));
-                CAPTURE(r.err);
-                REQUIRE(r.exit == 0);
-            }
-            CHECK(read_file(s.output) == want);
-            CHECK(s.files() == 2);
-            std::filesystem::remove(s.output);
+    const std::map<std::string, std::string> want = {{"out.gguf", s.wanted()}};
+    kill_and_compare(s, s.command({"--resume", "--checkpoint-every", "1"}), 12, want);
+    kill_and_compare(s, s.command({}), 12, want);
+}
+
+TEST_CASE("quantize: the same of several files and of a directory") {
+    const std::vector<std::vector<std::string>> kinds = {
+        {"--format", "q4_0", "--split-max-tensors", "9"},
+        {"--format", "copy", "--container", "hf"},
+        {"--format", "bf16", "--container", "hf", "--split-max-size", "60K"}};
+    for (const std::vector<std::string>& kind : kinds) {
+        CAPTURE(kind.back());
+        const Setting s(kind);
+        REQUIRE(run_process(s.command({})).exit == 0);
+        const std::map<std::string, std::string> want = s.outputs();
+        CHECK(want.size() > 1);
+        s.clear();
+        kill_and_compare(s, s.command({"--resume", "--checkpoint-every", "1"}), 9, want);
+    }
+}
+
+TEST_CASE("quantize: --resume takes up several files and directories where they were left") {
+    for (const char* container : {"gguf", "hf"}) {
+        CAPTURE(container);
+        const Setting s({"--format", "f16", "--container", container, "--split-max-size", "60K"});
+        REQUIRE(run_process(s.command({})).exit == 0);
+        const std::map<std::string, std::string> want = s.outputs();
+        s.clear();
+        const TemporaryDirectory reports;
+        const std::vector<std::string> resume =
+            s.command({"--resume", "--checkpoint-every", "1", "--json", reports.file("r.json")});
+        const auto checkpoints = [&] {
+            std::size_t bytes = 0;
+            for (const auto& [path, text] : s.outputs())
+                bytes += path.ends_with(".checkpoints") ? text.size() : 0;
+            return bytes;
+        };
+        for (int milliseconds = 4; checkpoints() < 1000; milliseconds += 4) {
+            REQUIRE(milliseconds < 1000);
+            if (!s.half_written()) s.clear();
+            run_and_kill(resume, milliseconds);
         }
-        MESSAGE(left << " of 12 kills left a partial file");
+        REQUIRE(run_process(resume).exit == 0);
+        CHECK(s.outputs() == want);
+        const Json report = parse_json(read_file(reports.file("r.json")), "report");
+        CHECK(report.find("resumed_bytes")->as_int("bytes") > 0);
+        const Json& measured = *report.find("measured")->find("ram")->find("peak_bytes");
+        CHECK(report.find("plan")->find("tiers")->find("ram")->find("peak_bytes")->as_int("p") ==
+              measured.as_int("m"));
+    }
+}
+
+TEST_CASE("quantize: --resume leaves nothing where another run would fail in the same way") {
+    for (const std::vector<std::string>& kind : {std::vector<std::string>{"--format", "q4_0"},
+                                                 {"--format", "q4_0", "--split-max-tensors", "9"},
+                                                 {"--format", "f16", "--container", "hf"}}) {
+        CAPTURE(kind.back());
+        const Setting s(kind);
+        ModelCopy model = ModelCopy::as_gguf(golden_model("gemma3").directory, "f32");
+        const float bad = std::numeric_limits<float>::quiet_NaN();
+        std::memcpy(model.data[model.index("blk.1.ffn_down.weight")].data() + 400, &bad, 4);
+        model.write_gguf(s.input);
+        const ProcessResult r = run_process(s.command({"--resume", "--checkpoint-every", "1"}));
+        CHECK(r.exit == 65);
+        CHECK(r.err.find("NaN") != std::string::npos);
+        CHECK(s.outputs().empty());
+        CHECK(s.files() == 1);
     }
 }
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// A GGUF writer that is killed and goes on: never another file than the undisturbed one.
+// Writers that are killed and go on: never other files than the undisturbed ones.
 #include <doctest/doctest.h>
 
 #include <filesystem>
+#include <map>
 
 #include "core/error.h"
 #include "io/checkpoint_log.h"
+#include "io/gguf_split.h"
 #include "io/gguf_writer.h"
+#include "io/hf_directory.h"
 #include "tests/support/temp_dir.h"
 
 using namespace thimble;
@@ -29,9 +32,10 @@ std::byte byte_of(std::size_t tensor, std::uint64_t offset) {
     return static_cast<std::byte>(1 + 31 * tensor + offset);
 }
 
-void write_from(GgufWriter& writer, TensorWriter::Position at) {
-    for (std::size_t t = at.tensor; t < kTensors.size(); ++t) {
-        const std::uint64_t size = *tensor_bytes(kTensors[t].type, kTensors[t].dims);
+void write_from(TensorWriter& writer, TensorWriter::Position at,
+                const std::vector<TensorSpec>& tensors = kTensors) {
+    for (std::size_t t = at.tensor; t < tensors.size(); ++t) {
+        const std::uint64_t size = *tensor_bytes(tensors[t].type, tensors[t].dims);
         for (std::uint64_t i = t == at.tensor ? at.offset : 0; i < size; ++i) {
             const std::byte byte = byte_of(t, i);
             writer.write(t, i, {&byte, 1});
@@ -80,6 +84,62 @@ const std::string& undisturbed() {
 
 std::uint64_t offset_of(const std::string& path, const char* tensor) {
     return ModelFile::open(path)->get(tensor).offset;
+}
+
+// Every file below a directory, by its path there.
+std::map<std::string, std::string> files_in(const std::string& directory) {
+    std::map<std::string, std::string> out;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
+        if (entry.is_regular_file())
+            out[std::filesystem::relative(entry.path(), directory).string()] =
+                slurp(entry.path().string());
+    }
+    return out;
+}
+
+// One tensor a file.
+GgufParts parts_in(const TempDir& dir) {
+    GgufSplit split;
+    split.max_tensors = 1;
+    return {dir / "m", metadata(), kTensors, split};
+}
+
+std::map<std::string, std::string> undisturbed_parts() {
+    const TempDir dir;
+    GgufSplitWriter writer(parts_in(dir), IfExists::kRefuse);
+    write_from(writer, {});
+    writer.finish();
+    return files_in(dir.path());
+}
+
+TensorWriter::Position go_on_with_parts(const TempDir& dir) {
+    GgufSplitWriter writer(parts_in(dir), IfExists::kRefuse, kBuild);
+    const auto start = writer.start();
+    write_from(writer, start);
+    writer.finish();
+    return start;
+}
+
+// Wide and narrow types: safetensors stores them in another order.
+const std::vector<TensorSpec> kMixed = {{"a", TensorType::kI8, {40}},
+                                        {"b", TensorType::kF32, {5, 5}},
+                                        {"c", TensorType::kI8, {7}},
+                                        {"d", TensorType::kF32, {3}}};
+const std::vector<SideFile> kSides = {side_file("config.json", "{}")};
+
+SafetensorsOptions hf_options(std::uint64_t shard_bytes, const std::string& build = kBuild) {
+    SafetensorsOptions options;
+    options.max_shard_bytes = shard_bytes;
+    options.build = build;
+    return options;
+}
+
+std::map<std::string, std::string> undisturbed_directory(std::uint64_t shard_bytes) {
+    const TempDir dir;
+    HfDirectoryWriter writer(dir / "hf", kMixed, kSides, hf_options(shard_bytes, ""));
+    write_from(writer, {}, kMixed);
+    writer.finish();
+    return files_in(dir.path());
 }
 
 void is(TensorWriter::Position got, TensorWriter::Position want) {
@@ -157,6 +217,164 @@ TEST_CASE("checkpoints: a run without them drops those that lie there") {
     is(k.go_on(metadata(), ""), {0, 0});
     CHECK(slurp(k.path) == undisturbed());
     CHECK(k.dir.entries() == 1);
+}
+
+TEST_CASE("checkpoints: several GGUF files go on in the file where the run was killed") {
+    for (const TensorWriter::Position at :
+         {TensorWriter::Position{0, 10}, {0, 40}, {1, 0}, {1, 123}, {2, 0}, {2, 7}, {3, 0}}) {
+        CAPTURE(at.tensor);
+        CAPTURE(at.offset);
+        const TempDir dir;
+        {
+            GgufSplitWriter writer(parts_in(dir), IfExists::kRefuse, kBuild);
+            write_from(writer, {});
+            writer.checkpoint(at);
+        }
+        CHECK(dir.entries() == 6);
+        for (std::size_t t = 0; t < kTensors.size(); ++t) {  // what is not sure becomes rubbish
+            const std::string path = gguf_part_path(dir / "m", t + 1, 3) + ".partial";
+            if (t < at.tensor) continue;
+            std::string bytes = slurp(path);
+            const std::uint64_t size = *tensor_bytes(kTensors[t].type, kTensors[t].dims);
+            const std::uint64_t begin =
+                (bytes.size() - (size + 31) / 32 * 32) + (t == at.tensor ? at.offset : 0);
+            for (std::size_t i = begin; i < bytes.size(); ++i) bytes[i] = 'X';
+            spew(path, bytes);
+        }
+        const auto start = go_on_with_parts(dir);
+        CHECK((start.tensor > at.tensor || start.offset == at.offset));
+        CHECK(files_in(dir.path()) == undisturbed_parts());
+    }
+}
+
+TEST_CASE("checkpoints: a file before good ones has changed: they are written again, and whole") {
+    const TempDir dir;
+    {
+        GgufSplitWriter writer(parts_in(dir), IfExists::kRefuse, kBuild);
+        write_from(writer, {});
+        writer.checkpoint({2, 3});
+    }
+    const std::string first = gguf_part_path(dir / "m", 1, 3) + ".partial";
+    std::string bytes = slurp(first);
+    bytes[bytes.size() - 64] ^= 1;
+    spew(first, bytes);
+    is(go_on_with_parts(dir), {0, 0});
+    CHECK(files_in(dir.path()) == undisturbed_parts());
+}
+
+// Every part settled, the last of them committed: as a kill in finish() leaves them.
+static void leave_committed(const TempDir& dir, std::size_t from) {
+    const GgufParts parts = parts_in(dir);
+    for (std::size_t p = 0; p < parts.parts.size(); ++p) {
+        const GgufParts::Part& part = parts.parts[p];
+        GgufWriter writer(part.path, part.metadata, part.tensors, IfExists::kRefuse, kBuild);
+        for (std::uint64_t i = 0; i < *tensor_bytes(kTensors[p].type, kTensors[p].dims); ++i) {
+            const std::byte byte = byte_of(p, i);
+            writer.write(0, i, {&byte, 1});
+        }
+        writer.file().settle();
+        if (p >= from) writer.file().commit();
+    }
+}
+
+TEST_CASE("checkpoints: files that a run killed at its end had named already are taken back") {
+    for (const std::size_t from : {0, 1, 2, 3}) {
+        CAPTURE(from);
+        const TempDir dir;
+        leave_committed(dir, from);
+        CHECK(std::filesystem::exists(gguf_part_path(dir / "m", 3, 3)) == (from < 3));
+        is(go_on_with_parts(dir), {3, 0});
+        CHECK(files_in(dir.path()) == undisturbed_parts());
+    }
+}
+
+TEST_CASE("checkpoints: a file that is not what the run wrote is never taken for its own") {
+    const TempDir dir;
+    leave_committed(dir, 2);
+    const std::string last = gguf_part_path(dir / "m", 3, 3);
+    std::string bytes = slurp(last);
+    bytes[bytes.size() - 32] ^= 1;
+    spew(last, bytes);
+    CHECK_THROWS_AS(go_on_with_parts(dir), Error);
+    CHECK(slurp(last) == bytes);
+}
+
+TEST_CASE("checkpoints: a directory goes on from them, whatever order its files have inside") {
+    for (const std::uint64_t shard : {std::uint64_t{1000}, std::uint64_t{110}}) {
+        const auto want = undisturbed_directory(shard);
+        for (std::size_t t = 0; t < kMixed.size(); ++t) {
+            for (const std::uint64_t offset : {0, 4}) {
+                CAPTURE(shard);
+                CAPTURE(t);
+                CAPTURE(offset);
+                const TempDir dir;
+                {
+                    HfDirectoryWriter writer(dir / "hf", kMixed, kSides, hf_options(shard));
+                    write_from(writer, {}, kMixed);
+                    writer.checkpoint({t, offset});
+                }
+                CHECK_FALSE(std::filesystem::exists(dir / "hf"));
+                spew(dir / "hf.partial/stray.json", "left by another run");
+                // Bytes behind the position are not sure: in each file, those of such tensors.
+                const TempDir whole;
+                {
+                    HfDirectoryWriter w(whole / "hf", kMixed, kSides, hf_options(shard, ""));
+                    write_from(w, {}, kMixed);
+                    w.finish();
+                }
+                const auto model = ModelFile::open(whole / "hf");
+                for (std::size_t i = t; i < kMixed.size(); ++i) {
+                    const TensorEntry& entry = model->get(kMixed[i].name);
+                    const std::string name =
+                        std::filesystem::path(model->files()[static_cast<std::size_t>(entry.shard)])
+                            .filename()
+                            .string();
+                    const std::string path = dir / ("hf.partial/" + name + ".partial");
+                    std::string bytes = slurp(path);
+                    const std::uint64_t size = *tensor_bytes(kMixed[i].type, kMixed[i].dims);
+                    for (std::uint64_t b = i == t ? offset : 0; b < size; ++b)
+                        bytes[entry.offset + b] = 'X';
+                    spew(path, bytes);
+                }
+                HfDirectoryWriter writer(dir / "hf", kMixed, kSides, hf_options(shard));
+                write_from(writer, writer.start(), kMixed);
+                writer.finish();
+                CHECK(files_in(dir.path()) == want);
+            }
+        }
+    }
+}
+
+TEST_CASE("checkpoints: a directory in its stored order starts where the checkpoint is") {
+    std::vector<TensorSpec> sorted = {kMixed[1], kMixed[3], kMixed[0], kMixed[2]};
+    const TempDir dir;
+    {
+        HfDirectoryWriter writer(dir / "hf", sorted, kSides, hf_options(1000));
+        write_from(writer, {}, sorted);
+        writer.checkpoint({2, 17});
+    }
+    HfDirectoryWriter writer(dir / "hf", sorted, kSides, hf_options(1000));
+    is(writer.start(), {2, 17});
+}
+
+TEST_CASE("checkpoints: what is abandoned leaves nothing") {
+    const TempDir dir;
+    {
+        HfDirectoryWriter hf(dir / "hf", kMixed, kSides, hf_options(110));
+        GgufSplitWriter several(parts_in(dir), IfExists::kRefuse, kBuild);
+        GgufWriter one(dir / "one.gguf", metadata(), kTensors, IfExists::kRefuse, kBuild);
+        write_from(hf, {}, kMixed);
+        write_from(several, {});
+        write_from(one, {});
+        hf.checkpoint({2, 0});
+        several.checkpoint({2, 0});
+        one.checkpoint({2, 0});
+        CHECK(files_in(dir.path()).size() == 2 * (3 + 3 + 1) + 2);  // and index, config
+        hf.abandon();
+        several.abandon();
+        one.abandon();
+    }
+    CHECK(dir.entries() == 0);
 }
 
 TEST_CASE("checkpoints: the log is read as far as it is sound") {
