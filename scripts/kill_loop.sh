@@ -31,7 +31,7 @@ for run in $(seq "$runs"); do
     (sleep "$(awk -v s="$seconds" -v r="$RANDOM" 'BEGIN { print s * r / 32768 }')"; kill -9 "$pid" 2> /dev/null) &
     timer=$!
     code=0
-    wait "$pid" || code=$?
+    wait "$pid" 2> /dev/null || code=$?
     kill "$timer" 2> /dev/null || true
     wait "$timer" 2> /dev/null || true
     case $code in
