@@ -107,11 +107,12 @@ void QuantizeOptions::visit(OptionVisitor& v) {
              allow_requantize);
     v.option({.name = "overwrite", .help = "replace an existing output", .changes_output = false},
              overwrite);
-    v.option({.name = "resume",
-              .help = "make checkpoints beside the output (FILE.partial*), go on from those of the "
-                      "same work, and leave them when stopped: exit code 75, run again",
-              .changes_output = false},
-             resume);
+    v.option(
+        {.name = "resume",
+         .help = "make checkpoints beside the output (OUTPUT.partial*), go on from those of the "
+                 "same work, and leave them when stopped: exit code 75, run again",
+         .changes_output = false},
+        resume);
     v.option({.name = "checkpoint-every",
               .help = "output between two checkpoints",
               .value = "BYTES",

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <algorithm>
+
 #include "harness.h"
 
 using namespace thimble;
@@ -70,7 +72,7 @@ double norm(const double* x, std::int64_t n) {
 
 TEST_CASE("matmul: every layout and level agrees with double") {
     for (const LayoutId layout : stored_layouts()) {
-        for (const std::int64_t rows : {1, 15, 16, 37}) {
+        for (const std::int64_t rows : {1, 16, 37, 70}) {  // 70: more than one task takes
             for (const std::int64_t cols : {256, 768, 1280}) {
                 CAPTURE(layout_info(layout).name);
                 CAPTURE(rows);
@@ -287,6 +289,13 @@ TEST_CASE("repack keeps every value, whole or piece by piece") {
             ops::decode_rows(oracle.exec, whole.view, {r, 1},
                              {decoded.data(), DType::kF64, 1, shape.cols, shape.cols});
             REQUIRE(std::equal(decoded.begin(), decoded.end(), w.values.begin() + r * shape.cols));
+        }
+        PackedView padded = whole.view;
+        padded.shape.rows = (shape.rows + 15) / 16 * 16;
+        for (std::int64_t r = shape.rows; r < padded.shape.rows; ++r) {
+            ops::decode_rows(oracle.exec, padded, {r, 1},
+                             {decoded.data(), DType::kF64, 1, shape.cols, shape.cols});
+            REQUIRE(std::all_of(decoded.begin(), decoded.end(), [](double v) { return v == 0; }));
         }
         std::vector<std::byte> pieces(whole.bytes.size(), std::byte{0xff});
         for (std::int64_t r = 0; r < shape.rows; r += ops::kRepackRows) {

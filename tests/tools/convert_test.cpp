@@ -216,11 +216,27 @@ TEST_CASE("convert: the dry run foretells every byte of a directory and of split
 
 TEST_CASE("convert: --override-kv and --drop-kv change keys alone, and are recorded") {
     const Setting s("llama-tied", "f16");
-    must({s.model, "-o", s.back, "--format", "copy", "--override-kv", "general.name=str:A = b:c",
-          "--override-kv", "llama.context_length=int:4096", "--override-kv",
-          "llama.rope.freq_base=float:5e5", "--override-kv",
-          "tokenizer.ggml.add_bos_token=bool:false", "--override-kv", "my.count=int:-5",
-          "--drop-kv", "tokenizer.chat_*"});
+    must({s.model,
+          "-o",
+          s.back,
+          "--format",
+          "copy",
+          "--override-kv",
+          "general.name=str:A = b:c",
+          "--override-kv",
+          "llama.context_length=int:4096",
+          "--override-kv",
+          "llama.rope.freq_base=float:5e5",
+          "--override-kv",
+          "tokenizer.ggml.add_bos_token=bool:false",
+          "--override-kv",
+          "my.count=int:-5",
+          "--override-kv",
+          "my.size=int:7",
+          "--override-kv",
+          "my.large=int:5000000000",
+          "--drop-kv",
+          "tokenizer.chat_*"});
     check_same_tensors(s.model, s.back);
     const auto file = ModelFile::open(s.back);
     const Metadata& m = file->metadata();
@@ -229,6 +245,8 @@ TEST_CASE("convert: --override-kv and --drop-kv change keys alone, and are recor
     CHECK(std::get<float>(*m.find("llama.rope.freq_base")) == 5e5F);
     CHECK(m.find_bool("tokenizer.ggml.add_bos_token") == false);
     CHECK(std::get<std::int64_t>(*m.find("my.count")) == -5);
+    CHECK(std::get<std::uint32_t>(*m.find("my.size")) == 7);  // as readers expect small numbers
+    CHECK(std::get<std::int64_t>(*m.find("my.large")) == 5'000'000'000);
     CHECK(m.find("tokenizer.chat_template") == nullptr);
     CHECK(m.find("tokenizer.ggml.tokens") != nullptr);
     const auto& steps = std::get<std::vector<std::string>>(m.find_array("thimble.steps")->elements);

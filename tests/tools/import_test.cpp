@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "format/weight_format.h"
+#include "io/json.h"
 #include "model/source.h"
 #include "tests/support/golden_model.h"
 #include "tests/support/process.h"
@@ -78,6 +79,31 @@ TEST_CASE("quantize copy keeps imported codes bit for bit, f16 decodes them, the
         CHECK(again.exit == 2);
         CHECK(again.err.find("--format copy") != std::string::npos);
         CHECK_FALSE(std::filesystem::exists(directory.file("no.gguf")));
+    }
+}
+
+TEST_CASE("quantize copy: row by row, codes and tables are written as all at once") {
+    for (const char* name : {"gptq-4bit-act-order", "bnb-nf4-nested"}) {
+        CAPTURE(name);
+        TemporaryDirectory directory;
+        const std::string in = directory.file("in.gguf"), plan = directory.file("plan.json");
+        ModelCopy::as_packed_gguf(std::string(THIMBLE_TESTS_DIR) + "/golden/import/" + name)
+            .write_gguf(in);
+        const auto copy = [&](const char* out, const std::string& ram) {
+            return quantize({"-m", in, "-o", directory.file(out), "--format", "copy", "--threads",
+                             "2", "--max-memory", "ram=" + ram, "--json", plan});
+        };
+        REQUIRE(copy("whole.gguf", "1GiB").exit == 0);
+        REQUIRE(quantize({"-m", in, "--format", "copy", "--threads", "2", "--max-memory", "ram=1",
+                          "--dry-run", "--json", plan})
+                    .exit == 77);
+        const Json least = parse_json(read_file(plan), "plan");
+        const Json* ram = least.find("plan")->find("tiers")->find("ram");
+        const ProcessResult r =
+            copy("rows.gguf", std::to_string(ram->find("peak_bytes")->as_int("bytes")));
+        CAPTURE(r.err);
+        REQUIRE(r.exit == 0);
+        CHECK(read_file(directory.file("rows.gguf")) == read_file(directory.file("whole.gguf")));
     }
 }
 
