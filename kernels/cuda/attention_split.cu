@@ -52,7 +52,8 @@ __device__ __forceinline__ void write_states(const AttentionSplit& p, std::int64
         const float inverse = sum == 0 ? 0.0f : 1.0f / sum;
 #pragma unroll
         for (int j = 0; j < kChunks; ++j) {
-            if (32 * j < p.head_dim) p.o[to * p.head_dim + 32 * j + lane] = s.o[r][j] * inverse;
+            if (32 * j + lane < p.head_dim)
+                p.o[to * p.head_dim + 32 * j + lane] = s.o[r][j] * inverse;
         }
         if (lane == 0) p.max[to] = s.max[r], p.sum[to] = sum;
     }
@@ -121,8 +122,9 @@ void start(const AttentionSplit& p, Stream& stream) {
 }  // namespace
 
 bool supports_attention_split(const AttentionSplit& p) noexcept {
-    return p.head_dim > 0 && p.head_dim % 32 == 0 && p.head_dim <= 512 && p.kv_heads > 0 &&
-           p.heads % p.kv_heads == 0 && supports_rows(p.k) && supports_rows(p.v);
+    return p.head_dim > 0 && p.head_dim % 8 == 0 && p.head_dim <= 512 && p.kv_heads > 0 &&
+           p.heads % p.kv_heads == 0 && supports_rows(p.k, p.head_dim) &&
+           supports_rows(p.v, p.head_dim);
 }
 
 void attention_split(const AttentionSplit& p, Stream& stream) {

@@ -162,7 +162,7 @@ struct AttentionSplit {
     const float* q;  // [T, heads * head_dim], rotated
     std::int64_t tokens, q_stride;
     const std::int64_t* q_positions;  // [T]
-    int heads, kv_heads, head_dim;    // head_dim a multiple of 32, at most 512
+    int heads, kv_heads, head_dim;    // head_dim a multiple of 8, at most 512
     KvRows k, v;
     std::int64_t slots;
     const std::int64_t* positions;  // [slots], -1: empty; null: slot i is at first_position + i

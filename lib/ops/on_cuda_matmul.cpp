@@ -9,6 +9,9 @@
 namespace thimble::ops::on_cuda {
 namespace {
 
+bool has_byte_products(LayoutId layout) {
+    return layout == LayoutId::k_q8_0 || layout == LayoutId::k_q4_0 || layout == LayoutId::k_q4_k;
+}
 bool is_half(LayoutId layout) { return layout == LayoutId::k_f16 || layout == LayoutId::k_bf16; }
 
 cuda::Matmul problem_of(View x, const Matmul& p) {
@@ -66,10 +69,11 @@ void few(const Exec& exec, View x, InputForms& forms, const Matmul& p, bool exac
     cuda::Matmul problem = problem_of(x, p);
     if (is_half(p.weight.layout) && cuda::supports_matvec_half(problem))
         return launch(exec, cuda::supports_matvec_half, cuda::matvec_half, problem);
-    if (!exact && cuda::supports_matvec_i8(problem)) {
+    if (!exact && has_byte_products(p.weight.layout)) {
         quantise(exec, x, forms);
         problem.codes = forms.codes, problem.scales = forms.scales, problem.sums = forms.sums;
-        return launch(exec, cuda::supports_matvec_i8, cuda::matvec_i8, problem);
+        if (cuda::supports_matvec_i8(problem))
+            return launch(exec, cuda::supports_matvec_i8, cuda::matvec_i8, problem);
     }
     launch(exec, cuda::supports_matvec, cuda::matvec, problem);
 }

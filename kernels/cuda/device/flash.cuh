@@ -75,7 +75,7 @@ __device__ __forceinline__ void add_values(V&& v, Weights&& weights, int dim,
             w[r] = shared_load<float4>(weights, (row + r) * kTileSlots + slot);
 #pragma unroll
         for (int j = 0; j < kChunks; ++j) {
-            if (32 * j >= dim) break;
+            if (32 * j + lane >= dim) break;
             const int at = slot * (dim + kTilePad) + 32 * j + lane, step = dim + kTilePad;
             const float a = v[at], b = v[at + step], c = v[at + 2 * step], d = v[at + 3 * step];
 #pragma unroll

@@ -25,9 +25,10 @@ __device__ __forceinline__ bool visible(const AttentionSplit& p, std::int64_t qu
 
 // Whether decode_eight can read these rows: f32, f16 and bf16 as 128-bit vectors; blocks of q8_0
 // are 34 bytes and stand at even addresses.
-inline bool supports_rows(const KvRows& rows) noexcept {
+inline bool supports_rows(const KvRows& rows, int head_dim) noexcept {
     const bool q8 = rows.layout == LayoutId::k_q8_0;
     const std::size_t unit = q8 ? 2 : 16;
+    if (q8 && head_dim % 32 != 0) return false;
     return (q8 || rows.layout == LayoutId::k_f32 || rows.layout == LayoutId::k_f16 ||
             rows.layout == LayoutId::k_bf16) &&
            reinterpret_cast<std::uintptr_t>(rows.data) % unit == 0 &&
