@@ -257,6 +257,23 @@ void check_attention_split() {
                 .v = k_f16,
                 .slots = 35,
                 .first_query = 30});
+    // Heads that are no whole warps.
+    check_case({.tokens = 9,
+                .heads = 6,
+                .kv_heads = 2,
+                .dim = 8,
+                .k = k_f16,
+                .v = k_f32,
+                .slots = 40,
+                .first_query = 30});
+    check_case({.tokens = 1,
+                .heads = 4,
+                .kv_heads = 1,
+                .dim = 40,
+                .k = k_f32,
+                .v = k_bf16,
+                .slots = 270,
+                .first_query = 269});
     // Windows, sinks, holes; a row before every key.
     check_case({.tokens = 10,
                 .heads = 2,
@@ -291,7 +308,7 @@ void check_attention_split() {
     check_case(
         {.tokens = 0, .heads = 1, .kv_heads = 1, .dim = 32, .k = k_f16, .v = k_f16, .slots = 40});
     cuda::AttentionSplit problem{};
-    problem.heads = problem.kv_heads = 1, problem.head_dim = 80;
+    problem.heads = problem.kv_heads = 1, problem.head_dim = 84;
     CHECK_FALSE(cuda::supports_attention_split(problem));
     problem.head_dim = 64, problem.k.layout = k_q4_0;
     CHECK_FALSE(cuda::supports_attention_split(problem));
