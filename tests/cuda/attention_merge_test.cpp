@@ -26,7 +26,7 @@ void check_merging(const MergeCase& c) {
         sum[i] = 1 + std::abs(sum[i]);
         // Some saw nothing, row 1 not at any split.
         if (i % 5 == 2 || (rows > 1 && static_cast<std::int64_t>(i) % rows == 1)) {
-            sum[i] = 0, max[i] = -std::numeric_limits<float>::infinity();
+            sum[i] = 0, max[i] = 50;  // which nobody may look at
             for (int d = 0; d < c.dim; ++d)
                 o[i * static_cast<std::size_t>(c.dim) + static_cast<std::size_t>(d)] = 0;
         }

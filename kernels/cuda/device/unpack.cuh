@@ -49,10 +49,8 @@ void with_stored(LayoutId id, Fn&& fn) {
 __device__ __forceinline__ PackedRow packed_row(const Matrix& m, std::int64_t r) {
     PackedRow row{};
     row.params = m.params;
-    for (int i = 0; i < kMaxPlanes; ++i) {
-        if (m.planes[i] != nullptr)
-            row.planes[i] = m.planes[i] + static_cast<std::size_t>(r) * m.row_bytes[i];
-    }
+    for (int i = 0; i < kMaxPlanes; ++i)  // null stays null: there row_bytes is 0
+        row.planes[i] = m.planes[i] + static_cast<std::size_t>(r) * m.row_bytes[i];
     return row;
 }
 
