@@ -128,6 +128,12 @@ inline int __dp4a(int a, int b, int c) {
     return c;
 }
 inline int __dp4a(unsigned a, int b, int c) = delete;  // mixed signs exist only as PTX
+// To nearest, ties to even; beyond an int the nearest one, NaN to 0.
+inline int __float2int_rn(float x) {
+    if (!(x == x)) return 0;
+    if (x >= 2147483648.0f) return 2147483647;
+    return x < -2147483648.0f ? -2147483647 - 1 : static_cast<int>(std::nearbyint(x));
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline float __int_as_float(int x) {
