@@ -3,11 +3,11 @@
 // by 64 tokens; for each 32 columns, half of its threads decode the weights of a row each into
 // shared memory and the others copy the inputs, then each of eight warps multiplies 32 rows by 32
 // tokens. Weights and inputs are rounded to bf16 (f16 weights: inputs to f16, whose range they must
-// keep), sums are float: a relative error of at most 2^-8 (2^-11) for each factor of each product. An
-// output's bits do not depend on the number of tokens.
-// Floor: one multiply-add per weight and token; weights are read once per 64 tokens. Shared memory:
-// 15 KiB per block of 256 threads, whose rows are 20 words apart so that neither the writes nor the
-// reads of fragments meet in a bank; occupancy is bound by registers.
+// keep), sums are float: a relative error of at most 2^-8 (2^-11) for each factor of each product.
+// An output's bits do not depend on the number of tokens. Floor: one multiply-add per weight and
+// token; weights are read once per 64 tokens. Shared memory: 15 KiB per block of 256 threads, whose
+// rows are 20 words apart so that neither the writes nor the reads of fragments meet in a bank;
+// occupancy is bound by registers.
 #include "kernels/cuda/device/matvec.cuh"
 #include "kernels/cuda/device/mma.cuh"
 #include "kernels/cuda/device/unpack.cuh"
@@ -51,8 +51,8 @@ __device__ __forceinline__ void stage_inputs(const Matmul& p, std::int64_t token
 }
 
 // 32 rows and 32 tokens from these on; lane 4 g + q.
-template <LayoutId id, class Shared>
-__device__ __forceinline__ void multiply(const Shared& weights, const Shared& inputs, int row,
+template <LayoutId id, class Weights, class Inputs>
+__device__ __forceinline__ void multiply(const Weights& weights, const Inputs& inputs, int row,
                                          int token, int g, int q, float (&sums)[2][4][4]) {
 #pragma unroll
     for (int k = 0; k < kWords; k += 8) {
