@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/ref/ref.h"
 
@@ -17,7 +18,11 @@ std::vector<float> check_matmul_case(const MatmulCase& problem, const MatmulKern
     CAPTURE(cols);
     CAPTURE(tokens);
     const Packed weight(problem.form, rows, cols, 5);
-    const auto x = values(static_cast<std::size_t>(tokens * x_stride), 11);
+    auto x = values(static_cast<std::size_t>(tokens * x_stride), 11);
+    for (std::int64_t i = 0; i < tokens * x_stride; ++i) {
+        if (i % x_stride >= cols)
+            x[static_cast<std::size_t>(i)] = std::numeric_limits<float>::quiet_NaN();
+    }
     const auto before = values(static_cast<std::size_t>(tokens * out_stride), 12);
     const auto bias = values(static_cast<std::size_t>(rows), 13);
     std::vector<float> got = run_all_orders([&] {
