@@ -312,7 +312,7 @@ class StreamedStore final : public WeightStore {
     std::vector<std::size_t> checked_;  // layers whose weights are known to be finite
     std::size_t current_ = kNone;       // the layer in the lease buffer
     std::uint64_t streamed_bytes_ = 0;
-    Background reader_;                 // last: it uses the others
+    Background reader_;  // last: it uses the others
 };
 
 }  // namespace
