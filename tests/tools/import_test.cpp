@@ -3,12 +3,14 @@
 // refused, and the other commands read what was written.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
 
 #include "format/weight_format.h"
-#include "io/json.h"
 #include "model/source.h"
+#include "quant/row_stream.h"
 #include "tests/support/golden_model.h"
 #include "tests/support/process.h"
 
@@ -82,28 +84,53 @@ TEST_CASE("quantize copy keeps imported codes bit for bit, f16 decodes them, the
     }
 }
 
-TEST_CASE("quantize copy: row by row, codes and tables are written as all at once") {
-    for (const char* name : {"gptq-4bit-act-order", "bnb-nf4-nested"}) {
+namespace {
+
+// Each plane as it was written, and how many bytes came.
+using Written = std::map<std::size_t, std::pair<std::vector<std::byte>, std::size_t>>;
+
+class Planes final : public TensorWriter {
+  public:
+    [[nodiscard]] std::uint64_t file_bytes() const noexcept override { return 0; }
+    void write(std::size_t plane, std::uint64_t offset, std::span<const std::byte> bytes) override {
+        auto& [data, count] = planes[plane];
+        data.resize(std::max<std::size_t>(data.size(), offset + bytes.size()));
+        std::copy(bytes.begin(), bytes.end(), data.begin() + static_cast<std::ptrdiff_t>(offset));
+        count += bytes.size();
+    }
+    void finish() override {}
+    Written planes;
+};
+
+Written copied(const ModelSource& source, const TensorChoice& choice, std::int64_t rows) {
+    Planes out;
+    Team team(2);
+    RowStream stream({&source, &out, &team, slice_bytes(row_bytes(choice, false), rows)});
+    TensorError error;
+    CHECK(stream.convert(choice, 0, 0, error, [](std::int64_t) { return true; }));
+    return out.planes;
+}
+
+}  // namespace
+
+TEST_CASE("quantize copy: row by row, codes and tables are written as all at once, and once") {
+    for (const char* name : {"gptq-4bit-act-order", "awq", "bnb-nf4-nested"}) {
         CAPTURE(name);
-        TemporaryDirectory directory;
-        const std::string in = directory.file("in.gguf"), plan = directory.file("plan.json");
-        ModelCopy::as_packed_gguf(std::string(THIMBLE_TESTS_DIR) + "/golden/import/" + name)
-            .write_gguf(in);
-        const auto copy = [&](const char* out, const std::string& ram) {
-            return quantize({"-m", in, "-o", directory.file(out), "--format", "copy", "--threads",
-                             "2", "--max-memory", "ram=" + ram, "--json", plan});
-        };
-        REQUIRE(copy("whole.gguf", "1GiB").exit == 0);
-        REQUIRE(quantize({"-m", in, "--format", "copy", "--threads", "2", "--max-memory", "ram=1",
-                          "--dry-run", "--json", plan})
-                    .exit == 77);
-        const Json least = parse_json(read_file(plan), "plan");
-        const Json* ram = least.find("plan")->find("tiers")->find("ram");
-        const ProcessResult r =
-            copy("rows.gguf", std::to_string(ram->find("peak_bytes")->as_int("bytes")));
-        CAPTURE(r.err);
-        REQUIRE(r.exit == 0);
-        CHECK(read_file(directory.file("rows.gguf")) == read_file(directory.file("whole.gguf")));
+        const auto source =
+            ModelSource::open(std::string(THIMBLE_TESTS_DIR) + "/golden/import/" + name);
+        QuantizeOptions options;
+        options.format = QuantizeOptions::kCopy;
+        int packed = 0;
+        for (const TensorChoice& choice : choose_formats(*source, options)) {
+            if (!choice.tensor->packed) continue;
+            ++packed;
+            const Written whole = copied(*source, choice, choice.tensor->rows());
+            for (const auto& [plane, written] : whole)
+                CHECK(written.second == written.first.size());
+            CHECK(copied(*source, choice, 1) == whole);
+            CHECK(copied(*source, choice, 5) == whole);
+        }
+        CHECK(packed == 7);
     }
 }
 
