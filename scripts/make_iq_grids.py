@@ -32,6 +32,15 @@ HEAD = """// SPDX-License-Identifier: Apache-2.0
 
 #include <cstdint>
 
+// A table for the host and, in CUDA C++, the same for devices, under the name with `Device`.
+#ifdef __CUDACC__
+#define THIMBLE_IQ_GRID(name, n, ...)                       \\
+    inline constexpr std::uint16_t name[n] = {__VA_ARGS__}; \\
+    static __device__ const std::uint16_t name##Device[n] = {__VA_ARGS__};
+#else
+#define THIMBLE_IQ_GRID(name, n, ...) inline constexpr std::uint16_t name[n] = {__VA_ARGS__};
+#endif
+
 namespace thimble {
 
 // clang-format off
@@ -62,11 +71,11 @@ def main() -> None:
             compare(text, table, kind, digits)
         points = (digits << (bits * numpy.arange(digits.shape[1]))).sum(axis=1)
         assert (numpy.diff(points) > 0).all()
-        out.append(f"inline constexpr std::uint16_t {name}[{len(points)}] = {{\n")
+        out.append(f"THIMBLE_IQ_GRID({name}, {len(points)},\n")
         for at in range(0, len(points), 16):
-            out.append("    " + " ".join(f"{p:#06x}," for p in points[at : at + 16]) + "\n")
-        out.append("};\n\n")
-    out.append("// clang-format on\n\n}  // namespace thimble\n")
+            last = at + 16 >= len(points)
+            out.append("    " + ", ".join(f"{p:#06x}" for p in points[at : at + 16]) + (")\n\n" if last else ",\n"))
+    out.append("// clang-format on\n#undef THIMBLE_IQ_GRID\n\n}  // namespace thimble\n")
     OUTPUT.write_text("".join(out), encoding="utf-8")
 
 

@@ -11,6 +11,15 @@
 
 namespace thimble {
 
+// Of a grid: static int point(int number), from the table that is at hand.
+#ifdef __CUDA_ARCH__
+#define THIMBLE_IQ_POINT(table) \
+    THIMBLE_HOST_DEVICE static int point(int number) { return table##Device[number]; }
+#else
+#define THIMBLE_IQ_POINT(table) \
+    THIMBLE_HOST_DEVICE static int point(int number) { return table[number]; }
+#endif
+
 // A grid: kWeights digits of kBits bits to a point, each 0..kLevels - 1; value(digit).
 struct Iq2Digits {
     static constexpr int kWeights = 8, kBits = 2, kLevels = 3;
@@ -21,12 +30,15 @@ struct Iq2Digits {
 };
 struct Iq2XxsGrid : Iq2Digits {
     static constexpr const std::uint16_t (&kPoints)[256] = kIq2XxsGrid;
+    THIMBLE_IQ_POINT(kIq2XxsGrid)
 };
 struct Iq2XsGrid : Iq2Digits {
     static constexpr const std::uint16_t (&kPoints)[512] = kIq2XsGrid;
+    THIMBLE_IQ_POINT(kIq2XsGrid)
 };
 struct Iq2SGrid : Iq2Digits {
     static constexpr const std::uint16_t (&kPoints)[1024] = kIq2SGrid;
+    THIMBLE_IQ_POINT(kIq2SGrid)
 };
 struct Iq3XxsGrid {
     static constexpr int kWeights = 4, kBits = 3, kLevels = 8;
@@ -35,19 +47,24 @@ struct Iq3XxsGrid {
         return 4 + 8 * digit + (digit == 7 ? 2 : 0);
     }
     static constexpr const std::uint16_t (&kPoints)[256] = kIq3XxsGrid;
+    THIMBLE_IQ_POINT(kIq3XxsGrid)
 };
 struct Iq3SGrid {
     static constexpr int kWeights = 4, kBits = 3, kLevels = 8;
     // 1, 3, 5 ... 15
     THIMBLE_HOST_DEVICE static constexpr int value(int digit) { return 1 + 2 * digit; }
     static constexpr const std::uint16_t (&kPoints)[512] = kIq3SGrid;
+    THIMBLE_IQ_POINT(kIq3SGrid)
 };
 struct Iq1Grid {
     static constexpr int kWeights = 8, kBits = 2, kLevels = 3;
     // -1, 0, 1
     THIMBLE_HOST_DEVICE static constexpr int value(int digit) { return digit - 1; }
     static constexpr const std::uint16_t (&kPoints)[2048] = kIq1Grid;
+    THIMBLE_IQ_POINT(kIq1Grid)
 };
+
+#undef THIMBLE_IQ_POINT
 
 template <class Grid>
 THIMBLE_HOST_DEVICE constexpr int iq_value(int point, int k) {
@@ -65,7 +82,7 @@ THIMBLE_HOST_DEVICE constexpr int even_signs(int seven) {
 // out[k] = step * value of the point named, negative where bit k of `signs` is set.
 template <class Grid, class Real>
 THIMBLE_HOST_DEVICE inline void unpack_point(int number, int signs, Real step, Real* out) {
-    const int point = Grid::kPoints[number];
+    const int point = Grid::point(number);
     for (int k = 0; k < Grid::kWeights; ++k) {
         const int value = iq_value<Grid>(point, k);
         out[k] = step * static_cast<Real>((signs >> k) & 1 ? -value : value);
@@ -75,7 +92,7 @@ THIMBLE_HOST_DEVICE inline void unpack_point(int number, int signs, Real step, R
 // The same of iq1's grid, in eighths: moved up by one or, if `down`, down.
 template <class Real>
 THIMBLE_HOST_DEVICE inline void unpack_iq1_point(int number, bool down, Real step, Real* out) {
-    const int point = Iq1Grid::kPoints[number];
+    const int point = Iq1Grid::point(number);
     for (int k = 0; k < Iq1Grid::kWeights; ++k)
         out[k] = step * static_cast<Real>(8 * iq_value<Iq1Grid>(point, k) + (down ? -1 : 1));
 }

@@ -14,6 +14,7 @@
 #include "kernels/layout/half.h"
 #include "kernels/layout/iq.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -32,9 +33,9 @@ struct Layout<LayoutId::k_iq1_m> {
     }
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real eighth = static_cast<Real>(f16_to_f32(d(block))) / 8;
-        for (int g = 0; g < 16; ++g) {
+        for (int g = 2 * part; g < 2 * part + 2; ++g) {
             const int scale = block.scales[g / 4] >> (3 * (g % 4)) & 7;
             const Real step = eighth * static_cast<Real>(2 * scale + 1);
             for (int v = 2 * g; v < 2 * g + 2; ++v, out += 8) {
@@ -42,6 +43,11 @@ struct Layout<LayoutId::k_iq1_m> {
                 unpack_iq1_point(block.low[v] | (high & 7) << 8, high >> 3 != 0, step, out);
             }
         }
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_iq1_m>::Block) == 56);

@@ -13,6 +13,7 @@
 #include "kernels/layout/half.h"
 #include "kernels/layout/iq.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -26,15 +27,18 @@ struct Layout<LayoutId::k_iq1_s> {
     static constexpr int kElements = 256;
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real eighth = static_cast<Real>(f16_to_f32(block.d)) / 8;
-        for (int g = 0; g < 8; ++g) {
-            const int high = block.high[g];
-            const Real step = eighth * static_cast<Real>(2 * (high >> 12 & 7) + 1);
-            for (int v = 0; v < 4; ++v, out += 8)
-                unpack_iq1_point(block.low[4 * g + v] | (high >> 3 * v & 7) << 8, high >> 15 != 0,
-                                 step, out);
-        }
+        const int high = block.high[part];
+        const Real step = eighth * static_cast<Real>(2 * (high >> 12 & 7) + 1);
+        for (int v = 0; v < 4; ++v, out += 8)
+            unpack_iq1_point(block.low[4 * part + v] | (high >> 3 * v & 7) << 8, high >> 15 != 0,
+                             step, out);
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_iq1_s>::Block) == 50);

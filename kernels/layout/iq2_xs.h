@@ -12,6 +12,7 @@
 #include "kernels/layout/half.h"
 #include "kernels/layout/iq.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -24,15 +25,20 @@ struct Layout<LayoutId::k_iq2_xs> {
     static constexpr int kElements = 256;
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real eighth = static_cast<Real>(f16_to_f32(block.d)) / 8;
-        for (int g = 0; g < 16; ++g) {
+        for (int g = 2 * part; g < 2 * part + 2; ++g) {
             const int scale = (block.scales[g / 2] >> (4 * (g % 2))) & 15;
             const Real step = eighth * static_cast<Real>(2 * scale + 1);
             for (int v = 2 * g; v < 2 * g + 2; ++v, out += 8)
                 unpack_point<Iq2XsGrid>(block.points[v] & 511, even_signs(block.points[v] >> 9),
                                         step, out);
         }
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_iq2_xs>::Block) == 74);

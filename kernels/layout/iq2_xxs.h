@@ -12,6 +12,7 @@
 #include "kernels/layout/half.h"
 #include "kernels/layout/iq.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -27,15 +28,18 @@ struct Layout<LayoutId::k_iq2_xxs> {
     static constexpr int kElements = 256;
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real eighth = static_cast<Real>(f16_to_f32(block.d)) / 8;
-        for (const Group& group : block.groups) {
-            const std::uint32_t word = load_u32(group.signs_scale);
-            const Real step = eighth * static_cast<Real>(2 * static_cast<int>(word >> 28) + 1);
-            for (int v = 0; v < 4; ++v, out += 8)
-                unpack_point<Iq2XxsGrid>(group.points[v], even_signs(word >> 7 * v & 127), step,
-                                         out);
-        }
+        const Group& group = block.groups[part];
+        const std::uint32_t word = load_u32(group.signs_scale);
+        const Real step = eighth * static_cast<Real>(2 * static_cast<int>(word >> 28) + 1);
+        for (int v = 0; v < 4; ++v, out += 8)
+            unpack_point<Iq2XxsGrid>(group.points[v], even_signs(word >> 7 * v & 127), step, out);
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_iq2_xxs>::Block) == 66);

@@ -14,6 +14,7 @@
 #include "kernels/layout/half.h"
 #include "kernels/layout/iq.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -26,17 +27,20 @@ struct Layout<LayoutId::k_iq3_s> {
     static constexpr int kElements = 256;
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real d = static_cast<Real>(f16_to_f32(block.d));
-        for (int g = 0; g < 8; ++g) {
-            const int scale = (block.scales[g / 2] >> (4 * (g % 2))) & 15;
-            const Real step = d * static_cast<Real>(2 * scale + 1);
-            for (int p = 8 * g; p < 8 * g + 8; ++p, out += 4) {
-                const int high = (block.high[g] >> (p % 8)) & 1;
-                const int signs = block.signs[p / 2] >> (4 * (p % 2));
-                unpack_point<Iq3SGrid>(block.low[p] | high << 8, signs, step, out);
-            }
+        const int scale = (block.scales[part / 2] >> (4 * (part % 2))) & 15;
+        const Real step = d * static_cast<Real>(2 * scale + 1);
+        for (int p = 8 * part; p < 8 * part + 8; ++p, out += 4) {
+            const int high = (block.high[part] >> (p % 8)) & 1;
+            const int signs = block.signs[p / 2] >> (4 * (p % 2));
+            unpack_point<Iq3SGrid>(block.low[p] | high << 8, signs, step, out);
         }
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_iq3_s>::Block) == 110);

@@ -13,6 +13,7 @@
 #include "kernels/layout/half.h"
 #include "kernels/layout/iq.h"
 #include "kernels/layout/layout.h"
+#include "kernels/layout/parts.h"
 
 namespace thimble {
 
@@ -25,18 +26,21 @@ struct Layout<LayoutId::k_iq3_xxs> {
     static constexpr int kElements = 256;
 
     template <class Real>
-    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+    THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real quarter = static_cast<Real>(f16_to_f32(block.d)) / 4;
-        for (int g = 0; g < 8; ++g) {
-            const std::uint32_t word = load_u32(block.signs_scales[g]);
-            const Real step = quarter * static_cast<Real>(2 * static_cast<int>(word >> 28) + 1);
-            for (int v = 0; v < 4; ++v, out += 8) {
-                const std::uint8_t* points = block.points + 8 * g + 2 * v;
-                const int signs = even_signs(word >> 7 * v & 127);
-                unpack_point<Iq3XxsGrid>(points[0], signs, step, out);
-                unpack_point<Iq3XxsGrid>(points[1], signs >> 4, step, out + 4);
-            }
+        const std::uint32_t word = load_u32(block.signs_scales[part]);
+        const Real step = quarter * static_cast<Real>(2 * static_cast<int>(word >> 28) + 1);
+        for (int v = 0; v < 4; ++v, out += 8) {
+            const std::uint8_t* points = block.points + 8 * part + 2 * v;
+            const int signs = even_signs(word >> 7 * v & 127);
+            unpack_point<Iq3XxsGrid>(points[0], signs, step, out);
+            unpack_point<Iq3XxsGrid>(points[1], signs >> 4, step, out + 4);
         }
+    }
+    template <class Real>
+    THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
+        for (int part = 0; part < kElements / kPartElements; ++part)
+            unpack_part(block, part, out + kPartElements * part);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_iq3_xxs>::Block) == 98);
