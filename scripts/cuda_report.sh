@@ -34,26 +34,27 @@ need() {
   command -v "$1" >/dev/null || { echo "cuda_report.sh: no $1 on PATH: $2" >&2; exit 77; }
 }
 need nvcc "install the CUDA toolkit to see what the kernels compile to"
+need ptxas "it lies beside nvcc"
 ((sass)) && need cuobjdump "a part of the CUDA toolkit (pip: nvidia-cuda-cuobjdump)"
 ((${#files[@]})) || files=("$root"/kernels/cuda/*.cu)
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-compile() {  # FILE
-  local name; name=$(basename "$1" .cu)
-  local flags=(-std=c++20 -O2 --expt-relaxed-constexpr -I"$root") codes=() target cache=()
+compile() {  # FILE: to PTX and on to machine code for each target; $work/NAME.{ptx,log,sass}
+  local name target part cache=()
+  name=$(basename "$1" .cu)
   command -v ccache >/dev/null && cache=(ccache)
-  for target in $targets; do codes+=(-gencode "arch=compute_$target,code=sm_$target"); done
-  if "${cache[@]}" nvcc "${flags[@]}" "${codes[@]}" -Xptxas -v -c "$1" -o "$work/$name.o" >"$work/$name.log" 2>&1 &&
-    "${cache[@]}" nvcc "${flags[@]}" -arch="compute_${targets%% *}" -ptx "$1" -o "$work/$name.ptx" >>"$work/$name.log" 2>&1
-  then
-    ((sass)) && { cuobjdump -sass "$work/$name.o" >"$work/$name.sass" || touch "$work/failed"; }
-    return 0
-  else
-    echo "cuda_report.sh: $1 does not compile:" >&2
-    grep -E 'error|fatal' "$work/$name.log" >&2 || cat "$work/$name.log" >&2
-    touch "$work/failed"
-  fi
+  for target in $targets; do
+    part=$work/$name.$target
+    if ! { "${cache[@]}" nvcc -std=c++20 -O2 --expt-relaxed-constexpr -I"$root" -arch="compute_$target" -ptx "$1" \
+        -o "$part.ptx" && ptxas -v -arch="sm_$target" "$part.ptx" -o "$part.cubin"; } >"$part.log" 2>&1; then
+      echo "cuda_report.sh: $1 does not compile for sm_$target:" >&2
+      grep -E 'error|fatal' "$part.log" >&2 || cat "$part.log" >&2
+      touch "$work/failed"
+    elif ((sass)) && ! cuobjdump -sass "$part.cubin" >"$part.sass"; then
+      touch "$work/failed"
+    fi
+  done
 }
 export -f compile
 export root work targets sass
@@ -100,12 +101,15 @@ heads="kernel\ttarget\tregisters\tspilled\tshared\tthreads\toccupancy\tbound by"
 ((sass)) && heads+="\tLDG.128\tMMA\tIDP"
 for file in "${files[@]}"; do
   name=$(basename "$file" .cu)
-  [[ -f $work/$name.o ]] || continue
-  inputs=()
-  for kind in ptx sass log; do [[ -f $work/$name.$kind ]] && inputs+=("$work/$name.$kind"); done
-  awk -v sass="$sass" -f "$work/report.awk" "${inputs[@]}"
-done | sort -t$'\t' -k1,1 -k2,2n | shorten >"$work/table"
-{ printf "$heads\n"; cat "$work/table"; } | column -t -s $'\t'
+  for target in $targets; do
+    inputs=()
+    for kind in ptx sass log; do
+      [[ -s $work/$name.$target.$kind ]] && inputs+=("$work/$name.$target.$kind")
+    done
+    ((${#inputs[@]})) && awk -v sass="$sass" -f "$work/report.awk" "${inputs[@]}" || true
+  done | shorten | sort -t$'\t' -k1,1V -k2,2n
+done >"$work/table"
+{ printf '%b\n' "$heads"; cat "$work/table"; } | column -t -s $'\t'
 spills=$(awk -F '\t' '$4 > 0' "$work/table" | wc -l)
 echo "$(wc -l <"$work/table") kernels and targets, $spills with spills"
 [[ $spills == 0 && ! -e $work/failed ]]

@@ -30,9 +30,7 @@ struct Allocation {
     bool pinned = false;
     [[nodiscard]] std::size_t slack() const { return (kAlign - bytes % kAlign) % kAlign; }
     // Bytes before the first that its page has to spare.
-    [[nodiscard]] std::size_t head() const {
-        return (kPage - (bytes + slack()) % kPage) % kPage;
-    }
+    [[nodiscard]] std::size_t head() const { return (kPage - (bytes + slack()) % kPage) % kPage; }
 };
 
 std::mutex mutex;
@@ -115,8 +113,8 @@ std::string describe_address(const std::byte* p) {
 
 namespace {
 
-// The first of `n` bytes that is no longer as it was filled, which it is then again; n: none. At most
-// 256 are looked at.
+// The first of `n` bytes that is no longer as it was filled, which it is then again; n: none. At
+// most 256 are looked at.
 std::size_t changed(std::byte* p, std::size_t n) {
     static const auto filled = [] {
         std::array<std::byte, kAlign> all;
@@ -142,8 +140,9 @@ bool intact(const char* kernel) {
         const std::size_t head = std::min(a.head(), kAlign), before = changed(p - head, head),
                           behind = changed(p + a.bytes, a.slack());
         if (before == head && behind == a.slack()) continue;
-        const std::string place = before < head ? std::to_string(head - before) + " bytes before"
-                                                : "byte " + std::to_string(a.bytes + behind) + " of";
+        const std::string place = before < head
+                                      ? std::to_string(head - before) + " bytes before"
+                                      : "byte " + std::to_string(a.bytes + behind) + " of";
         note_fault(FaultKind::kGlobalAccess, std::string(kernel) + ": wrote " + place +
                                                  " an allocation of " + std::to_string(a.bytes) +
                                                  " bytes");

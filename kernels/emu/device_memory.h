@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Emulated device and pinned memory: every allocation stands alone between guard areas of 1 MiB and
-// ends at the second of them but for the 255 bytes that cudaMalloc's alignment may leave. These, and
-// the 256 bytes before it, hold a pattern that is looked at after each launch; an AddressSanitizer
-// build stops the process at any access to them, reads too.
+// ends at the second of them but for the 255 bytes that cudaMalloc's alignment may leave. These,
+// and the 256 bytes before it, hold a pattern that is looked at after each launch; an
+// AddressSanitizer build stops the process at any access to them, reads too.
 #pragma once
 
 #include <cstddef>

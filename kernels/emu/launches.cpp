@@ -48,7 +48,10 @@ class Pool {
         members_.push_back(std::make_unique<Worker>());
         const auto number = static_cast<unsigned>(members_.size() - 1);
         Worker& mine = *members_.back();
-        if (number > 0) std::thread([this, number, &mine, seen = turn_] { serve(number, mine, seen); }).detach();
+        if (number > 0)
+            std::thread([this, number, &mine, seen = turn_] {
+                serve(number, mine, seen);
+            }).detach();
     }
 
     void serve(unsigned number, Worker& mine, std::uint64_t seen) {
@@ -103,9 +106,11 @@ std::string beyond_limits(const Launch& launch) {
 bool run_blocks(const Launch& launch) {
     static auto* const pool = new Pool;
     const std::uint64_t blocks = std::uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
-    const unsigned most = settings().workers > 0 ? static_cast<unsigned>(settings().workers)
-                                                 : std::max(std::thread::hardware_concurrency(), 1u);
-    return pool->run(launch, static_cast<unsigned>(std::min<std::uint64_t>(most, (blocks + 3) / 4)));
+    const unsigned most = settings().workers > 0
+                              ? static_cast<unsigned>(settings().workers)
+                              : std::max(std::thread::hardware_concurrency(), 1u);
+    return pool->run(launch,
+                     static_cast<unsigned>(std::min<std::uint64_t>(most, (blocks + 3) / 4)));
 }
 
 }  // namespace thimble::emu

@@ -129,8 +129,8 @@ void Worker::leave(FaultKind kind, std::string what) {
 void Worker::start(Fiber& fiber, Context& on) {
     const unsigned i = fiber.thread.linear;
     const Dim3 d = launch->block;
-    fiber.thread.index = d.y * d.z == 1 ? Dim3(i, 0, 0)
-                                        : Dim3(i % d.x, i / d.x % d.y, i / d.x / d.y);
+    fiber.thread.index =
+        d.y * d.z == 1 ? Dim3(i, 0, 0) : Dim3(i % d.x, i / d.x % d.y, i / d.x / d.y);
     fiber.thread.block = block, fiber.thread.block_dim = d, fiber.thread.grid_dim = launch->grid;
     fiber.context = &on;
 }
@@ -181,8 +181,8 @@ void Worker::yield() {
 
 void Worker::all_ready() {
     for (unsigned i = 0; i < threads; i += 64)
-        ready[i / 64] = threads - i >= 64 ? ~std::uint64_t{0}
-                                          : (std::uint64_t{1} << (threads - i)) - 1;
+        ready[i / 64] =
+            threads - i >= 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << (threads - i)) - 1;
     word = 0;
 }
 

@@ -21,7 +21,8 @@ std::uint32_t present(const Worker& w, std::uint32_t mask, unsigned lane) {
     if (first + kWarpSize <= w.threads) return mask;
     const std::uint32_t there = (1u << (w.threads - first)) - 1;
     if ((mask & ~there) != 0 && mask != 0xffffffffu)
-        stop(FaultKind::kWarp, "the mask " + hex(mask) + " names lanes that the block does not have");
+        stop(FaultKind::kWarp,
+             "the mask " + hex(mask) + " names lanes that the block does not have");
     return mask & there;
 }
 

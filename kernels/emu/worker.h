@@ -22,11 +22,12 @@ inline constexpr std::size_t kStackBytes = THIMBLE_EMU_ASAN ? 256 << 10 : 64 << 
 inline constexpr std::size_t kStackGuard = 4096;
 inline constexpr std::size_t kSharedMost = 228 << 10;
 
-// A stack that somebody left and will come back to: a fiber's, or the scheduler's (the OS thread's).
+// A stack that somebody left and will come back to: a fiber's, or the scheduler's (the OS
+// thread's).
 struct Context {
     boost::context::detail::fcontext_t at = nullptr;
-    void* fake_stack = nullptr;     // AddressSanitizer's
-    const void* bottom = nullptr;   // what it asks about a stack that is switched to
+    void* fake_stack = nullptr;    // AddressSanitizer's
+    const void* bottom = nullptr;  // what it asks about a stack that is switched to
     std::size_t bytes = 0;
     unsigned number = 0;
 };
@@ -38,7 +39,7 @@ struct Fiber {
     Thread thread;
     Context* context = nullptr;  // null: not begun
     Wait wait = Wait::kNone;
-    int site = 0;  // of the barrier or warp operation it waits at
+    int site = 0;            // of the barrier or warp operation it waits at
     unsigned gathering = 0;  // whose values it may still look at; kNoGathering: none
 };
 

@@ -45,6 +45,9 @@ constexpr float kShift = 0.125f;
 // value: not all points have that value, and a peak may be cut off.
 constexpr float kFirstRung = 0.4f, kLastRung = 1.7f;
 
+// No type's d holds weights above this.
+constexpr float kTooLarge = 1e9f;
+
 // The weights of a block by their place in an octet: magnitudes, where signs are stored apart.
 struct ByPlace {
     float x[8][32], w[8][32];
@@ -168,18 +171,20 @@ static inline void assign(const float* weights, const ByPlace& block,
 
 // Weighted least squares for a group as a multiple of its values.
 struct StepSums {
-    float vx = 0, vv = 0;
+    float xx = 0, vx = 0, vv = 0;
 };
 template <class Type>
 THIMBLE_LANE StepSums step_sums(const float* weights, const float* importance,
                                 const CodebookBlock<Type>& block, int g) {
-    Lanes vx = spread(0), vv = vx;
+    Lanes xx = spread(0), vx = xx, vv = xx;
     for (int i = g * Type::kGroup; i < (g + 1) * Type::kGroup; i += kLanes) {
-        const Lanes v = load(block.values + i), wv = load(importance + i) * v;
-        vx = vx + wv * load(weights + i);
+        const Lanes x = load(weights + i), w = load(importance + i);
+        const Lanes v = load(block.values + i), wv = w * v;
+        xx = xx + w * x * x;
+        vx = vx + wv * x;
         vv = vv + wv * v;
     }
-    return {sum(vx), sum(vv)};
+    return {sum(xx), sum(vx), sum(vv)};
 }
 
 // The value of the grid, moved by `shift`, that each lane is nearest to.
@@ -317,6 +322,37 @@ static inline void choose_scales(const float* weights, const ByPlace& block,
     assign<Type>(weights, block, best, out);
 }
 
+// What the block must be multiplied with to have, weighted, the weights' own scale. Least squares
+// makes everything smaller by the share of the error, some per cent: too small is wrong everywhere
+// in the same way, so it adds up in a model's outputs, where the rest of the error averages out.
+template <class Type>
+static inline float shrinkage(const float* weights, const float* importance,
+                              const CodebookBlock<Type>& block) {
+    const float unit = unit_of<Type>(block.d);
+    double xx = 0, xy = 0;
+    for (int g = 0; g < CodebookBlock<Type>::kGroups; ++g) {
+        const StepSums sums = step_sums<Type>(weights, importance, block, g);
+        const float step = unit * static_cast<float>(2 * block.scale[g] + 1);
+        xx += static_cast<double>(sums.xx);
+        xy += static_cast<double>(step) * static_cast<double>(sums.vx);
+    }
+    constexpr double kMost = 1.5;  // beyond, the weights are noise to the block
+    return static_cast<float>(xx < kMost * xy ? xx / xy : xy > 0 ? kMost : 1);
+}
+
+// Importance in a block: of its column, and more of larger weights (as ggml has it).
+static inline void weigh(const float* weights, const float* importance, float* out) {
+    importance_or_ones(importance, out, 256);
+    Lanes squares = spread(0);
+    for (int i = 0; i < 256; i += kLanes) squares = squares + load(weights + i) * load(weights + i);
+    const float twice_mean = sum(squares) / 128;
+    if (importance == nullptr || !(twice_mean > kTiny)) return;
+    for (int i = 0; i < 256; i += kLanes) {
+        const Lanes x = load(weights + i);
+        store(out + i, load(out + i) * square_root(spread(1) + x * x / spread(twice_mean)));
+    }
+}
+
 // importance: null or one value per weight.
 template <class Type>
 static inline void encode_codebook(const float* weights, const float* importance,
@@ -327,9 +363,9 @@ static inline void encode_codebook(const float* weights, const float* importance
     const float peak = -e.least > e.most ? -e.least : e.most;
     if (!(peak > kTiny)) return;
     out.d = 0x7c00;  // what weights too large for any step get
-    if (peak > kHuge) return;
+    if (peak > kTooLarge) return;
     float w[256], wanted[kGroups], curvature[kGroups];
-    importance_or_ones(importance, w, 256);
+    weigh(weights, importance, w);
     ByPlace block;
     sort_by_place<Type>(weights, w, block);
     search_steps<Type>(weights, w, block, wanted, curvature, out);
@@ -346,6 +382,7 @@ static inline void encode_codebook(const float* weights, const float* importance
     if (!(aa > 0 && ax > 0)) return;
     out.d = half_of_unit<Type>(static_cast<float>(ax / aa));
     choose_scales<Type, 2>(weights, block, wanted, out);
+    out.d = half_of_unit<Type>(unit_of<Type>(out.d) * shrinkage<Type>(weights, w, out));
 }
 
 }  // namespace thimble::encode::THIMBLE_ENCODE_LEVEL

@@ -166,6 +166,13 @@ THIMBLE_LANE Lanes floats(IntLanes n) {
     for (int i = 0; i < kParts; ++i) v.part[i] = __builtin_convertvector(n.part[i], NativeFloat);
     return v;
 }
+// Of v >= 0, correctly rounded.
+THIMBLE_LANE Lanes square_root(Lanes v) {
+    for (int i = 0; i < kParts; ++i) {
+        for (int k = 0; k < kNative; ++k) v.part[i][k] = __builtin_sqrtf(v.part[i][k]);
+    }
+    return v;
+}
 // Nearest integer, ties to even, for |v| < 2^22: at 1.5 * 2^23 a float's last place is one.
 THIMBLE_LANE Lanes round_even(Lanes v) {
     const Lanes shift = spread(12582912.0f);

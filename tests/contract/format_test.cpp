@@ -202,9 +202,9 @@ TEST_SUITE("format") {
             {"q5_k", {3.44, false}},     {"q6_k", {1.66, false}},    {"q2_k", {26.0, false}},
             {"q3_k", {14.4, false}},     {"iq4_nl", {7.35, false}},  {"iq4_xs", {7.40, false}},
             {"mxfp4", {11.15, false}},   {"tq1_0", {43.6, true}},    {"tq2_0", {43.6, true}},
-            {"iq2_xxs", {32.68, false}}, {"iq2_xs", {28.44, false}}, {"iq2_s", {23.89, false}},
-            {"iq3_xxs", {17.63, false}}, {"iq3_s", {12.95, false}},  {"iq1_s", {44.46, false}},
-            {"iq1_m", {41.19, false}}};
+            {"iq2_xxs", {34.7, false}}, {"iq2_xs", {29.86, false}}, {"iq2_s", {24.7, false}},
+            {"iq3_xxs", {18.0, false}}, {"iq3_s", {13.06, false}},  {"iq1_s", {49.7, false}},
+            {"iq1_m", {45.3, false}}};
         const Shape2 shape{64, 2048};
         const std::vector<float> w = normals(shape.rows * shape.cols, 11);
         for (const WeightFormat* format : encoding_formats()) {

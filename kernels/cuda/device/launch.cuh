@@ -117,16 +117,14 @@ __device__ __forceinline__ auto shared_part(Array&& array, int first, int count)
 template <class V>
 __device__ __forceinline__ V load_vector(const void* p) {
 #ifdef THIMBLE_CUDA_EMULATED
-    if (reinterpret_cast<std::uintptr_t>(p) % sizeof(V) != 0)
-        emu::misaligned("global", sizeof(V));
+    if (reinterpret_cast<std::uintptr_t>(p) % sizeof(V) != 0) emu::misaligned("global", sizeof(V));
 #endif
     return __ldg(static_cast<const V*>(p));
 }
 template <class V>
 __device__ __forceinline__ void store_vector(void* p, const V& value) {
 #ifdef THIMBLE_CUDA_EMULATED
-    if (reinterpret_cast<std::uintptr_t>(p) % sizeof(V) != 0)
-        emu::misaligned("global", sizeof(V));
+    if (reinterpret_cast<std::uintptr_t>(p) % sizeof(V) != 0) emu::misaligned("global", sizeof(V));
 #endif
     *static_cast<V*>(p) = value;
 }

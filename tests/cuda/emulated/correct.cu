@@ -127,7 +127,8 @@ __global__ void partial_warp(float* out) {
     __syncwarp();
     __syncthreads();
     // A lane that is not there gives back one's own value; 6 lanes: 1s add up with each step.
-    out[threadIdx.x] = threadIdx.x < 64 ? sum : static_cast<float>(__popc(there) + 10 * all + 20 * any);
+    out[threadIdx.x] =
+        threadIdx.x < 64 ? sum : static_cast<float>(__popc(there) + 10 * all + 20 * any);
 }
 
 // 48 KiB in all.
@@ -140,12 +141,12 @@ __global__ void all_of_shared(float* out) {
     out[threadIdx.x] = s[12223 - threadIdx.x] + last[63 - threadIdx.x];
 }
 
-#define THIMBLE_CORRECT(name, outputs, want, ...)                                               \
-    {                                                                                           \
-        #name, outputs, [](int i) -> float { (void)i; return want; },                           \
+#define THIMBLE_CORRECT(name, outputs, want, ...)                                         \
+    {                                                                                     \
+#name, outputs, [](int i) -> float { (void)i; return want; },                           \
             [](float* out, cuda::Stream& stream) {                                              \
                 cuda::launch(#name, name, {__VA_ARGS__}, stream, out);                          \
-            }                                                                                   \
+            } \
     }
 
 float half_of(int lane) { return lane < 16 ? 120 : 31; }

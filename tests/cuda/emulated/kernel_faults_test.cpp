@@ -119,7 +119,8 @@ TEST_SUITE("cuda") {
             const Array<float> out(static_cast<std::size_t>(c.outputs));
             c.run(out.data(), stream());
             const std::vector<float> got = out.get();
-            for (int i = 0; i < c.outputs; ++i) REQUIRE(got[static_cast<std::size_t>(i)] == c.want(i));
+            for (int i = 0; i < c.outputs; ++i)
+                REQUIRE(got[static_cast<std::size_t>(i)] == c.want(i));
         }
         CHECK(emu::fault().kind == emu::FaultKind::kNone);
     }
@@ -129,8 +130,8 @@ TEST_SUITE("cuda") {
             int capability;
             std::size_t most;
         };
-        for (const auto [capability, most] : {Limit{80, 163 << 10}, {86, 99 << 10}, {89, 99 << 10},
-                                              {90, 227 << 10}}) {
+        for (const auto [capability, most] :
+             {Limit{80, 163 << 10}, {86, 99 << 10}, {89, 99 << 10}, {90, 227 << 10}}) {
             const Scene scene;
             emu::settings().capability = capability;
             CAPTURE(capability);

@@ -86,7 +86,7 @@ __global__ void write_with_no_barrier(float* x) {
     if (threadIdx.x == 0) s[0] = 1;
     __syncthreads();
     x[threadIdx.x] = s[0];
-    if (threadIdx.x == 33) s[0] = 2;
+    if (threadIdx.x == 63) s[0] = 2;
 }
 __global__ void two_writers(float* x) {
     THIMBLE_SHARED(float, s, 1);
@@ -179,11 +179,11 @@ __global__ void increment(const float* x, float* out, int n) {
 }
 
 // Two blocks of 64 threads, of which the first or the second is found.
-#define THIMBLE_PLANTED(name, kind, says)                                                         \
-    {                                                                                             \
-        #name, FaultKind::kind, says, [](float* x, cuda::Stream& stream) {                        \
-            cuda::launch(#name, name, {2, 64, 256}, stream, x);                                   \
-        }                                                                                         \
+#define THIMBLE_PLANTED(name, kind, says)                                                    \
+    {                                                                                        \
+#name, FaultKind::kind, says,                                                        \
+            [](float* x,                                                                     \
+               cuda::Stream& stream) { cuda::launch(#name, name, {2, 64, 256}, stream, x); } \
     }
 
 const Planted kPlanted[] = {
@@ -195,8 +195,7 @@ const Planted kPlanted[] = {
                     "thread (33,0,0): accesses 8000 bytes before an allocation of 400 bytes"),
     THIMBLE_PLANTED(write_just_past_the_end, kGlobalAccess,
                     "wrote byte 400 of an allocation of 400 bytes"),
-    THIMBLE_PLANTED(write_just_before, kGlobalAccess,
-                    "bytes before an allocation of 400 bytes"),
+    THIMBLE_PLANTED(write_just_before, kGlobalAccess, "bytes before an allocation of 400 bytes"),
     {"read_after_free", FaultKind::kGlobalAccess, "in no allocation",
      [](float* x, cuda::Stream& stream) {
          void* gone = cuda::allocate_device(1 << 20);
@@ -242,9 +241,10 @@ std::span<const Planted> planted() { return kPlanted; }
 
 void launch_shaped(const unsigned (&grid)[3], const unsigned (&block)[3], std::size_t shared_bytes,
                    cuda::Stream& stream) {
-    cuda::launch("shaped", shaped,
-                 {dim3(grid[0], grid[1], grid[2]), dim3(block[0], block[1], block[2]), shared_bytes},
-                 stream, 1);
+    cuda::launch(
+        "shaped", shaped,
+        {dim3(grid[0], grid[1], grid[2]), dim3(block[0], block[1], block[2]), shared_bytes}, stream,
+        1);
 }
 
 void launch_increment(const float* x, float* out, int n, cuda::Stream& stream) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Kernels that are wrong in one way each, and kernels that are right though a careless checker would
-// blame them.
+// Kernels that are wrong in one way each, and kernels that are right though a careless checker
+// would blame them.
 #pragma once
 
 #include <span>
@@ -15,7 +15,7 @@ inline constexpr int kPlantedFloats = 100;  // 112 bytes short of a multiple of 
 struct Planted {
     const char* name;  // of the kernel
     emu::FaultKind kind;
-    const char* says;                              // part of the message
+    const char* says;                             // part of the message
     void (*run)(float* x, cuda::Stream& stream);  // x: kPlantedFloats of them
 };
 std::span<const Planted> planted();

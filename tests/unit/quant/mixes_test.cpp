@@ -131,3 +131,17 @@ TEST_CASE("mixes: float types have no exceptions, and every mix has its own numb
     CHECK(find_mix("q4_k_m")->file_type == 15);
     CHECK(find_mix("q9_k") == nullptr);
 }
+
+TEST_CASE("mixes: importance is asked for where llama-quantize asks for it") {
+    const std::string name = "blk.0.attn_q.weight";
+    int asked = 0;
+    for (const Mix& mix : mixes()) asked += needs_importance(&mix, mix.base, name) ? 1 : 0;
+    CHECK(asked == 8);  // iq1_s, iq1_m, iq2_xxs, iq2_xs, iq2_s, iq2_m, iq3_xxs, q2_k_s
+    CHECK(needs_importance(nullptr, TensorType::kIQ2_S, name));
+    CHECK(needs_importance(find_mix("q2_k_s"), TensorType::kQ2_K, name));
+    CHECK_FALSE(needs_importance(find_mix("q2_k"), TensorType::kQ2_K, name));
+    CHECK_FALSE(needs_importance(find_mix("q2_k_s"), TensorType::kQ4_K, name));
+    CHECK_FALSE(needs_importance(nullptr, TensorType::kIQ3_S, name));
+    for (const char* exempt : {"token_embd.weight", "output.weight"})
+        CHECK_FALSE(needs_importance(find_mix("iq1_s"), TensorType::kIQ1_S, exempt));
+}
