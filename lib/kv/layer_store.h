@@ -39,7 +39,7 @@ struct LayerPlan {
     // The first `device_tokens` lie on the device, rounded down to tiles; a ring wholly or not.
     [[nodiscard]] static LayerPlan make(const AttentionLayer& shape, KvBand band, KvEncoding k,
                                         KvEncoding v, std::int64_t context_tokens,
-                                        std::int64_t device_tokens);
+                                        std::int64_t device_tokens = 0);
     [[nodiscard]] bool ring() const noexcept { return band.bounded(); }
     // Slots that hold memory after `tokens` tokens, sinks included.
     [[nodiscard]] std::int64_t used_slots(std::int64_t tokens) const noexcept;

@@ -15,7 +15,7 @@ enum class UnitPlace : std::uint8_t { kHost, kDevice, kStreamed };
 struct DevicePlan {
     std::vector<UnitPlace> units;      // in the order of units_of()
     std::uint64_t resident_bytes = 0;  // of device memory
-    std::uint64_t slot_bytes = 0;      // of device memory, both slots
+    std::uint64_t slot_bytes = 0;      // of device memory, all slots
     std::uint64_t pinned_bytes = 0;    // of host memory: streamed units
     std::uint64_t host_bytes = 0;      // of host memory: the other units
     std::uint64_t staging_bytes = 0;   // of host memory, while loading
@@ -26,7 +26,7 @@ struct DevicePlan {
 };
 
 // The head and the first `device_layers` layers on the device, as many of them for good as
-// `most_bytes` of device memory hold; at least the slots are taken in any case. No layers: the head
+// `most_bytes` of device memory hold; where nothing fits, the least that will do. No layers: the head
 // stays on the host, too.
 [[nodiscard]] DevicePlan plan_device_store(const ModelSource& source, const Exec& host, bool repack,
                                            std::int64_t device_layers, std::uint64_t most_bytes);

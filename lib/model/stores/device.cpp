@@ -167,7 +167,10 @@ class DeviceStore final : public WeightStore {
         }
         staging_.reset();
         if (slot == 0) return;
-        for (Slot& s : slots_) s.memory = Buffer(slot, Purpose::kWeights, Place::kDevice);
+        for (std::int64_t i = 0; i < std::min<std::int64_t>(plan.count(UnitPlace::kStreamed), 2);
+             ++i)
+            slots_[static_cast<std::size_t>(i)].memory =
+                Buffer(slot, Purpose::kWeights, Place::kDevice);
     }
 
     void load_unit(const UnitSpec& unit, const UnitWeights& to, bool device) {
@@ -255,14 +258,18 @@ DevicePlan plan_device_store(const ModelSource& source, const Exec& host, bool r
             piece = std::max(piece, piece_bytes(unit));
         }
         p.resident_bytes = Buffer::charged_bytes(resident, Place::kDevice);
-        p.slot_bytes = 2 * Buffer::charged_bytes(slot, Place::kDevice);
+        const std::size_t slots =
+            std::min<std::size_t>(order.size() - std::min(stay, order.size()), 2);
+        p.slot_bytes = slots * Buffer::charged_bytes(slot, Place::kDevice);
         p.pinned_bytes = Buffer::charged_bytes(pinned, Place::kPinned);
         p.staging_bytes = Buffer::charged_bytes(piece, Place::kPinned);
         return p;
     };
-    for (std::size_t stay = order.size() + 1; stay-- > 0;) {
-        plan = arrange(stay);
-        if (plan.device_bytes() <= most_bytes) break;
+    // Nothing fits: the least there is, which need not be all streamed.
+    plan = arrange(order.size());
+    for (std::size_t stay = order.size(); plan.device_bytes() > most_bytes && stay-- > 0;) {
+        const DevicePlan less = arrange(stay);
+        if (less.device_bytes() < plan.device_bytes()) plan = less;
     }
     const WeightMemory memory = host_memory(source, units, host, repack, plan);
     plan.host_bytes = Buffer::charged_bytes(memory.bytes());
