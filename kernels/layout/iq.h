@@ -9,6 +9,13 @@
 #include "kernels/layout/iq_grids.h"
 #include "kernels/layout/rng.h"  // THIMBLE_HOST_DEVICE
 
+// Before a loop whose results a device keeps in registers.
+#ifdef __CUDACC__
+#define THIMBLE_UNROLL _Pragma("unroll")
+#else
+#define THIMBLE_UNROLL
+#endif
+
 namespace thimble {
 
 // Of a grid: static int point(int number), from the table that is at hand.
@@ -83,6 +90,7 @@ THIMBLE_HOST_DEVICE constexpr int even_signs(int seven) {
 template <class Grid, class Real>
 THIMBLE_HOST_DEVICE inline void unpack_point(int number, int signs, Real step, Real* out) {
     const int point = Grid::point(number);
+    THIMBLE_UNROLL
     for (int k = 0; k < Grid::kWeights; ++k) {
         const int value = iq_value<Grid>(point, k);
         out[k] = step * static_cast<Real>((signs >> k) & 1 ? -value : value);
@@ -93,6 +101,7 @@ THIMBLE_HOST_DEVICE inline void unpack_point(int number, int signs, Real step, R
 template <class Real>
 THIMBLE_HOST_DEVICE inline void unpack_iq1_point(int number, bool down, Real step, Real* out) {
     const int point = Iq1Grid::point(number);
+    THIMBLE_UNROLL
     for (int k = 0; k < Iq1Grid::kWeights; ++k)
         out[k] = step * static_cast<Real>(8 * iq_value<Iq1Grid>(point, k) + (down ? -1 : 1));
 }

@@ -35,9 +35,11 @@ struct Layout<LayoutId::k_iq1_m> {
     template <class Real>
     THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real eighth = static_cast<Real>(f16_to_f32(d(block))) / 8;
+        THIMBLE_UNROLL
         for (int g = 2 * part; g < 2 * part + 2; ++g) {
             const int scale = block.scales[g / 4] >> (3 * (g % 4)) & 7;
             const Real step = eighth * static_cast<Real>(2 * scale + 1);
+            THIMBLE_UNROLL
             for (int v = 2 * g; v < 2 * g + 2; ++v, out += 8) {
                 const int high = block.high[g] >> (4 * (v % 2)) & 15;
                 unpack_iq1_point(block.low[v] | (high & 7) << 8, high >> 3 != 0, step, out);

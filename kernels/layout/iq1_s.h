@@ -31,6 +31,7 @@ struct Layout<LayoutId::k_iq1_s> {
         const Real eighth = static_cast<Real>(f16_to_f32(block.d)) / 8;
         const int high = block.high[part];
         const Real step = eighth * static_cast<Real>(2 * (high >> 12 & 7) + 1);
+        THIMBLE_UNROLL
         for (int v = 0; v < 4; ++v, out += 8)
             unpack_iq1_point(block.low[4 * part + v] | (high >> 3 * v & 7) << 8, high >> 15 != 0,
                              step, out);

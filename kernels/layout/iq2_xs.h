@@ -27,9 +27,11 @@ struct Layout<LayoutId::k_iq2_xs> {
     template <class Real>
     THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real eighth = static_cast<Real>(f16_to_f32(block.d)) / 8;
+        THIMBLE_UNROLL
         for (int g = 2 * part; g < 2 * part + 2; ++g) {
             const int scale = (block.scales[g / 2] >> (4 * (g % 2))) & 15;
             const Real step = eighth * static_cast<Real>(2 * scale + 1);
+            THIMBLE_UNROLL
             for (int v = 2 * g; v < 2 * g + 2; ++v, out += 8)
                 unpack_point<Iq2XsGrid>(block.points[v] & 511, even_signs(block.points[v] >> 9),
                                         step, out);

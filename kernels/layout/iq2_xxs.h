@@ -33,6 +33,7 @@ struct Layout<LayoutId::k_iq2_xxs> {
         const Group& group = block.groups[part];
         const std::uint32_t word = load_u32(group.signs_scale);
         const Real step = eighth * static_cast<Real>(2 * static_cast<int>(word >> 28) + 1);
+        THIMBLE_UNROLL
         for (int v = 0; v < 4; ++v, out += 8)
             unpack_point<Iq2XxsGrid>(group.points[v], even_signs(word >> 7 * v & 127), step, out);
     }

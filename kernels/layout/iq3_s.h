@@ -31,6 +31,7 @@ struct Layout<LayoutId::k_iq3_s> {
         const Real d = static_cast<Real>(f16_to_f32(block.d));
         const int scale = (block.scales[part / 2] >> (4 * (part % 2))) & 15;
         const Real step = d * static_cast<Real>(2 * scale + 1);
+        THIMBLE_UNROLL
         for (int p = 8 * part; p < 8 * part + 8; ++p, out += 4) {
             const int high = (block.high[part] >> (p % 8)) & 1;
             const int signs = block.signs[p / 2] >> (4 * (p % 2));

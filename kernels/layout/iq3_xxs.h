@@ -30,6 +30,7 @@ struct Layout<LayoutId::k_iq3_xxs> {
         const Real quarter = static_cast<Real>(f16_to_f32(block.d)) / 4;
         const std::uint32_t word = load_u32(block.signs_scales[part]);
         const Real step = quarter * static_cast<Real>(2 * static_cast<int>(word >> 28) + 1);
+        THIMBLE_UNROLL
         for (int v = 0; v < 4; ++v, out += 8) {
             const std::uint8_t* points = block.points + 8 * part + 2 * v;
             const int signs = even_signs(word >> 7 * v & 127);

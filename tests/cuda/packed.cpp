@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/layout/all.h"
 
@@ -45,6 +46,8 @@ void mend(Block& block, float value) {
             block.d = f32_to_f16(value * 0x1p-6f);
         }
     }
+    if constexpr (std::is_same_v<Block, Layout<LayoutId::k_iq1_m>::Block>)  // d: its top nibbles
+        block.scales[3] = static_cast<std::uint16_t>((block.scales[3] & 0xfff) | 0x2000);
     if constexpr (requires { block.dmin; }) block.dmin = f32_to_f16(value * 0x1p-7f);
     if constexpr (requires { block.m; }) block.m = f32_to_f16(-value);
 }
