@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix-vector products of any stored layout with float input: a warp per row. Each lane decodes
 // 32 columns of the next 1024 into shared memory, transposed by a gap of one, so that then
-// neighbouring lanes take neighbouring columns of weights and inputs. Lane l sums columns l, l +
-// 32,
-// ... in order, then the lanes are added.
+// neighbouring lanes take neighbouring columns of weights and inputs. Lane l sums columns l,
+// l + 32, ... in order, then the lanes are added.
 // Floor: the weights' bytes; every weight also goes through shared memory once, which bounds
-// layouts of few bits. Shared memory: 33 KiB per block of 256 threads, so 4 blocks (32 warps) per
-// multiprocessor of 8.0 and 6 of 9.0. f32, f16 and bf16 are read in place and use none.
+// layouts of few bits. Shared memory: 33 KiB per block of 256 threads. Occupancy is bound by
+// registers: at 4 and 8 tokens, which take up to 96, two blocks per multiprocessor. f32, f16 and
+// bf16 are read in place and use no shared memory.
 #include "kernels/cuda/device/matvec.cuh"
 #include "kernels/cuda/device/unpack.cuh"
 
@@ -30,7 +30,7 @@ __device__ __forceinline__ void add_products(const Matmul& p, std::int64_t k, fl
 }
 
 template <LayoutId id, int kTokens>
-__global__ void __launch_bounds__(kMatvecThreads) matvec_kernel(Matmul p) {
+__global__ void __launch_bounds__(kMatvecThreads, kTokens > 2 ? 2 : 1) matvec_kernel(Matmul p) {
     const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
     const std::int64_t r = std::int64_t{blockIdx.x} * kMatvecRows + warp;
     if (r >= p.weight.rows) return;
