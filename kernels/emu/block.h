@@ -24,8 +24,8 @@ struct Thread {
     unsigned linear = 0, block_threads = 0;
 };
 struct Running {
-    const Thread* thread;
-    bool tracking;
+    const Thread* thread = nullptr;
+    bool tracking = false;
 };
 extern constinit thread_local Running running;
 inline const Thread& self() { return *running.thread; }

@@ -69,7 +69,9 @@ class Pool {
     }
 
     void work(Worker& mine) {
-        give_signal_stack(mine);
+        static thread_local bool given = false;
+        if (!given) give_signal_stack(mine);
+        given = true;
         for (std::uint64_t i; good_ && (i = next_++) < blocks_;) {
             if (!mine.run(*launch_, block_at(i, launch_->grid))) good_ = false;
         }

@@ -35,7 +35,7 @@ std::optional<cuda::Failure> failure_of(const std::function<void()>& work) {
 TEST_SUITE("cuda") {
     TEST_CASE("cuda emulation: every planted fault is found, in every order of threads") {
         for (const Planted& p : planted()) {
-            for (const std::uint64_t order : {0, 1, 12345}) {
+            for (const std::uint64_t order : {0U, 1U, 12345U}) {
                 const Scene scene;
                 emu::settings().thread_order = order;
                 emu::settings().lazy = order != 1;
@@ -130,11 +130,12 @@ TEST_SUITE("cuda") {
             int capability;
             std::size_t most;
         };
-        for (const auto [capability, most] :
+        for (const Limit limit :
              {Limit{80, 163 << 10}, {86, 99 << 10}, {89, 99 << 10}, {90, 227 << 10}}) {
             const Scene scene;
-            emu::settings().capability = capability;
-            CAPTURE(capability);
+            const auto most = limit.most;
+            emu::settings().capability = limit.capability;
+            CAPTURE(limit.capability);
             cuda::Stream mine;
             const auto refused = [&](const unsigned(&grid)[3], const unsigned(&block)[3],
                                      std::size_t shared, const char* says) {
