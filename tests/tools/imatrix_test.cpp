@@ -323,3 +323,39 @@ TEST_CASE("quantize collect-imatrix: from a text, and from records that say the 
                                          "q4_1", "--imatrix", file("a.gguf"), "--dry-run"});
     CHECK(used.exit == 0);
 }
+
+TEST_CASE("quantize: types of few bits are refused for matrices without importance, in a dry run") {
+    Setting s;
+    // An FFN of 256, so that its second matrix has whole blocks.
+    ModelCopy copy = ModelCopy::as_gguf(golden_model("llama-tied").directory, "f32");
+    copy.metadata.set("llama.feed_forward_length", std::uint32_t{256});
+    for (std::size_t i = 0; i < copy.specs.size(); ++i) {
+        for (std::uint64_t& d : copy.specs[i].dims) {
+            if (copy.specs[i].name.find("ffn_") == std::string::npos || d != 96) continue;
+            copy.data[i].resize(copy.data[i].size() / 96 * 256);
+            d = 256;
+        }
+    }
+    copy.write_gguf(s.model);
+    const auto dry = [&](std::vector<std::string> more) {
+        more.insert(more.begin(), {"-m", s.model, "-o", s.file("out.gguf"), "--dry-run"});
+        return quantize(more);
+    };
+    const ProcessResult without = dry({"--format", "iq2_xxs"});
+    CHECK(without.exit == 2);
+    CHECK(says(without, "'blk.0.ffn_down.weight': "));
+    CHECK(says(without, "give --imatrix FILE"));
+    CHECK(dry({"--format", "q2_k_s"}).exit == 2);
+    CHECK(dry({"--format", "q2_k"}).exit == 0);
+    CHECK(dry({"--format", "iq3_s"}).exit == 0);
+
+    s.matrix.entries.clear();
+    s.matrix.entries["blk.0.ffn_down.weight"] = {std::vector<float>(256, 1), {1}};
+    const ProcessResult part = dry({"--format", "iq2_xxs", "--imatrix", s.write()});
+    CHECK(part.exit == 2);
+    CHECK(says(part, "'blk.1.ffn_down.weight': "));
+    CHECK(says(part, "no entry"));
+    s.matrix.entries["blk.1.ffn_down.weight"] = {std::vector<float>(256, 1), {1}};
+    CHECK(dry({"--format", "iq2_xxs", "--imatrix", s.write()}).exit == 0);
+    CHECK(dry({"--format", "iq2_xxs", "--tensor-type", "ffn_down=q4_k"}).exit == 0);
+}
