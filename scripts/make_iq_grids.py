@@ -35,10 +35,10 @@ HEAD = """// SPDX-License-Identifier: Apache-2.0
 // A table for the host and, in CUDA C++, the same for devices, under the name with `Device`.
 #ifdef __CUDACC__
 #define THIMBLE_IQ_GRID(name, n, ...)                       \\
-    inline constexpr std::uint16_t name[n] = {__VA_ARGS__}; \\
+    static constexpr std::uint16_t name[n] = {__VA_ARGS__}; \\
     static __device__ const std::uint16_t name##Device[n] = {__VA_ARGS__};
 #else
-#define THIMBLE_IQ_GRID(name, n, ...) inline constexpr std::uint16_t name[n] = {__VA_ARGS__};
+#define THIMBLE_IQ_GRID(name, n, ...) static constexpr std::uint16_t name[n] = {__VA_ARGS__};
 #endif
 
 namespace thimble {
