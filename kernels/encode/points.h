@@ -140,7 +140,7 @@ struct PointSearch {
     Found plain, low_turned, high_turned;
     int first;
 
-    void run(const Octets& octets, int first_weight) {
+    THIMBLE_LANE_MEMBER void run(const Octets& octets, int first_weight) {
         first = first_weight;
         fill<Grid, turns>(octets, first, low);
         fill<Grid, turns>(octets, first + Grid::kWeights / 2, high);
@@ -149,15 +149,15 @@ struct PointSearch {
         scan<Grid>(low.turned, high.plain, low_turned);
         scan<Grid>(low.plain, high.turned, high_turned);
     }
-    [[nodiscard]] Lanes errors() const { return load(plain.error); }
-    [[nodiscard]] Lanes turned_errors() const {
+    [[nodiscard]] THIMBLE_LANE_MEMBER Lanes errors() const { return load(plain.error); }
+    [[nodiscard]] THIMBLE_LANE_MEMBER Lanes turned_errors() const {
         return min(load(low_turned.error), load(high_turned.error));
     }
 
-    [[nodiscard]] Choice choose(int lane) const {
+    [[nodiscard]] THIMBLE_LANE_MEMBER Choice choose(int lane) const {
         return {point_of<Grid>(low.plain, plain, lane), -1};
     }
-    [[nodiscard]] Choice choose_turned(const Octets& octets, int lane) const {
+    [[nodiscard]] THIMBLE_LANE_MEMBER Choice choose_turned(const Octets& octets, int lane) const {
         const bool in_low = low_turned.error[lane] <= high_turned.error[lane];
         const int point = in_low ? point_of<Grid>(low.turned, low_turned, lane)
                                  : point_of<Grid>(low.plain, high_turned, lane);
@@ -183,7 +183,7 @@ struct OctetSearch {
     static constexpr int kPoints = 8 / Grid::kWeights;
     PointSearch<Grid, turns> points[kPoints];
 
-    void run(const Octets& octets, float* errors) {
+    THIMBLE_LANE_MEMBER void run(const Octets& octets, float* errors) {
         for (int p = 0; p < kPoints; ++p) points[p].run(octets, p * Grid::kWeights);
         if constexpr (kPoints == 1) {
             store(errors, turns ? points[0].turned_errors() : points[0].errors());
@@ -195,7 +195,7 @@ struct OctetSearch {
         }
     }
     // The choices of one lane.
-    void choose(const Octets& octets, int lane, Choice (&out)[kPoints]) const {
+    THIMBLE_LANE_MEMBER void choose(const Octets& octets, int lane, Choice (&out)[kPoints]) const {
         int turned = 0;  // which of the points has a sign turned
         if constexpr (kPoints == 2 && turns) {
             const auto loss = [&](int p) {
