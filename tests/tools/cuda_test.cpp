@@ -3,6 +3,7 @@
 // what to be.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,9 @@ bool emulated() { return std::string_view(cuda::build_kind()) == "emulated"; }
 
 test::ProcessResult run(const std::string& model, std::vector<std::string> more,
                         const Environment& environment = {}) {
-    std::vector<std::string> command{test::tool_path("run"), "-m", model, "-p", "Once upon a time",
-                                     "--temp", "0", "--progress", "none"};
+    std::vector<std::string> command{
+        test::tool_path("run"), "-m",  model, "-p", "Once upon a time", "--temp", "0",
+        "--progress",           "none"};
     command.insert(command.end(), more.begin(), more.end());
     test::ProcessOptions options;
     options.environment = environment;
@@ -48,6 +50,40 @@ std::uint64_t planned_vram(const std::string& model, std::vector<std::string> mo
     const auto result = run(model, more);
     REQUIRE(result.exit == 0);
     return vram_of(result.out);
+}
+
+void check_real_model(const char* name) {
+    const auto model = test::real_model(name);
+    if (!model) return;
+    const std::vector<std::string> base{"-n", "3", "-c", "64"};
+    const auto cpu = run(*model, base);
+    REQUIRE(cpu.exit == 0);
+    const auto on_device = [&](const std::vector<std::string>& more) {
+        std::vector<std::string> all = base;
+        all.insert(all.end(), {"--device", "cuda"});
+        all.insert(all.end(), more.begin(), more.end());
+        return all;
+    };
+    for (const char* layers : {"-1", "7", "0"}) {
+        const auto result = run(*model, on_device({"--gpu-layers", layers}));
+        CAPTURE(layers);
+        INFO(result.err);
+        CHECK(result.exit == 0);
+        CHECK(result.out == cpu.out);
+    }
+    // Some weights are streamed, and no keys fit.
+    const test::TemporaryDirectory directory;
+    CHECK(run(*model, on_device({"--max-memory", "vram=1", "--dry-run", "--json",
+                                 directory.file("plan.json")}))
+              .exit == 77);
+    const std::uint64_t least = vram_of(test::read_file(directory.file("plan.json")));
+    const std::uint64_t budget = (least + planned_vram(*model, on_device({}))) / 2;
+    const auto streamed =
+        run(*model, on_device({"--max-memory", "vram=" + std::to_string(budget)}));
+    INFO(streamed.err);
+    CHECK(streamed.exit == 0);
+    CHECK(streamed.out == cpu.out);
+    CHECK(streamed.err.find("streamed from host memory") != std::string::npos);
 }
 
 }  // namespace
@@ -92,13 +128,13 @@ TEST_SUITE("cuda" * doctest::skip(!emulated())) {
         CHECK(run(model, short_by_a_page).exit == 77);
     }
 
-    TEST_CASE("cuda: a device that has less than was stated ends with 77 and names what to offload") {
+    TEST_CASE(
+        "cuda: a device that has less than was stated ends with 77 and names what to offload") {
         const test::TemporaryDirectory directory;
         test::write_tiny_model(directory.file("m.gguf"), "llama-tied");
-        const auto result =
-            run(directory.file("m.gguf"),
-                {"-n", "2", "--device", "cuda", "--max-memory", "vram=1GiB"},
-                {{"THIMBLE_EMU_MEMORY", "1000000"}});
+        const auto result = run(directory.file("m.gguf"),
+                                {"-n", "2", "--device", "cuda", "--max-memory", "vram=1GiB"},
+                                {{"THIMBLE_EMU_MEMORY", "1000000"}});
         CHECK(result.exit == 77);
         CHECK(result.err.find("--gpu-layers") != std::string::npos);
     }
@@ -113,33 +149,37 @@ TEST_SUITE("cuda" * doctest::skip(!emulated())) {
         CHECK(result.err.find("--device cpu") != std::string::npos);
     }
 
-    TEST_CASE("cuda: real models give the CPU's greedy tokens with all, some and no layers there") {
-        for (const char* name : {test::kSmolLm2, test::kGemma3}) {
-            const auto model = test::real_model(name);
-            if (!model) continue;
-            const std::vector<std::string> base{"-n", "4", "-c", "64"};
-            const auto cpu = run(*model, base);
-            REQUIRE(cpu.exit == 0);
-            for (const char* layers : {"-1", "7", "0"}) {
-                std::vector<std::string> device = base;
-                device.insert(device.end(), {"--device", "cuda", "--gpu-layers", layers});
-                const auto result = run(*model, device);
-                CAPTURE(name);
-                CAPTURE(layers);
-                INFO(result.err);
-                CHECK(result.exit == 0);
-                CHECK(result.out == cpu.out);
+    TEST_CASE("cuda: SmolLM2 gives the CPU's greedy tokens with all, some and no layers there") {
+        check_real_model(test::kSmolLm2);
+    }
+    TEST_CASE("cuda: Gemma gives the CPU's greedy tokens with all, some and no layers there") {
+        check_real_model(test::kGemma3);
+    }
+
+    TEST_CASE("cuda: a short perplexity is the CPU's within half a percent") {
+        const auto model = test::real_model(test::kSmolLm2);
+        if (!model) return;
+        const test::TemporaryDirectory directory;
+        const auto perplexity = [&](const std::string& device) {
+            test::ProcessOptions options;
+            options.environment = {{"THIMBLE_EMU_TRACK", "0"}};
+            const std::string out = directory.file(device + ".json");
+            const auto result =
+                test::run_process({test::tool_path("evaluate"), "-m", *model, "-f",
+                                   "/usr/share/common-licenses/GPL-3", "-c", "48", "--chunks", "1",
+                                   "--device", device, "--json", out, "--progress", "none"},
+                                  options);
+            INFO(result.err);
+            REQUIRE(result.exit == 0);
+            const Json json = parse_json(test::read_file(out), "record");
+            const Json* at = &json;
+            for (const char* key : {"result", "perplexity", "perplexity", "value"}) {
+                at = at->find(key);
+                REQUIRE(at != nullptr);
             }
-            // Half of the device memory: streamed weights.
-            std::vector<std::string> device = base;
-            device.insert(device.end(), {"--device", "cuda"});
-            const std::uint64_t half = planned_vram(*model, device) / 2;
-            device.insert(device.end(), {"--max-memory", "vram=" + std::to_string(half)});
-            const auto streamed = run(*model, device);
-            INFO(streamed.err);
-            CHECK(streamed.exit == 0);
-            CHECK(streamed.out == cpu.out);
-            CHECK(streamed.err.find("streamed") != std::string::npos);
-        }
+            return at->as_double("value");
+        };
+        const double cpu = perplexity("cpu"), device = perplexity("cuda");
+        CHECK(std::abs(device / cpu - 1) < 0.005);
     }
 }

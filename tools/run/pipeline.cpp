@@ -158,6 +158,7 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
     predict_time(plan, common);
     if (common.device == "cuda") {
         plan.notes.push_back(Runner::describe_placement(*source_, runner));
+        log_info(plan.notes.back());
         plan.cheapest_change = vram_remedy(*source_, runner, budget);
     }
     const auto limit = budget.limit_bytes[static_cast<std::size_t>(Tier::kRam)];
