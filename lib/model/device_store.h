@@ -26,8 +26,8 @@ struct DevicePlan {
 };
 
 // The head and the first `device_layers` layers on the device, as many of them for good as
-// `most_bytes` of device memory hold; where nothing fits, the least that will do. No layers: the head
-// stays on the host, too.
+// `most_bytes` of device memory hold; where nothing fits, the least that will do. No layers: the
+// head stays on the host, too.
 [[nodiscard]] DevicePlan plan_device_store(const ModelSource& source, const Exec& host, bool repack,
                                            std::int64_t device_layers, std::uint64_t most_bytes);
 [[nodiscard]] std::unique_ptr<WeightStore> make_device_store(const ModelSource& source,
