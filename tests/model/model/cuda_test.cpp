@@ -127,7 +127,8 @@ TEST_SUITE("cuda" * doctest::skip(no_device())) {
             REQUIRE(least < whole.vram);
             std::uint64_t before = 0;
             for (int i = 0; i <= 6; ++i) {
-                options.cuda.vram_bytes = least + (whole.vram - least) * static_cast<unsigned>(i) / 6;
+                options.cuda.vram_bytes =
+                    least + (whole.vram - least) * static_cast<unsigned>(i) / 6;
                 CAPTURE(i);
                 const Run some = run(path, options, tokens);
                 CHECK(some.vram <= options.cuda.vram_bytes);
