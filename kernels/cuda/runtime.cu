@@ -34,6 +34,7 @@ DeviceFacts open_device() {
         check(cudaDriverGetVersion(&driver), "the driver's version");
         check(cudaRuntimeGetVersion(&runtime), "the runtime's version");
         ignore(cudaGetLastError());
+        if (driver == 0) throw Failure(Failure::Kind::kNoDevice, "no NVIDIA driver is loaded");
         char text[160];
         std::snprintf(text, sizeof text, "the driver supports CUDA %d.%d, this build needs %d.%d",
                       driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
