@@ -128,7 +128,9 @@ std::string Runner::describe_placement(const ModelSource& source, const RunnerOp
                        " on the CUDA device";
     if (streamed > 0)
         text += ", " + std::to_string(streamed) + " of these streamed from host memory";
-    if (layers > 0) text += "; KV of the first " + std::to_string(tokens) + " tokens on the device";
+    if (layers > 0 && tokens == 0) text += "; keys and values in host memory";
+    if (layers > 0 && tokens > 0)
+        text += "; keys and values of the first " + std::to_string(tokens) + " tokens there, too";
     return text;
 }
 

@@ -99,6 +99,9 @@ TEST_SUITE("cuda" * doctest::skip(!emulated())) {
         CHECK(none.err.find("--device cpu") != std::string::npos);
         CHECK(none.out.empty());
         const auto old = run(directory.file("m.gguf"), cuda, {{"THIMBLE_EMU_DRIVER", "11040"}});
+        const auto bare = run(directory.file("m.gguf"), cuda, {{"THIMBLE_EMU_DRIVER", "0"}});
+        CHECK(bare.exit == 2);
+        CHECK(bare.err.find("no NVIDIA driver") != std::string::npos);
         CHECK(old.exit == 2);
         CHECK(old.err.find("11.4") != std::string::npos);
         CHECK(old.err.find("13.0") != std::string::npos);
