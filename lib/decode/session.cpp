@@ -84,6 +84,9 @@ std::int64_t Session::reuse(std::span<const Token> prompt) {
 // Feeds tokens and chooses the one that follows.
 Token Session::step(std::span<const Token> tokens) {
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+    const SamplerOptions& sampling = options_.sampling;
+    if (runner_.head_on_device() && sampling.greedy() && sampling.repeat_penalty == 1)
+        return runner_.forward_greedy(seq_, tokens);
     Token next = -1;
     runner_.forward(seq_, tokens, 1, [&](std::int64_t, View logits) {
         next = sampler_.sample(logits, tokens_, tokens_.size());

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "core/error.h"
 #include "format/weight_format.h"
@@ -51,7 +52,15 @@ struct Runner::State {
     // A layer over rows in host memory.
     void run_rows(BlockCtx& ctx, std::size_t layer, View rows) const;
     void check(std::span<const std::int32_t> tokens) const;
-    void head(View x, bool away, std::int64_t first, Tap* tap, const LogitsSink& sink);
+    // What to do with logits: hand them on, or only say which is the largest (of one row).
+    struct Wanted {
+        Tap* tap = nullptr;
+        const LogitsSink* sink = nullptr;
+        ops::RowStats* stats = nullptr;
+    };
+    void head(View x, bool away, std::int64_t first, const Wanted& wanted);
+    void forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
+                 const Wanted& wanted);
     void reserve_logits(std::int64_t rows);
 };
 
@@ -138,7 +147,7 @@ void Runner::State::step(SeqId seq, std::span<const std::int32_t> tokens, Residu
 
 // x: rows whose logits are wanted, on the device if `away`; `first` is the place of row 0 among all
 // that are.
-void Runner::State::head(View x, bool away, std::int64_t first, Tap* tap, const LogitsSink& sink) {
+void Runner::State::head(View x, bool away, std::int64_t first, const Wanted& wanted) {
     const Lease lease = store->acquire({UnitKind::kHead, 0});
     const bool on_device = plan.on_device(plan.units.size() - 1);
     const Exec& where = on_device ? device : exec;
@@ -154,14 +163,18 @@ void Runner::State::head(View x, bool away, std::int64_t first, Tap* tap, const 
         }
         const View h = where.workspace->take_view(where.dtype(), rows, x.cols);
         ops::rms_norm(where, from, lease.vector(output_norm), spec().norm_epsilon, h);
-        if (tap) tap->input(lease.unit(), {&output, 1}, h);
-        if (!sink) continue;
+        if (wanted.tap) wanted.tap->input(lease.unit(), {&output, 1}, h);
+        if (wanted.sink == nullptr && wanted.stats == nullptr) continue;
         const View out = {logits.data(), exec.dtype(), rows, spec().vocab, spec().vocab};
         View computed = out;
         if (on_device) computed.data = device_logits.data();
         apply(where, h, std::array{lease.matrix(output).into(computed)});
+        if (wanted.stats != nullptr) {
+            ops::row_stats(where, computed, {wanted.stats, 1});
+            continue;
+        }
         if (on_device) ops::copy_to_host(device, computed, out);
-        sink(first + r, out);
+        (*wanted.sink)(first + r, out);
     }
 }
 
@@ -219,30 +232,47 @@ bool Runner::sweep(std::span<const std::span<const std::int32_t>> texts, View hi
 
 void Runner::head(View hidden, Tap* tap, const LogitsSink& sink) {
     if (sink) state_->reserve_logits(hidden.rows);
-    state_->head(hidden, false, 0, tap, sink);
+    state_->head(hidden, false, 0, {.tap = tap, .sink = sink ? &sink : nullptr});
+}
+
+void Runner::State::forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t count,
+                            const Wanted& wanted) {
+    const auto total = static_cast<std::int64_t>(tokens.size());
+    check(tokens);
+    const std::int64_t first_wanted = total - count;
+    reserve_logits(count);
+    for (std::int64_t first = 0; first < total; first += plan.step_tokens) {
+        const std::int64_t rows = std::min(plan.step_tokens, total - first);
+        const WorkspaceScope scope(*workspace), device_scope(cuda ? *device_workspace : *workspace);
+        Residual x = take_residual(rows);
+        step(seq, tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows)),
+             x);
+        const std::int64_t skip = std::max<std::int64_t>(first_wanted - first, 0);
+        if (skip < rows) {
+            head((x.away ? x.device : x.host).slice_rows(skip, rows - skip), x.away,
+                 first + skip - first_wanted, wanted);
+        }
+    }
 }
 
 void Runner::forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
                      const LogitsSink& sink) {
-    State& s = *state_;
-    const auto total = static_cast<std::int64_t>(tokens.size());
-    s.check(tokens);
-    logits = std::clamp<std::int64_t>(logits, 0, total);
-    const std::int64_t first_wanted = total - logits;
-    s.reserve_logits(logits);
-    for (std::int64_t first = 0; first < total; first += s.plan.step_tokens) {
-        const std::int64_t count = std::min(s.plan.step_tokens, total - first);
-        const WorkspaceScope scope(*s.workspace),
-            device_scope(s.cuda ? *s.device_workspace : *s.workspace);
-        State::Residual x = s.take_residual(count);
-        s.step(seq,
-               tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)), x);
-        const std::int64_t skip = std::max<std::int64_t>(first_wanted - first, 0);
-        if (skip < count) {
-            s.head((x.away ? x.device : x.host).slice_rows(skip, count - skip), x.away,
-                   first + skip - first_wanted, nullptr, sink);
-        }
+    state_->forward(seq, tokens, std::clamp<std::int64_t>(logits, 0, std::ssize(tokens)),
+                    {.sink = sink ? &sink : nullptr});
+}
+
+bool Runner::head_on_device() const noexcept {
+    return state_->plan.on_device(state_->plan.units.size() - 1);
+}
+
+std::int32_t Runner::forward_greedy(SeqId seq, std::span<const std::int32_t> tokens) {
+    ops::RowStats stats{};
+    state_->forward(seq, tokens, 1, {.stats = &stats});
+    if (std::isnan(stats.log_sum_exp) || std::isinf(stats.log_sum_exp)) {
+        throw Error(Exit::kBadData, "logits", "not a number, or none is finite",
+                    "the model's weights are broken: try quantize verify");
     }
+    return stats.argmax;
 }
 
 std::uint64_t Runner::streamed_bytes() const noexcept { return state_->store->streamed_bytes(); }

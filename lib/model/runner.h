@@ -57,6 +57,11 @@ class Runner {
     void forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
                  const LogitsSink& sink);
 
+    // Where the head is computed on a device: the most likely token after these, as a Sampler with
+    // temperature 0 chooses it, and the logits stay there. Error(kBadData) when one is NaN or +inf.
+    [[nodiscard]] bool head_on_device() const noexcept;
+    [[nodiscard]] std::int32_t forward_greedy(SeqId seq, std::span<const std::int32_t> tokens);
+
     // Texts that know nothing of each other, layer by layer: the weights of a layer are at hand
     // once for all of them, however many. Row after row of all texts, `hidden` [tokens, hidden] is
     // then what the head reads; each row has the bits that forward() gives it. After each layer

@@ -104,8 +104,9 @@ void RunnerPlan::add_workspaces() {
     const std::size_t x = view_bytes(exec, step_tokens, spec_->hidden);
     host_workspace = x + host;
     // Rows whose logits are wanted may come from the host.
-    device_workspace =
-        any_on_device() ? x + there + view_bytes(away, logit_rows, spec_->hidden) : 0;
+    device_workspace = any_on_device() ? x + there + view_bytes(away, logit_rows, spec_->hidden) +
+                                             view_bytes(away, 3, logit_rows)  // of ops::row_stats
+                                       : 0;
 }
 
 StorePlan Runner::store_plan(const ModelSource& source, const RunnerOptions& options) {

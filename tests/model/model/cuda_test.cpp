@@ -47,6 +47,11 @@ Run run(const std::string& path, const RunnerOptions& options,
     out.ram = Ledger::process().peak_bytes(Tier::kRam) - others;
     out.vram = Ledger::process().peak_bytes(Tier::kVram);
     out.greedy = test::greedy(runner, tokens, 5);
+    if (runner.head_on_device()) {
+        const SeqId seq = runner.kv().open();
+        CHECK(runner.forward_greedy(seq, tokens) == out.greedy.front());
+        runner.kv().close(seq);
+    }
     return out;
 }
 
