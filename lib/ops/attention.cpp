@@ -334,10 +334,6 @@ std::size_t attention_workspace_bytes(std::int64_t tokens, int heads, int head_d
            floats(2 * kRoundTiles * rows);
 }
 
-std::size_t host_attention_bytes(std::int64_t tokens, int heads, int head_dim, std::int64_t slots) {
-    return on_cuda::host_attention_bytes(tokens, heads, head_dim, slots);
-}
-
 namespace {
 
 template <class Real>

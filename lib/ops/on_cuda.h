@@ -22,9 +22,6 @@ void copy(const Exec& exec, View from, View to);
 void attention(const Exec& exec, const Attention& problem, const AttnState* state);
 [[nodiscard]] std::size_t attention_workspace_bytes(std::int64_t tokens, int heads, int head_dim,
                                                     std::int64_t slots);
-// On the host, for segments that lie there.
-[[nodiscard]] std::size_t host_attention_bytes(std::int64_t tokens, int heads, int head_dim,
-                                               std::int64_t slots);
 void merge(const Exec& exec, const AttnState& part, AttnState into, int head_dim);
 
 // The forms of a matmul's input on the device, made when first wanted.

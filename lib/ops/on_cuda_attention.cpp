@@ -163,15 +163,6 @@ std::size_t attention_workspace_bytes(std::int64_t tokens, int heads, int head_d
     return bytes(splits * rows * head_dim) + 2 * bytes(splits * rows);
 }
 
-std::size_t host_attention_bytes(std::int64_t tokens, int heads, int head_dim, std::int64_t slots) {
-    const std::int64_t count = std::min(tokens, kTokensAtOnce), rows = count * heads;
-    const auto bytes = [](std::int64_t n) {
-        return (static_cast<std::size_t>(n) * sizeof(float) + 63) & ~std::size_t{63};
-    };
-    return 2 * bytes(rows * head_dim) + 2 * bytes(rows) +
-           ops::attention_workspace_bytes(count, heads, head_dim, slots, Device::kCpu);
-}
-
 void merge(const Exec& exec, const AttnState& part, AttnState into, int head_dim) {
     const WorkspaceScope scope(*exec.workspace);
     Workspace& w = *exec.workspace;
@@ -200,3 +191,13 @@ void merge(const Exec& exec, const AttnState& part, AttnState into, int head_dim
 }
 
 }  // namespace thimble::ops::on_cuda
+
+std::size_t thimble::ops::host_attention_bytes(std::int64_t tokens, int heads, int head_dim,
+                                               std::int64_t slots) {
+    const std::int64_t count = std::min(tokens, on_cuda::kTokensAtOnce), rows = count * heads;
+    const auto bytes = [](std::int64_t n) {
+        return (static_cast<std::size_t>(n) * sizeof(float) + 63) & ~std::size_t{63};
+    };
+    return 2 * bytes(rows * head_dim) + 2 * bytes(rows) +
+           ops::attention_workspace_bytes(count, heads, head_dim, slots, Device::kCpu);
+}
