@@ -53,10 +53,18 @@ class WorkspaceScope {
 
 class CudaContext;
 
+// How products of many rows are computed on the CPU.
+enum class Products : std::uint8_t {
+    kPacked,  // from the packed weights, by our kernels: a row's bits do not depend on the batch
+    kDense,   // training: weights decoded slice by slice to F32, or with Activations::kBf16 both
+              // operands rounded to BF16, for a dense GEMM that sums in F32
+};
+
 struct Exec {
     Device device = Device::kCpu;
     Isa isa = Isa::kPortable;
     Activations activations = Activations::kAuto;
+    Products products = Products::kPacked;
     Team* team = nullptr;
     Workspace* workspace = nullptr;
     CudaContext* cuda = nullptr;  // of Device::kCuda
