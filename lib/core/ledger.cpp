@@ -11,7 +11,8 @@ namespace thimble {
 namespace {
 constexpr std::array<std::string_view, kTiers> kTierNames = {"ram", "vram", "disk"};
 constexpr std::array<std::string_view, kPurposes> kPurposeNames = {
-    "baseline", "weights", "kv", "activations", "logits", "vocabulary", "io", "other"};
+    "baseline",  "weights",   "kv",         "activations", "logits",
+    "gradients", "optimizer", "vocabulary", "io",          "other"};
 
 template <class E>
 constexpr std::size_t index(E e) {

@@ -20,13 +20,15 @@ enum class Purpose : std::uint8_t {
     kBaseline,     // the process before any work: code, libraries, stacks (a constant per tool)
     kWeights,      // owned or mapped weights
     kKv,           // KV cache
-    kActivations,  // activations of one forward step
+    kActivations,  // activations of one step, those kept for a backward pass among them
     kLogits,       // logits and per-token statistics
+    kGradients,    // of trained parameters
+    kOptimizer,    // its state
     kVocabulary,   // tokenizer tables
     kIo,           // read and write buffers
     kOther,
 };
-inline constexpr int kPurposes = 8;
+inline constexpr int kPurposes = 10;
 [[nodiscard]] std::string_view name(Tier tier) noexcept;
 [[nodiscard]] std::string_view name(Purpose purpose) noexcept;
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The KV engine owns KV memory, positions and RoPE for all sequences of one model. Blocks hand it
-// unrotated q, k, v and get attention output back; they never see a slot or a position.
+// The KV engine owns KV memory, positions and RoPE for all sequences of one model.
 #pragma once
 
 #include <cstdint>
@@ -9,18 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "kv/policy.h"
-#include "ops/ops.h"
+#include "kv/sequence_state.h"
 
 namespace thimble {
-
-// How one attention layer rotates, masks and scales; part of the architecture's data.
-struct AttentionSpec {
-    AttentionLayer shape;
-    ops::Rope rope;
-    double scale = 0;  // applied to q.k
-    double softcap = 0;
-};
 
 struct KvOptions {
     std::string policy = "full";  // "streaming:sink=4,budget=1024"
@@ -52,12 +42,12 @@ struct KvPlacement {
     }
 };
 
-class KvEngine {
+class KvEngine final : public SequenceState {
   public:
     // On Device::kRef keys and values are F64. options.context_tokens must be known (> 0).
     KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options,
              const KvPlacement& placement);
-    ~KvEngine();
+    ~KvEngine() override;
 
     [[nodiscard]] SeqId open();  // memory is committed as slots are used, not here
     void close(SeqId seq);
@@ -76,9 +66,8 @@ class KvEngine {
     // One step of `count` new tokens of one sequence: begin, then per layer attend, then end.
     // Error(kUsage) naming --ctx-size when the sequence would not fit.
     void begin_step(SeqId seq, std::int64_t count);
-    // Rotates q and k, stores k and v, and attends: q [T, heads*dim] (overwritten), k, v [T,
-    // kv_heads*dim], out [T, heads*dim].
-    void attend(const Exec& exec, int layer, View q, View k, View v, View out);
+    // Stores k and v, too.
+    void attend(const Exec& exec, int layer, View q, View k, View v, View out) override;
     void end_step();
 
     [[nodiscard]] std::uint64_t bytes() const noexcept;  // committed now, equal to the ledger's

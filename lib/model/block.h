@@ -10,6 +10,8 @@
 #include <span>
 #include <string_view>
 
+#include "kv/packed_sequences.h"
+#include "model/linear_gradient.h"
 #include "model/spec.h"
 #include "model/store.h"
 
@@ -30,16 +32,59 @@ class Tap {
     virtual void input(UnitId unit, std::span<const std::size_t> matrices, View x) = 0;
 };
 
+// What one block's forward pass leaves for its backward pass: both take the same views in the same
+// order. The memory is the tape's.
+class SavedViews {
+  public:
+    // Without memory: measures.
+    explicit SavedViews(std::byte* data = nullptr) : data_(data) {}
+    View take(DType dtype, std::int64_t rows, std::int64_t cols) {
+        std::byte* at = data_ ? data_ + used_ : reinterpret_cast<std::byte*>(64 + used_);
+        used_ += (static_cast<std::size_t>(rows * cols) * size_of(dtype) + 63) & ~std::size_t{63};
+        return {at, dtype, rows, cols, cols};
+    }
+    [[nodiscard]] std::size_t used() const noexcept { return used_; }
+
+  private:
+    std::byte* data_;
+    std::size_t used_ = 0;
+};
+
 // All that it meets in a step.
 struct BlockCtx {
     const Exec& exec;
     const Lease& weights;
-    KvEngine& kv;
+    SequenceState& kv;
     Tap* tap = nullptr;
+    SavedViews* saved = nullptr;  // null: nothing is kept
+
+    // Memory for an intermediate: kept for the backward pass where there will be one.
+    [[nodiscard]] View keep(std::int64_t rows, std::int64_t cols) const {
+        return saved != nullptr ? saved->take(exec.dtype(), rows, cols)
+                                : exec.workspace->take_view(exec.dtype(), rows, cols);
+    }
 
     void show(std::initializer_list<std::size_t> matrices, View x) const {
         if (tap) tap->input(weights.unit(), {matrices.begin(), matrices.size()}, x);
     }
+};
+
+// All that it meets in a backward pass.
+struct BackwardCtx {
+    const Exec& exec;
+    const Lease& weights;
+    const PackedSequences& sequences;
+    SavedViews& saved;
+    GradientSink& sink;
+
+    [[nodiscard]] View kept(std::int64_t rows, std::int64_t cols) const {
+        return saved.take(exec.dtype(), rows, cols);
+    }
+    [[nodiscard]] LinearUse use(std::size_t matrix) const {
+        return {weights.matrix(matrix), weights.unit(), matrix};
+    }
+    // Of y = rms_norm(x, vector): dx += ...; dx may be dy, then dx = ....
+    void norm_backward(std::size_t vector, View x, double epsilon, View dy, View dx) const;
 };
 
 // For planning: what a step of so many tokens will meet.
@@ -54,6 +99,8 @@ class Block {
     virtual ~Block() = default;
     // x += block(x); x: [T, hidden].
     virtual void forward(BlockCtx& ctx, View x) const = 0;
+    // dx: the gradient of what x became; becomes that of what it was.
+    virtual void backward(BackwardCtx& ctx, View dx) const = 0;
     // Workspace that forward() takes at its peak.
     [[nodiscard]] virtual std::size_t workspace_bytes(const BlockPlan& plan) const = 0;
 };

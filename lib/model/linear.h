@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The one way blocks multiply by weights: y = x W^T (+ bias). A Linear borrows its weights from a
-// lease and is serialised with its tensors: <name>.weight and <name>.bias.
+// The one way blocks multiply by weights:
+//   y = row_scale * (x W^T + sum of scale * drop(x) A^T B^T) (+ bias).
+// A Linear borrows its weights from a lease and is serialised with its tensors: <name>.weight and
+// <name>.bias. Low-rank terms: "LoRA: Low-Rank Adaptation of Large Language Models" (2021); with a
+// row scale: "DoRA: Weight-Decomposed Low-Rank Adaptation" (2024).
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <span>
 
@@ -10,22 +14,47 @@
 
 namespace thimble {
 
-struct Linear {
-    PackedView weight;         // [out, in]
-    std::optional<View> bias;  // [1, out]
-
-    [[nodiscard]] std::int64_t in() const noexcept { return weight.shape.cols; }
-    [[nodiscard]] std::int64_t out() const noexcept { return weight.shape.rows; }
-    // y = this(x); y: [T, out].
-    [[nodiscard]] ops::Matmul into(View y) const { return {weight, y, bias, false}; }
-    // y += this(x)
-    [[nodiscard]] ops::Matmul onto(View y) const { return {weight, y, bias, true}; }
+// Zeroes elements of a term's input with probability `rate` and scales the others by
+// 1 / (1 - rate). Which ones depends on (seed, stream, element) alone, so a pass computed anew
+// meets the same.
+struct Dropout {
+    double rate = 0;
+    std::uint64_t seed = 0, stream = 0;
 };
 
+struct LowRank {
+    PackedView a;  // [rank, in]
+    PackedView b;  // [out, rank]
+    double scale = 1;
+    Dropout dropout = {};
+};
+
+struct Linear {
+    PackedView weight;                       // [out, in]
+    std::optional<View> bias = {};           // [1, out]
+    std::span<const LowRank> low_rank = {};  // owned by the store
+    std::optional<View> row_scale = {};      // [1, out]
+
+    // An application: y = this(x), or y += this(x); y: [T, out].
+    struct Use {
+        const Linear* linear = nullptr;
+        View y;
+        bool accumulate = false;
+    };
+    [[nodiscard]] std::int64_t in() const noexcept { return weight.shape.cols; }
+    [[nodiscard]] std::int64_t out() const noexcept { return weight.shape.rows; }
+    [[nodiscard]] Use into(View y) const { return {this, y, false}; }
+    [[nodiscard]] Use onto(View y) const { return {this, y, true}; }
+};
+
+// Most Linears that share one input.
+inline constexpr std::size_t kMostUses = 4;
 // Runs applications of Linears that share one input; x: [T, in].
-inline void apply(const Exec& exec, View x, std::span<const ops::Matmul> problems) {
-    ops::MatmulInput input(exec, x);
-    ops::matmul(exec, input, problems);
-}
+void apply(const Exec& exec, View x, std::span<const Linear::Use> uses);
+
+// Workspace bytes that low-rank terms add to apply() at most, with inputs and outputs of at most
+// `widest` columns.
+[[nodiscard]] std::size_t low_rank_bytes(const Exec& exec, std::int64_t tokens, std::int64_t rank,
+                                         std::int64_t widest, bool row_scale);
 
 }  // namespace thimble

@@ -12,13 +12,14 @@ namespace thimble {
 
 std::byte* Workspace::take(std::size_t bytes) {
     const std::size_t rounded = (bytes + 63) & ~std::size_t{63};
-    if (rounded > buffer_.bytes() - used_) {
+    if (rounded > capacity_ - used_) {
         throw Error(Exit::kFailure, "workspace",
                     std::to_string(rounded) + " bytes wanted, " +
-                        std::to_string(buffer_.bytes() - used_) + " of " +
-                        std::to_string(buffer_.bytes()) + " left: the plan was too small");
+                        std::to_string(capacity_ - used_) + " of " + std::to_string(capacity_) +
+                        " left: the plan was too small");
     }
-    std::byte* p = buffer_.data() + used_;
+    // Without memory: addresses that nothing may touch.
+    std::byte* p = buffer_ ? buffer_.data() + used_ : reinterpret_cast<std::byte*>(64 + used_);
     used_ += rounded;
     peak_ = std::max(peak_, used_);
     return p;

@@ -21,19 +21,22 @@ enum class Activations : std::uint8_t { kAuto, kF32, kBf16, kI8 };
 // Bump allocator for one forward step; its capacity is fixed by the plan before work begins.
 class Workspace {
   public:
+    // Measures what is taken, without memory behind it: for Exec::dry.
+    Workspace() = default;
     explicit Workspace(std::size_t bytes, Place place = Place::kHost)
-        : buffer_(bytes, Purpose::kActivations, place) {}
+        : buffer_(bytes, Purpose::kActivations, place), capacity_(bytes) {}
     // 64-byte aligned; throws Error(kFailure) past the capacity (a fault in the plan, not of the
     // user).
     [[nodiscard]] std::byte* take(std::size_t bytes);
     [[nodiscard]] View take_view(DType dtype, std::int64_t rows, std::int64_t cols);
     [[nodiscard]] std::size_t used() const noexcept { return used_; }
-    [[nodiscard]] std::size_t capacity() const noexcept { return buffer_.bytes(); }
+    [[nodiscard]] std::size_t capacity() const noexcept { return capacity_; }
     [[nodiscard]] std::size_t peak() const noexcept { return peak_; }
     void rewind(std::size_t used) noexcept { used_ = used; }
 
   private:
     Buffer buffer_;
+    std::size_t capacity_ = SIZE_MAX / 2;
     std::size_t used_ = 0, peak_ = 0;
 };
 
@@ -64,10 +67,13 @@ struct Exec {
     Device device = Device::kCpu;
     Isa isa = Isa::kPortable;
     Activations activations = Activations::kAuto;
-    Products products = Products::kPacked;
     Team* team = nullptr;
     Workspace* workspace = nullptr;
     CudaContext* cuda = nullptr;  // of Device::kCuda
+    Products products = Products::kPacked;
+    // Operations check shapes and take workspace, and compute nothing: views point nowhere. A step
+    // run so over a Workspace that only measures is its own plan. Training's operations know it.
+    bool dry = false;
 
     // Work of the same step on host memory: itself, or what a CudaContext has for it.
     [[nodiscard]] const Exec& host() const noexcept;

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <utility>
 
 #include "model/block.h"
+#include "ops/gradients.h"
 
 namespace thimble {
 namespace {
@@ -35,17 +37,20 @@ class AttentionBlock final : public Block {
         const auto take = [&](std::int64_t cols) {
             return workspace.take_view(exec.dtype(), x.rows, cols);
         };
+        if (ctx.saved) ops::copy(exec, x, ctx.keep(x.rows, x.cols));
         const View h = take(x.cols);
-        const View q = take(q_cols()), k = take(kv_cols()), v = take(kv_cols());
+        View q = ctx.keep(x.rows, q_cols()), k = ctx.keep(x.rows, kv_cols());
+        const View v = ctx.keep(x.rows, kv_cols());
         ops::rms_norm(exec, x, ctx.weights.vector(norm_), model_.norm_epsilon, h);
-        const std::array problems = {ctx.weights.matrix(q_).into(q), ctx.weights.matrix(k_).into(k),
-                                     ctx.weights.matrix(v_).into(v)};
+        const std::array uses = {ctx.weights.matrix(q_).into(q), ctx.weights.matrix(k_).into(k),
+                                 ctx.weights.matrix(v_).into(v)};
         ctx.show({q_, k_, v_}, h);
-        apply(exec, h, problems);
-        if (q_norm_) norm_heads(exec, q, ctx.weights.vector(*q_norm_));
-        if (k_norm_) norm_heads(exec, k, ctx.weights.vector(*k_norm_));
-
-        const View attended = take(q_cols());
+        apply(exec, h, uses);
+        const View attended = ctx.keep(x.rows, q_cols());
+        if (ctx.saved && q_norm_) {  // kept as they were before the norm
+            q = copy(exec, q), k = copy(exec, k);
+        }
+        norm_heads(ctx.exec, ctx.weights, q, k);
         ctx.kv.attend(exec, layer_, q, k, v, attended);
         const Linear& output = ctx.weights.matrix(output_);
         ctx.show({output_}, attended);
@@ -53,9 +58,42 @@ class AttentionBlock final : public Block {
             apply(exec, attended, std::array{output.onto(x)});
             return;
         }
-        apply(exec, attended, std::array{output.into(h)});
-        ops::rms_norm(exec, h, ctx.weights.vector(*post_norm_), model_.norm_epsilon, h);
+        const View out = ctx.saved ? ctx.keep(x.rows, x.cols) : h;
+        apply(exec, attended, std::array{output.into(out)});
+        ops::rms_norm(exec, out, ctx.weights.vector(*post_norm_), model_.norm_epsilon, h);
         ops::add(exec, x, h, x);
+    }
+
+    void backward(BackwardCtx& ctx, View dx) const override {
+        const Exec& exec = ctx.exec;
+        const WorkspaceScope scope(*exec.workspace);
+        const auto take = [&](std::int64_t cols) {
+            return exec.workspace->take_view(exec.dtype(), dx.rows, cols);
+        };
+        const View x = ctx.kept(dx.rows, dx.cols);
+        const View q = ctx.kept(dx.rows, q_cols()), k = ctx.kept(dx.rows, kv_cols());
+        const View v = ctx.kept(dx.rows, kv_cols()), attended = ctx.kept(dx.rows, q_cols());
+        View dout = dx;
+        if (post_norm_) {
+            const View out = ctx.kept(dx.rows, dx.cols);
+            dout = copy(exec, dx);
+            ctx.norm_backward(*post_norm_, out, model_.norm_epsilon, dout, dout);
+        }
+        const View dq = take(q_cols()), dk = take(kv_cols()), dv = take(kv_cols());
+        {
+            ops::MatmulInput input(exec, attended);
+            thimble::backward(exec, ctx.use(output_), input, dout, ctx.sink, dq, false);
+        }
+        attend_backward(ctx, q, k, v, dq, dk, dv);
+        const View h = take(dx.cols), dh = take(dx.cols);
+        ops::rms_norm(exec, x, ctx.weights.vector(norm_), model_.norm_epsilon, h);
+        {
+            ops::MatmulInput input(exec, h);
+            thimble::backward(exec, ctx.use(q_), input, dq, ctx.sink, dh, false);
+            thimble::backward(exec, ctx.use(k_), input, dk, ctx.sink, dh, true);
+            thimble::backward(exec, ctx.use(v_), input, dv, ctx.sink, dh, true);
+        }
+        ctx.norm_backward(norm_, x, model_.norm_epsilon, dh, dx);
     }
 
     std::size_t workspace_bytes(const BlockPlan& plan) const override {
@@ -79,10 +117,37 @@ class AttentionBlock final : public Block {
     }
 
     // x: [T, heads * head_dim], seen as [T * heads, head_dim].
-    void norm_heads(const Exec& exec, View x, View weight) const {
+    [[nodiscard]] View heads_of(View x) const {
         const std::int64_t dim = shape_.head_dim;
-        const View heads = {x.data, x.dtype, x.rows * (x.cols / dim), dim, dim};
-        ops::rms_norm(exec, heads, weight, model_.norm_epsilon, heads);
+        return {x.data, x.dtype, x.rows * (x.cols / dim), dim, dim};
+    }
+    static View copy(const Exec& exec, View x) {
+        const View to = exec.workspace->take_view(x.dtype, x.rows, x.cols);
+        ops::copy(exec, x, to);
+        return to;
+    }
+
+    void norm_heads(const Exec& exec, const Lease& weights, View q, View k) const {
+        if (!q_norm_) return;
+        for (const auto& [x, norm] : {std::pair(q, *q_norm_), std::pair(k, *k_norm_)}) {
+            const View heads = heads_of(x);
+            ops::rms_norm(exec, heads, weights.vector(norm), model_.norm_epsilon, heads);
+        }
+    }
+
+    // From the gradient of attention's output, in dq, to those of q, k (before norm and rotation)
+    // and v. Without norms the forward pass has rotated q and k in their place.
+    void attend_backward(BackwardCtx& ctx, View q, View k, View v, View dq, View dk,
+                         View dv) const {
+        if (!q_norm_)
+            return ctx.sequences.attend_backward(ctx.exec, layer_, q, k, v, dq, dq, dk, dv);
+        const WorkspaceScope scope(*ctx.exec.workspace);
+        const View normed_q = copy(ctx.exec, q), normed_k = copy(ctx.exec, k);
+        norm_heads(ctx.exec, ctx.weights, normed_q, normed_k);
+        ctx.sequences.rotate(ctx.exec, layer_, normed_q, normed_k);
+        ctx.sequences.attend_backward(ctx.exec, layer_, normed_q, normed_k, v, dq, dq, dk, dv);
+        ctx.norm_backward(*q_norm_, heads_of(q), model_.norm_epsilon, heads_of(dq), heads_of(dq));
+        ctx.norm_backward(*k_norm_, heads_of(k), model_.norm_epsilon, heads_of(dk), heads_of(dk));
     }
 
     const ModelSpec& model_;

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "model/block.h"
+#include "ops/gradients.h"
 
 namespace thimble {
 namespace {
@@ -24,24 +25,63 @@ class FfnBlock final : public Block {
         const Exec& exec = ctx.exec;
         Workspace& workspace = *exec.workspace;
         const WorkspaceScope scope(workspace);
+        if (ctx.saved) ops::copy(exec, x, ctx.keep(x.rows, x.cols));
+        const View gate = ctx.keep(x.rows, model_.ffn), up = ctx.keep(x.rows, model_.ffn);
         const View h = workspace.take_view(exec.dtype(), x.rows, x.cols);
-        const View gate = workspace.take_view(exec.dtype(), x.rows, model_.ffn);
-        const View up = workspace.take_view(exec.dtype(), x.rows, model_.ffn);
         ops::rms_norm(exec, x, ctx.weights.vector(norm_), model_.norm_epsilon, h);
-        const std::array problems = {ctx.weights.matrix(gate_).into(gate),
-                                     ctx.weights.matrix(up_).into(up)};
+        const std::array uses = {ctx.weights.matrix(gate_).into(gate),
+                                 ctx.weights.matrix(up_).into(up)};
         ctx.show({gate_, up_}, h);
-        apply(exec, h, problems);
-        ops::glu(exec, model_.gate, gate, up, gate);
+        apply(exec, h, uses);
+        // The product may take the gate's place, unless that is kept.
+        const View product =
+            ctx.saved ? workspace.take_view(exec.dtype(), x.rows, model_.ffn) : gate;
+        ops::glu(exec, model_.gate, gate, up, product);
         const Linear& down = ctx.weights.matrix(down_);
-        ctx.show({down_}, gate);
+        ctx.show({down_}, product);
         if (!post_norm_) {
-            apply(exec, gate, std::array{down.onto(x)});
+            apply(exec, product, std::array{down.onto(x)});
             return;
         }
-        apply(exec, gate, std::array{down.into(h)});
-        ops::rms_norm(exec, h, ctx.weights.vector(*post_norm_), model_.norm_epsilon, h);
+        const View out = ctx.saved ? ctx.keep(x.rows, x.cols) : h;
+        apply(exec, product, std::array{down.into(out)});
+        ops::rms_norm(exec, out, ctx.weights.vector(*post_norm_), model_.norm_epsilon, h);
         ops::add(exec, x, h, x);
+    }
+
+    void backward(BackwardCtx& ctx, View dx) const override {
+        const Exec& exec = ctx.exec;
+        Workspace& workspace = *exec.workspace;
+        const WorkspaceScope scope(workspace);
+        const auto take = [&](std::int64_t cols) {
+            return workspace.take_view(exec.dtype(), dx.rows, cols);
+        };
+        const View x = ctx.kept(dx.rows, dx.cols);
+        const View gate = ctx.kept(dx.rows, model_.ffn), up = ctx.kept(dx.rows, model_.ffn);
+        View dout = dx;
+        if (post_norm_) {
+            const View out = ctx.kept(dx.rows, dx.cols);
+            dout = take(dx.cols);
+            ops::copy(exec, dx, dout);
+            ctx.norm_backward(*post_norm_, out, model_.norm_epsilon, dout, dout);
+        }
+        const View dproduct = take(model_.ffn);
+        {
+            const WorkspaceScope inner(workspace);
+            const View product = take(model_.ffn);
+            ops::glu(exec, model_.gate, gate, up, product);
+            ops::MatmulInput input(exec, product);
+            thimble::backward(exec, ctx.use(down_), input, dout, ctx.sink, dproduct, false);
+        }
+        ops::glu_backward(exec, model_.gate, gate, up, dproduct, gate, up);
+        const View h = take(dx.cols), dh = take(dx.cols);
+        ops::rms_norm(exec, x, ctx.weights.vector(norm_), model_.norm_epsilon, h);
+        {
+            ops::MatmulInput input(exec, h);
+            thimble::backward(exec, ctx.use(gate_), input, gate, ctx.sink, dh, false);
+            thimble::backward(exec, ctx.use(up_), input, up, ctx.sink, dh, true);
+        }
+        ctx.norm_backward(norm_, x, model_.norm_epsilon, dh, dx);
     }
 
     std::size_t workspace_bytes(const BlockPlan& plan) const override {

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/linear.h"
+
+#include <array>
+
+#include "core/error.h"
+#include "model/linear_gradient.h"
+#include "ops/columns.h"
+#include "ops/gradients.h"
+
+namespace thimble {
+namespace {
+
+View take(const Exec& exec, std::int64_t rows, std::int64_t cols) {
+    return exec.workspace->take_view(exec.dtype(), rows, cols);
+}
+
+// y += scale * drop(x) A^T B^T
+void add_low_rank(const Exec& exec, ops::MatmulInput& x, const LowRank& term, View y) {
+    const WorkspaceScope scope(*exec.workspace);
+    const View in = x.view();
+    const View t = take(exec, in.rows, term.a.shape.rows);
+    const ops::Matmul down{term.a, t, std::nullopt, false};
+    if (term.dropout.rate > 0) {
+        const WorkspaceScope inner(*exec.workspace);
+        const View dropped = take(exec, in.rows, in.cols);
+        ops::dropout(exec, in, term.dropout.rate, term.dropout.seed, term.dropout.stream, dropped);
+        ops::MatmulInput kept(exec, dropped);
+        ops::matmul(exec, kept, down);
+    } else {
+        ops::matmul(exec, x, down);
+    }
+    ops::scale(exec, t, term.scale);
+    ops::MatmulInput small(exec, t);
+    ops::matmul(exec, small, ops::Matmul{term.b, y, std::nullopt, true});
+}
+
+// y = row_scale * (x W^T + low-rank terms), without the bias.
+void apply_scaled(const Exec& exec, ops::MatmulInput& x, const Linear& linear, View y) {
+    ops::matmul(exec, x, ops::Matmul{linear.weight, y, std::nullopt, false});
+    for (const LowRank& term : linear.low_rank) add_low_rank(exec, x, term, y);
+}
+
+void apply_row_scaled(const Exec& exec, ops::MatmulInput& x, const Linear::Use& use) {
+    const WorkspaceScope scope(*exec.workspace);
+    const Linear& linear = *use.linear;
+    const View y = use.accumulate ? take(exec, use.y.rows, use.y.cols) : use.y;
+    apply_scaled(exec, x, linear, y);
+    ops::scale_columns(exec, y, *linear.row_scale, linear.bias, y);
+    if (use.accumulate) ops::add(exec, use.y, y, use.y);
+}
+
+}  // namespace
+
+void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
+    if (uses.size() > kMostUses) throw Error(Exit::kFailure, "apply", "too many uses of one input");
+    ops::MatmulInput input(exec, x);
+    std::array<ops::Matmul, kMostUses> plain{};
+    std::size_t count = 0;
+    for (const Linear::Use& use : uses) {
+        if (use.linear->row_scale) continue;
+        plain[count++] = {use.linear->weight, use.y, use.linear->bias, use.accumulate};
+    }
+    ops::matmul(exec, input, std::span(plain).first(count));
+    for (const Linear::Use& use : uses) {
+        if (use.linear->row_scale) {
+            apply_row_scaled(exec, input, use);
+            continue;
+        }
+        for (const LowRank& term : use.linear->low_rank) add_low_rank(exec, input, term, use.y);
+    }
+}
+
+std::size_t low_rank_bytes(const Exec& exec, std::int64_t tokens, std::int64_t rank,
+                           std::int64_t widest, bool row_scale) {
+    const auto bytes = [&](std::int64_t cols) {
+        return (static_cast<std::size_t>(tokens * cols) * size_of(exec.dtype()) + 63) &
+               ~std::size_t{63};
+    };
+    return bytes(rank) + ops::matmul_input_bytes(exec, tokens, rank) +
+           (row_scale ? bytes(widest) : 0);
+}
+
+namespace {
+
+using Part = ParameterId::Part;
+
+// Gradients of one low-rank term; dy: of row_scale's argument.
+void low_rank_backward(const Exec& exec, const LinearUse& use, std::size_t index,
+                       ops::MatmulInput& x, ops::MatmulInput& dy, GradientSink& sink,
+                       const std::optional<View>& dx) {
+    const WorkspaceScope scope(*exec.workspace);
+    const LowRank& term = use.linear.low_rank[index];
+    const std::int64_t rows = dy.view().rows, rank = term.a.shape.rows;
+    const bool drops = term.dropout.rate > 0;
+    const auto id = [&](Part part) { return ParameterId{use.unit, part, use.index, index}; };
+    const std::optional<View> da = sink.gradient(id(Part::kLowRankA));
+    const std::optional<View> db = sink.gradient(id(Part::kLowRankB));
+
+    std::optional<ops::MatmulInput> kept;
+    if (drops && (da || db)) {
+        const View dropped = take(exec, rows, x.view().cols);
+        ops::dropout(exec, x.view(), term.dropout.rate, term.dropout.seed, term.dropout.stream,
+                     dropped);
+        kept.emplace(exec, dropped);
+    }
+    ops::MatmulInput& in = kept ? *kept : x;
+    if (db) {
+        const WorkspaceScope inner(*exec.workspace);
+        const View t = take(exec, rows, rank);
+        ops::matmul(exec, in, ops::Matmul{term.a, t, std::nullopt, false});
+        ops::scale(exec, t, term.scale);
+        ops::MatmulInput small(exec, t);
+        ops::weight_gradient(exec, dy, small, *db);
+        sink.done(id(Part::kLowRankB));
+    }
+    const View u = take(exec, rows, rank);  // scale * dy B
+    ops::matmul_t(exec, dy, term.b, u, false);
+    ops::scale(exec, u, term.scale);
+    ops::MatmulInput du(exec, u);
+    if (da) {
+        ops::weight_gradient(exec, du, in, *da);
+        sink.done(id(Part::kLowRankA));
+    }
+    if (!dx) return;
+    if (!drops) return ops::matmul_t(exec, du, term.a, *dx, true);
+    const View through = take(exec, rows, dx->cols);
+    ops::matmul_t(exec, du, term.a, through, false);
+    ops::dropout(exec, through, term.dropout.rate, term.dropout.seed, term.dropout.stream, through);
+    ops::add(exec, *dx, through, *dx);
+}
+
+// ds[r] += sum over t of dy[t][r] * (what row_scale multiplies)[t][r]
+void row_scale_backward(const Exec& exec, const LinearUse& use, ops::MatmulInput& x, View dy,
+                        GradientSink& sink) {
+    const ParameterId id{use.unit, Part::kRowScale, use.index, 0};
+    const std::optional<View> ds = sink.gradient(id);
+    if (!ds) return;
+    const WorkspaceScope scope(*exec.workspace);
+    const View y = take(exec, dy.rows, dy.cols);
+    apply_scaled(exec, x, use.linear, y);
+    ops::column_dots(exec, dy, y, *ds);
+    sink.done(id);
+}
+
+}  // namespace
+
+void backward(const Exec& exec, const LinearUse& use, ops::MatmulInput& x, View dy,
+              GradientSink& sink, const std::optional<View>& dx, bool accumulate) {
+    const WorkspaceScope scope(*exec.workspace);
+    const Linear& linear = use.linear;
+    const ParameterId matrix{use.unit, Part::kMatrix, use.index, 0};
+    const ParameterId bias{use.unit, Part::kBias, use.index, 0};
+    if (linear.bias) {
+        if (const auto db = sink.gradient(bias)) {
+            ops::column_sums(exec, dy, *db);
+            sink.done(bias);
+        }
+    }
+    View of_product = dy;
+    if (linear.row_scale) {
+        row_scale_backward(exec, use, x, dy, sink);
+        of_product = take(exec, dy.rows, dy.cols);
+        ops::scale_columns(exec, dy, *linear.row_scale, std::nullopt, of_product);
+    }
+    ops::MatmulInput d(exec, of_product);
+    if (dx) ops::matmul_t(exec, d, linear.weight, *dx, accumulate);
+    for (std::size_t i = 0; i < linear.low_rank.size(); ++i)
+        low_rank_backward(exec, use, i, x, d, sink, dx);
+    if (const auto dw = sink.gradient(matrix)) {
+        ops::weight_gradient(exec, d, x, *dw);
+        sink.done(matrix);
+    }
+}
+
+}  // namespace thimble
