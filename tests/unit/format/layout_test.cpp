@@ -244,6 +244,12 @@ void check_block(const std::vector<std::uint8_t>& bytes) {
         if (f[i] != static_cast<float>(want))
             FAIL(layout_info(id).name, " float weight ", i, ": ", f[i], " not ", want);
     }
+    if constexpr (L::kElements > kPartElements) {
+        float parts[L::kElements];
+        for (int part = 0; part < L::kElements / kPartElements; ++part)
+            L::unpack_part(block, part, parts + kPartElements * part);
+        if (std::memcmp(parts, f, sizeof f) != 0) FAIL(layout_info(id).name, " in parts differs");
+    }
 }
 
 template <LayoutId id>
