@@ -77,6 +77,19 @@ struct AttentionTile {
     std::int64_t window, sinks;     // window 0: none
 };
 
+// m += new_mean (g - m), v = old_square v + new_square g^2,
+// w -= decay w + step_size m / (root_scale sqrt(v) + epsilon).
+struct AdamwRule {
+    float new_mean, old_square, new_square, root_scale, epsilon, step_size, decay;
+};
+struct AdamwRange {
+    AdamwRule rule;
+    float* weights;
+    const float* gradients;
+    float *m, *v;
+    std::int64_t count;  // elements of each
+};
+
 #define THIMBLE_KERNEL(name, parameters) void(*name) parameters;
 struct KernelTable {
 #include "kernels/cpu/kernels.def"

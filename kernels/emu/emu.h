@@ -7,8 +7,8 @@
 // byte without a barrier between them, barriers that not all threads of a block reach or that they
 // reach at different places, warp operations that not all named lanes join, misaligned vector
 // accesses through load_vector, launches beyond the capability's limits, results of runtime calls
-// that nobody looks at, streams, events, memory and handles that are never given back, and (work on
-// a stream runs as late as it may) copies and kernels that nothing orders.
+// that nobody looks at, streams, events, memory and handles that are never given back, and copies
+// and kernels that nothing orders (with work on a stream as late as it may be, or copies as early).
 // What it is not: no registers, caches, timing, occupancy or independent thread scheduling; a
 // fiber runs until it waits; atomics and fences are the host's; races between blocks in global
 // memory show only if they happen; floats are the host's (no flush to zero, its own exp and sin).
@@ -20,6 +20,13 @@
 
 namespace thimble::emu {
 
+// When work that was put on a stream runs; all are orders that a device may take.
+enum class Timing : std::uint8_t {
+    kLate,         // when something waits for it
+    kAtOnce,       // before the call returns
+    kCopiesEarly,  // copies as soon as what they wait for is done, kernels when something waits
+};
+
 struct Settings {
     int devices = 1;                          // THIMBLE_EMU_DEVICES
     int capability = 80;                      // THIMBLE_EMU_CAPABILITY: 80 is 8.0
@@ -28,7 +35,7 @@ struct Settings {
     std::uint64_t thread_order = 0;           // seed; 0: ascending. THIMBLE_EMU_ORDER
     std::uint8_t poison = 0xff;               // fresh shared and device memory
     bool track_shared = true;                 // THIMBLE_EMU_TRACK=0: fast, for whole models
-    bool lazy = true;                         // false: work runs when it is put on a stream
+    Timing timing = Timing::kLate;            // THIMBLE_EMU_TIMING: 0, 1 or 2, as declared
     int workers = 0;                          // 0: as many as the machine has
 };
 // Read from the environment at first use. To be changed only while no work is queued.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The emulated runtime: settings, faults, memory calls, streams and events. Work on a stream is
-// queued and runs when something waits for it (lazy), or at once.
+// queued and runs as late or as early as the settings say.
 #include <algorithm>
 #include <cstdlib>
 #include <deque>
@@ -27,6 +27,7 @@ Settings read_settings() {
     s.driver_version = static_cast<int>(from_environment("THIMBLE_EMU_DRIVER", 13000));
     s.thread_order = from_environment("THIMBLE_EMU_ORDER", 0);
     s.track_shared = from_environment("THIMBLE_EMU_TRACK", 1) != 0;
+    s.timing = static_cast<Timing>(from_environment("THIMBLE_EMU_TIMING", 0));
     return s;
 }
 
@@ -120,10 +121,11 @@ struct ThimbleEmuStream {
         std::function<bool()> run;          // false: the device has failed
         ThimbleEmuStream* after = nullptr;  // waits until `after` has done `place` pieces
         std::uint64_t place = 0;
+        bool is_kernel = false;
     };
     std::deque<Work> queue;
     std::uint64_t done = 0, queued = 0;
-    bool running = false;
+    bool busy = false;  // the work before the queue's first is not done
 };
 
 namespace {
@@ -134,14 +136,38 @@ std::set<cudaStream_t>& streams() {
 }
 bool alive(cudaStream_t s) { return streams().count(s) != 0; }
 
+void drain(cudaStream_t stream, std::uint64_t place);
+
+void run_first(cudaStream_t stream) {
+    ThimbleEmuStream::Work work = std::move(stream->queue.front());
+    stream->queue.pop_front();
+    stream->busy = true;
+    if (work.after != nullptr && alive(work.after)) drain(work.after, work.place);
+    if (work.run && emu::sticky == cudaSuccess && !work.run()) emu::sticky = cudaErrorLaunchFailure;
+    stream->busy = false;
+    ++stream->done;
+}
+
+// Whether the stream's next work is a copy that need not wait.
+bool copy_is_next(cudaStream_t stream) {
+    if (stream->busy || stream->queue.empty() || stream->queue.front().is_kernel) return false;
+    const ThimbleEmuStream::Work& next = stream->queue.front();
+    return next.after == nullptr || !alive(next.after) || next.after->done >= next.place;
+}
+
+void advance_copies() {
+    for (bool more = true; more;) {
+        more = false;
+        for (cudaStream_t s : streams()) {
+            for (; copy_is_next(s); more = true) run_first(s);
+        }
+    }
+}
+
 void drain(cudaStream_t stream, std::uint64_t place) {
     while (stream->done < place && !stream->queue.empty()) {
-        ThimbleEmuStream::Work work = std::move(stream->queue.front());
-        stream->queue.pop_front();
-        if (work.after != nullptr && alive(work.after)) drain(work.after, work.place);
-        if (work.run && emu::sticky == cudaSuccess && !work.run())
-            emu::sticky = cudaErrorLaunchFailure;
-        ++stream->done;
+        run_first(stream);
+        if (emu::settings().timing == emu::Timing::kCopiesEarly) advance_copies();
     }
 }
 
@@ -150,8 +176,10 @@ cudaErrorCode put(cudaStream_t stream, ThimbleEmuStream::Work work) {
     if (emu::sticky != cudaSuccess) return emu::sticky;
     stream->queue.push_back(std::move(work));
     ++stream->queued;
-    if (!emu::settings().lazy) drain(stream, stream->queued);
-    return emu::settings().lazy ? cudaSuccess : emu::sticky;
+    const emu::Timing timing = emu::settings().timing;
+    if (timing == emu::Timing::kAtOnce) drain(stream, stream->queued);
+    if (timing == emu::Timing::kCopiesEarly) advance_copies();
+    return timing == emu::Timing::kLate ? cudaSuccess : emu::sticky;
 }
 
 cudaErrorCode device_state() {
@@ -375,12 +403,12 @@ cudaError_t launch(Launch launch, cudaStream_t stream) {
         return last_error;
     }
     const auto run = [launch] { return run_blocks(launch) && intact(launch.name); };
-    last_error = put(stream, {run, nullptr, 0});
+    last_error = put(stream, {run, nullptr, 0, true});
     return last_error;
 }
 
 void enqueue(cudaStream_t stream, std::function<bool()> work) {
-    last_error = put(stream, {std::move(work), nullptr, 0});
+    last_error = put(stream, {std::move(work), nullptr, 0, true});
 }
 
 }  // namespace thimble::emu

@@ -39,8 +39,7 @@ struct Layout<LayoutId::k_iq2_xs> {
     }
     template <class Real>
     THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
-        for (int part = 0; part < kElements / kPartElements; ++part)
-            unpack_part(block, part, out + kPartElements * part);
+        unpack_parts<Layout>(block, out);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_iq2_xs>::Block) == 74);

@@ -29,20 +29,19 @@ struct Layout<LayoutId::k_q2_k> {
     THIMBLE_HOST_DEVICE static void unpack_part(const Block& block, int part, Real* out) {
         const Real d = static_cast<Real>(f16_to_f32(block.d));
         const Real dmin = static_cast<Real>(f16_to_f32(block.dmin));
+        const std::uint8_t* codes = block.codes + 32 * (part / 4);
         const int shift = part % 4 * 2;
         for (int half = 0; half < 2; ++half) {
             const int g = 2 * part + half;
             const Real scale = d * static_cast<Real>(block.scales[g] & 15);
             const Real minimum = dmin * static_cast<Real>(block.scales[g] >> 4);
-            const std::uint8_t* codes = block.codes + 32 * (part / 4) + 16 * half;
-            for (int i = 0; i < 16; ++i)
-                out[16 * half + i] = scale * static_cast<Real>((codes[i] >> shift) & 3) - minimum;
+            for (int i = 16 * half; i < 16 * half + 16; ++i)
+                out[i] = scale * static_cast<Real>((codes[i] >> shift) & 3) - minimum;
         }
     }
     template <class Real>
     THIMBLE_HOST_DEVICE static void unpack(const Block& block, Real* out) {
-        for (int part = 0; part < kElements / kPartElements; ++part)
-            unpack_part(block, part, out + kPartElements * part);
+        unpack_parts<Layout>(block, out);
     }
 };
 static_assert(sizeof(Layout<LayoutId::k_q2_k>::Block) == 84);

@@ -3,9 +3,8 @@
 // decoding by the layout's unpack, verification. A leaf supplies `Codec`:
 //   static constexpr LayoutId kLayout;
 //   static FormatInfo info();
-//   // Packs `count` blocks; importance is null or has a value per weight.
-//   static void encode(const float* weights, const float* importance, Block* out, std::int64_t
-//   count);
+//   // Packs one block; importance is null or has a value per weight.
+//   static void encode(const float* weights, const float* importance, Block& out);
 //   static bool finite(const Block&);        // scales, or the value itself
 #pragma once
 
@@ -68,7 +67,7 @@ class BlockFormat final : public WeightFormat {
                 if (blocks_ != nullptr) {
                     blocks_(Codec::kLayout, weights + column, importance, count, run.data());
                 } else {
-                    Codec::encode(weights + column, importance, run.data(), count);
+                    encode_blocks(weights + column, importance, count, run.data());
                 }
                 for (std::int64_t i = 0; i < count; ++i) {
                     if (!Codec::finite(run[static_cast<std::size_t>(i)]))
@@ -76,6 +75,14 @@ class BlockFormat final : public WeightFormat {
                 }
                 sink.append(0,
                             std::as_bytes(std::span(run).first(static_cast<std::size_t>(count))));
+            }
+        }
+
+        static void encode_blocks(const float* weights, const float* importance, std::int64_t count,
+                                  Block* out) {
+            for (std::int64_t b = 0; b < count; ++b) {
+                const std::int64_t at = b * L::kElements;
+                Codec::encode(weights + at, importance ? importance + at : nullptr, out[b]);
             }
         }
 

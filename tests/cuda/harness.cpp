@@ -30,11 +30,18 @@ std::vector<float> run_all_orders(const std::function<std::vector<float>()>& wor
 #ifdef THIMBLE_CUDA_EMULATED
     std::vector<float> first;
     const emu::Settings kept = emu::settings();
-    for (const std::uint64_t order : {0, 1, 12345}) {
+    struct Order {
+        std::uint64_t threads;
+        std::uint8_t poison;
+        emu::Timing timing;
+    };
+    for (const auto& [order, poison, timing] :
+         {Order{0, 0xff, emu::Timing::kLate}, Order{1, 0x7b, emu::Timing::kAtOnce},
+          Order{12345, 0xff, emu::Timing::kCopiesEarly}}) {
         emu::settings() = kept;
         emu::settings().thread_order = order;
-        emu::settings().poison = order == 1 ? 0x7b : 0xff;
-        emu::settings().lazy = order != 1;
+        emu::settings().poison = poison;
+        emu::settings().timing = timing;
         emu::clear_fault();
         const std::vector<float> result = work();
         stream().wait();

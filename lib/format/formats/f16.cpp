@@ -15,8 +15,8 @@ struct Codec {
                 .nominal_bits_per_weight = 16,
                 .error_bound = 0x1p-11};
     }
-    static void encode(const float* weights, const float*, Block* out, std::int64_t count) {
-        for (std::int64_t i = 0; i < count; ++i) out[i].bits = f32_to_f16(weights[i]);
+    static void encode(const float* weights, const float*, Block& out) {
+        out.bits = f32_to_f16(*weights);
     }
     static bool finite(const Block& block) { return finite_half(block.bits); }
 };

@@ -12,9 +12,7 @@ struct Codec {
     static FormatInfo info() {
         return {.name = "f32", .layout = kLayout, .lossless = true, .nominal_bits_per_weight = 32};
     }
-    static void encode(const float* weights, const float*, Block* out, std::int64_t count) {
-        for (std::int64_t i = 0; i < count; ++i) out[i].value = weights[i];
-    }
+    static void encode(const float* weights, const float*, Block& out) { out.value = *weights; }
     static bool finite(const Block& block) {
         return (float_to_bits(block.value) & 0x7f800000u) != 0x7f800000u;
     }

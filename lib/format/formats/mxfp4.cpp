@@ -20,11 +20,8 @@ struct Codec {
                 .error_bound = 0.25};
     }
 
-    static void encode(const float* weights, const float* importance, Block* out,
-                       std::int64_t count) {
-        for (std::int64_t b = 0; b < count; ++b)
-            encode::plain::encode_block(weights + 32 * b,
-                                        importance ? importance + 32 * b : nullptr, out[b]);
+    static void encode(const float* weights, const float* importance, Block& out) {
+        encode::plain::encode_block(weights, importance, out);
     }
 
     static bool finite(const Block& block) { return block.d <= kE8m0Finite; }

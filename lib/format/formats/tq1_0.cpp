@@ -20,16 +20,13 @@ struct Codec {
                 .error_bound = 1};
     }
 
-    static void encode(const float* weights, const float* importance, Block* out,
-                       std::int64_t count) {
-        for (std::int64_t b = 0; b < count; ++b) {
-            TernaryBlock plain;
-            encode_ternary(weights + 256 * b, importance ? importance + 256 * b : nullptr, plain);
-            out[b].d = plain.d;
-            join(plain.digits, 32, 5, out[b].codes);
-            join(plain.digits + 160, 16, 5, out[b].codes + 32);
-            join(plain.digits + 240, 4, 4, out[b].last);
-        }
+    static void encode(const float* weights, const float* importance, Block& out) {
+        TernaryBlock plain;
+        encode_ternary(weights, importance, plain);
+        out.d = plain.d;
+        join(plain.digits, 32, 5, out.codes);
+        join(plain.digits + 160, 16, 5, out.codes + 32);
+        join(plain.digits + 240, 4, 4, out.last);
     }
 
     // digits[count * n + i], n the place after the point, to byte i: the fraction of 256, rounded

@@ -21,17 +21,14 @@ struct Codec {
                 .error_bound = 1};
     }
 
-    static void encode(const float* weights, const float* importance, Block* out,
-                       std::int64_t count) {
-        for (std::int64_t b = 0; b < count; ++b) {
-            TernaryBlock plain;
-            encode_ternary(weights + 256 * b, importance ? importance + 256 * b : nullptr, plain);
-            out[b] = {};
-            out[b].d = plain.d;
-            for (int i = 0; i < 256; ++i) {
-                std::uint8_t& codes = out[b].codes[i / 128 * 32 + i % 32];
-                codes = static_cast<std::uint8_t>(codes | plain.digits[i] << (i / 32 % 4 * 2));
-            }
+    static void encode(const float* weights, const float* importance, Block& out) {
+        TernaryBlock plain;
+        encode_ternary(weights, importance, plain);
+        out = {};
+        out.d = plain.d;
+        for (int i = 0; i < 256; ++i) {
+            std::uint8_t& codes = out.codes[i / 128 * 32 + i % 32];
+            codes = static_cast<std::uint8_t>(codes | plain.digits[i] << (i / 32 % 4 * 2));
         }
     }
 

@@ -38,7 +38,7 @@ TEST_SUITE("cuda") {
             for (const std::uint64_t order : {0U, 1U, 12345U}) {
                 const Scene scene;
                 emu::settings().thread_order = order;
-                emu::settings().lazy = order != 1;
+                emu::settings().timing = order == 1 ? emu::Timing::kAtOnce : emu::Timing::kLate;
                 CAPTURE(p.name);
                 CAPTURE(order);
                 cuda::Stream mine;

@@ -100,7 +100,7 @@ TEST_SUITE("cuda") {
         const Array<float> x(std::vector<float>(64, 1));
         stream().wait();
         for (const bool lazy : {true, false}) {
-            emu::settings().lazy = lazy;
+            emu::settings().timing = lazy ? emu::Timing::kLate : emu::Timing::kAtOnce;
             cuda::Stream mine;
             const Pinned to = pinned(64, -1);
             cuda::copy_to_host(mine, to.get(), x.data(), 256);
@@ -126,6 +126,30 @@ TEST_SUITE("cuda") {
             cuda::copy_to_host(compute, to.get(), out.data(), 256);
             compute.wait();
             CHECK(to[0] == (with_event ? 6.0f : 2.0f));
+        }
+    }
+
+    TEST_CASE(
+        "cuda emulation: without an event a copy overtakes the kernel that reads its target") {
+        const Scene scene;
+        emu::settings().timing = emu::Timing::kCopiesEarly;
+        for (const bool with_event : {true, false}) {
+            CAPTURE(with_event);
+            cuda::Stream copies, compute;
+            cuda::Event used;
+            const Array<float> x(std::vector<float>(64, 1)), out(64);
+            stream().wait();
+            const Pinned from = pinned(64, 5), to = pinned(64, 0), later = pinned(64, 0);
+            launch_increment(x.data(), out.data(), 64, compute);
+            used.record(compute);
+            if (with_event) copies.wait_for(used);
+            cuda::copy_to_device(copies, x.data(), from.get(), 256);
+            cuda::copy_to_host(copies, later.get(), x.data(), 256);
+            CHECK(later[0] == (with_event ? 0.0f : 5.0f));
+            cuda::copy_to_host(compute, to.get(), out.data(), 256);
+            compute.wait();
+            CHECK(to[0] == (with_event ? 2.0f : 6.0f));
+            CHECK(later[0] == 5);  // nothing was waited for but the kernel
         }
     }
 

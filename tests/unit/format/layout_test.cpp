@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -239,10 +240,18 @@ void check_block(const std::vector<std::uint8_t>& bytes) {
     L::unpack(block, f);
     for (std::size_t i = 0; i < L::kElements; ++i) {
         const double want = weight(id, bytes, i);
-        if (d[i] != want) FAIL(layout_info(id).name, " weight ", i, ": ", d[i], " not ", want);
+        if (d[i] != want)
+            FAIL(std::string(layout_info(id).name), " weight ", i, ": ", d[i], " not ", want);
         // One float rounding of a difference of exact terms.
         if (f[i] != static_cast<float>(want))
-            FAIL(layout_info(id).name, " float weight ", i, ": ", f[i], " not ", want);
+            FAIL(std::string(layout_info(id).name), " float weight ", i, ": ", f[i], " not ", want);
+    }
+    if constexpr (L::kElements > kPartElements) {
+        float parts[L::kElements];
+        for (int part = 0; part < L::kElements / kPartElements; ++part)
+            L::unpack_part(block, part, parts + kPartElements * part);
+        if (std::memcmp(parts, f, sizeof f) != 0)
+            FAIL(std::string(layout_info(id).name), " in parts differs");
     }
 }
 

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// Optimizers turn gradients into new weights. The state that one keeps of a parameter lies in slots
+// of plain bytes: whoever owns them (memory, a file) hands a range's part of each to update(),
+// which is pure: the result depends on what its tile holds and on nothing else, so ranges may be
+// updated in any order, on any thread, and again after a crash. Slots whose bytes are all zero are
+// the state before the first step: a new sparse file is one.
+//
+// One leaf file in optimizers/ plus one line in optimizers.def makes a new one.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/checked.h"
+#include "core/options.h"
+#include "core/registry.h"
+#include "core/team.h"
+#include "format/packed.h"
+#include "kernels/layout/isa.h"
+
+namespace thimble::train {
+
+// What an optimizer may know of a parameter.
+struct ParameterInfo {
+    Shape2 shape;               // a vector is [1, n]
+    bool is_embedding = false;  // the token table
+    [[nodiscard]] std::int64_t elements() const noexcept { return shape.rows * shape.cols; }
+};
+
+// One array of state: each `unit_elements` elements of the parameter, in order, own `unit_bytes`.
+struct SlotInfo {
+    std::string_view name;
+    std::int64_t unit_elements = 1;
+    std::size_t unit_bytes = 0;
+    // Bytes of the elements [0, count); also where those of element `count` begin, at a multiple of
+    // the unit.
+    [[nodiscard]] std::size_t bytes(std::int64_t count) const noexcept {
+        return static_cast<std::size_t>(ceil_div(count, unit_elements)) * unit_bytes;
+    }
+};
+inline constexpr std::size_t kMaxSlots = 4;
+
+// Elements [first, first + count) of one parameter. `first` is a multiple of tile_elements(), and
+// so is `count` unless the range ends where the parameter does.
+struct UpdateTile {
+    ParameterInfo parameter;
+    std::int64_t first = 0, count = 0;
+    float* weights = nullptr;          // [count], updated in place
+    const float* gradients = nullptr;  // [count], scaled and clipped
+    // This range's part of each slot, in the order of slots(), aligned to 4 bytes.
+    std::array<std::byte*, kMaxSlots> slots{};
+    std::int64_t step = 1;  // from 1
+    double learning_rate = 0;
+    double weight_decay = 0;  // 0 already where the parameter is to have none
+};
+
+class Optimizer {
+  public:
+    virtual ~Optimizer() = default;
+    // At most kMaxSlots.
+    [[nodiscard]] virtual std::vector<SlotInfo> slots(const ParameterInfo& parameter) const = 0;
+    // The unit of tiles: 1 where elements are independent, a row's length, or the whole parameter.
+    [[nodiscard]] virtual std::int64_t tile_elements(const ParameterInfo& parameter) const = 0;
+    // Each gradient is used up as soon as backward has made it, so no gradient is stored, summed
+    // over several batches or clipped by a norm of all.
+    [[nodiscard]] virtual bool updates_in_backward() const { return false; }
+    // On one thread; the bits do not depend on the level or on how a parameter is cut into tiles.
+    virtual void update(Isa isa, const UpdateTile& tile) const = 0;
+
+    [[nodiscard]] std::size_t state_bytes(const ParameterInfo& parameter) const;
+};
+
+// Part of a tile, with everything moved along. `offset` is a multiple of tile_elements().
+[[nodiscard]] UpdateTile slice(const Optimizer& optimizer, const UpdateTile& tile,
+                               std::int64_t offset, std::int64_t count);
+// The whole tile by a team.
+void update(const Optimizer& optimizer, Team& team, Isa isa, const UpdateTile& tile);
+
+// A registered optimizer: makes instances from its options.
+class OptimizerType {
+  public:
+    virtual ~OptimizerType() = default;
+    [[nodiscard]] virtual std::string_view name() const = 0;
+    [[nodiscard]] virtual std::string_view help() const = 0;
+    // Visits an instance with the defaults: for --help and schemas.
+    virtual void visit_options(OptionVisitor& v) const = 0;
+    // `text` is "key=value,..." (may be empty).
+    [[nodiscard]] virtual std::unique_ptr<Optimizer> make(std::string_view text,
+                                                          std::string_view where) const = 0;
+};
+[[nodiscard]] const Registry<OptimizerType>& optimizers();
+// "adamw:beta2=0.95"
+[[nodiscard]] std::unique_ptr<Optimizer> make_optimizer(std::string_view spec,
+                                                        std::string_view where);
+// What --optimizer can be, for OptionInfo::inline_forms.
+[[nodiscard]] std::vector<InlineForm> optimizer_forms();
+
+// The type of a leaf: a class with kName, kHelp, an Options struct and a constructor
+// (Options, where) that throws Error(kUsage) on options that do not go together.
+template <class Leaf>
+class OptimizerOf final : public OptimizerType {
+  public:
+    [[nodiscard]] std::string_view name() const override { return Leaf::kName; }
+    [[nodiscard]] std::string_view help() const override { return Leaf::kHelp; }
+    void visit_options(OptionVisitor& v) const override { typename Leaf::Options{}.visit(v); }
+    [[nodiscard]] std::unique_ptr<Optimizer> make(std::string_view text,
+                                                  std::string_view where) const override {
+        typename Leaf::Options options;
+        parse_inline_options(
+            text, [&](OptionVisitor& v) { options.visit(v); }, where);
+        return std::make_unique<Leaf>(options, where);
+    }
+};
+
+}  // namespace thimble::train
