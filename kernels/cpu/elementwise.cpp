@@ -116,4 +116,17 @@ void row_stats(const float* x, std::int64_t n, float* max_out, std::int32_t* arg
     *sum = total;
 }
 
+// x = factor * exp(x - shift)
+void scaled_exp(float* x, std::int64_t n, float shift, float factor) {
+    const vf minus = broadcast(shift), times = broadcast(factor);
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(x + i, exp(load(x + i) - minus) * times);
+    if (i < n) {
+        float rest[kLanes] = {};
+        for (std::int64_t j = i; j < n; ++j) rest[j - i] = x[j];
+        store(rest, exp(load(rest) - minus) * times);
+        for (std::int64_t j = i; j < n; ++j) x[j] = rest[j - i];
+    }
+}
+
 }  // namespace thimble::cpu::THIMBLE_ISA

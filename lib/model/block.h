@@ -99,6 +99,8 @@ class Block {
     virtual ~Block() = default;
     // x += block(x); x: [T, hidden].
     virtual void forward(BlockCtx& ctx, View x) const = 0;
+    // Bytes of the views that forward() keeps of a step of so many tokens.
+    [[nodiscard]] virtual std::size_t saved_bytes(const Exec& exec, std::int64_t tokens) const = 0;
     // dx: the gradient of what x became; becomes that of what it was.
     virtual void backward(BackwardCtx& ctx, View dx) const = 0;
     // Workspace that forward() takes at its peak.

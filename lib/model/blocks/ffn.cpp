@@ -49,6 +49,11 @@ class FfnBlock final : public Block {
         ops::add(exec, x, h, x);
     }
 
+    std::size_t saved_bytes(const Exec& exec, std::int64_t tokens) const override {
+        return view_bytes(exec, tokens, model_.hidden) * (post_norm_ ? 2 : 1) +
+               2 * view_bytes(exec, tokens, model_.ffn);
+    }
+
     void backward(BackwardCtx& ctx, View dx) const override {
         const Exec& exec = ctx.exec;
         Workspace& workspace = *exec.workspace;

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+// Low-rank adapters on a frozen model in any weight format (on a 4-bit one: QLoRA).
+// "LoRA: Low-Rank Adaptation of Large Language Models" (2021): y = W x + s B A x with A uniform in
+// +-1/sqrt(in) and B = 0, s = alpha / rank; with rslora s = alpha / sqrt(rank), "A Rank
+// Stabilization Scaling Factor for Fine-Tuning with LoRA" (2023). With dora the rows of W + s B A
+// are scaled to trained lengths m: "DoRA: Weight-Decomposed Low-Rank Adaptation" (2024), the rows'
+// own lengths n held constant in backward (section 4.3). "QLoRA: Efficient Finetuning of Quantized
+// LLMs" (2023); rates: "LoRA+: Efficient Low Rank Adaptation of Large Models" (2024).
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "core/error.h"
+#include "core/strings.h"
+#include "kernels/layout/rng.h"
+#include "train/method.h"
+
+namespace thimble::train {
+namespace {
+
+using Part = ParameterId::Part;
+
+// "model.layers.#.self_attn.q_proj.weight" -> "q_proj"
+std::string_view module_of(const SourceTensor& tensor) {
+    std::string_view name = tensor.rule != nullptr ? tensor.rule->hf : std::string_view{};
+    name = name.substr(0, name.rfind('.'));
+    return name.substr(name.rfind('.') + 1);
+}
+
+class Lora final : public Method {
+  public:
+    static constexpr std::string_view kName = "lora";
+    static constexpr std::string_view kHelp =
+        "low-rank adapters on frozen weights of any format; with dora also the rows' lengths";
+
+    struct Options {
+        std::int64_t rank = 16;
+        double alpha = 0, dropout = 0, b_rate = 1;
+        bool rslora = false, dora = false;
+        std::vector<std::string> targets;
+        void visit(OptionVisitor& v) {
+            v.option({.name = "rank", .help = "rank of the adapters", .least = 1, .most = 4096},
+                     rank);
+            v.option({.name = "alpha",
+                      .help = "they are scaled by alpha / rank; 0: twice the rank",
+                      .least = 0,
+                      .most = 1e6},
+                     alpha);
+            v.option({.name = "rslora", .help = "scale by alpha / sqrt(rank) instead"}, rslora);
+            v.option({.name = "dora", .help = "train the length of each row, too"}, dora);
+            v.option({.name = "dropout",
+                      .help = "share of an adapter's input that is dropped",
+                      .least = 0,
+                      .most = 0.99},
+                     dropout);
+            v.option({.name = "b-rate",
+                      .help = "learning rate of B as a multiple of A's (LoRA+: 16)",
+                      .least = 1e-3,
+                      .most = 1e3},
+                     b_rate);
+            v.option({.name = "targets",
+                      .help = "matrix that gets an adapter, attn_q or q_proj; repeat for several; "
+                              "default: all of every layer"},
+                     targets);
+        }
+    };
+
+    Lora(const Options& options, std::string_view where) : options_(options), where_(where) {
+        if (options_.alpha == 0) options_.alpha = 2 * static_cast<double>(options_.rank);
+        const auto rank = static_cast<double>(options_.rank);
+        scale_ = options_.alpha / (options_.rslora ? std::sqrt(rank) : rank);
+    }
+
+    [[nodiscard]] ResultKind result() const override { return ResultKind::kAdapter; }
+
+    void declare(const UnitSpec& unit, UnitId id, ParameterSet& parameters) override {
+        if (id.kind != UnitKind::kLayer) return;
+        for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
+            const auto& m = unit.matrices[i];
+            roles_.insert(m.role);
+            roles_.insert(std::string(module_of(*m.weight)));
+            if (wanted(m.role) || wanted(module_of(*m.weight)))
+                add_adapter({id, Part::kLowRankA, i, 0}, *m.weight, parameters);
+        }
+    }
+
+    void check() const override {
+        for (const std::string& target : options_.targets) {
+            if (roles_.contains(target)) continue;
+            throw Error(Exit::kUsage, where_, "no matrix is called '" + escaped(target) + "'",
+                        did_you_mean(target, {roles_.begin(), roles_.end()}));
+        }
+    }
+
+    void initialise(const ModelSource&, const ParameterSet& parameters, std::size_t index,
+                    std::uint64_t seed) const override {
+        const Parameter& p = parameters.items()[index];
+        const std::int64_t elements = p.info.elements();
+        std::fill_n(p.values, elements, 0.0f);
+        if (!p.name.ends_with(".lora_a")) return;  // lengths come with the first refresh()
+        const auto bound =
+            static_cast<float>(1 / std::sqrt(static_cast<double>(p.info.shape.cols)));
+        for (std::int64_t e = 0; e < elements; ++e) {
+            const auto u = static_cast<std::uint64_t>(e);
+            const Philox4 words = philox(seed, u / 4, kInitialStream + index);
+            p.values[e] = bound * (2 * unit_float(words.v[u % 4]) - 1);
+        }
+    }
+
+    void bind(UnitId id, const ParameterSet& parameters, UnitWeights& weights) override {
+        if (id.kind != UnitKind::kLayer) return;
+        for (std::size_t i = 0; i < weights.matrices.size(); ++i) {
+            const auto a = parameters.find({id, Part::kLowRankA, i, 0});
+            if (!a) continue;
+            Adapter& adapter = adapters_[{id.layer, i}];
+            adapter.term.a = parameters.items()[*a].packed();
+            adapter.term.b = parameters.items()[*a + 1].packed();
+            adapter.term.scale = scale_;
+            adapter.term.dropout.rate = options_.dropout;
+            weights.matrices[i].low_rank = {&adapter.term, 1};
+            if (options_.dora) adapter.lengths = parameters.items()[*a + 2].values;
+        }
+    }
+
+    void refresh(const Exec& exec, UnitId id, UnitWeights& weights) override {
+        if (!options_.dora || id.kind != UnitKind::kLayer) return;
+        for (std::size_t i = 0; i < weights.matrices.size(); ++i) {
+            const auto at = adapters_.find({id.layer, i});
+            if (at != adapters_.end()) refresh_rows(exec, at->second, weights.matrices[i]);
+        }
+    }
+
+    void finish_gradients(const Exec& exec, ParameterSet& parameters) override {
+        if (!options_.dora || exec.dry) return;
+        for (auto& [place, adapter] : adapters_) {
+            const ParameterId id{{UnitKind::kLayer, place.first}, Part::kRowScale, place.second, 0};
+            const View g = parameters[parameters.find(id).value()].gradient;
+            // row_scale = m / n, so the gradient of m is that of row_scale over n.
+            for (std::int64_t r = 0; r < g.cols; ++r) {
+                const double n = adapter.norms[static_cast<std::size_t>(r)];
+                if (g.dtype == DType::kF64) {
+                    g.row<double>(0)[r] /= n;
+                } else {
+                    g.row<float>(0)[r] /= static_cast<float>(n);
+                }
+            }
+        }
+    }
+
+    void set_pass(std::uint64_t seed, std::uint64_t pass) override {
+        std::uint64_t number = 0;
+        for (auto& [place, adapter] : adapters_) {
+            adapter.term.dropout.seed = seed;
+            adapter.term.dropout.stream = kDropoutStream + (pass << 20) + number++;
+        }
+    }
+
+  private:
+    static constexpr std::uint64_t kInitialStream = std::uint64_t{1} << 56;
+    static constexpr std::uint64_t kDropoutStream = std::uint64_t{2} << 56;
+
+    struct Adapter {
+        LowRank term;
+        float* lengths = nullptr;    // m, [out]; DoRA
+        std::vector<double> norms;   // n, [out]: lengths of the rows of W + s B A
+        std::vector<double> scales;  // m / n, in exec.dtype()
+    };
+
+    [[nodiscard]] bool wanted(std::string_view name) const {
+        const auto& t = options_.targets;
+        return t.empty() || std::find(t.begin(), t.end(), name) != t.end();
+    }
+
+    void add_adapter(ParameterId id, const SourceTensor& tensor, ParameterSet& parameters) const {
+        const auto add = [&](Part part, const char* suffix, Shape2 shape, bool decays,
+                             double rate) {
+            Parameter p;
+            p.name = tensor.name + suffix;
+            p.info.shape = shape;
+            p.decays = decays;
+            p.rate = rate;
+            id.part = part;
+            parameters.add(id, std::move(p));
+        };
+        add(Part::kLowRankA, ".lora_a", {options_.rank, tensor.cols()}, true, 1);
+        add(Part::kLowRankB, ".lora_b", {tensor.rows(), options_.rank}, true, options_.b_rate);
+        if (options_.dora) add(Part::kRowScale, ".lengths", {1, tensor.rows()}, false, 1);
+    }
+
+    // Lengths of the rows as they now are, and what scales them to the trained ones; at first both
+    // are the rows' own.
+    void refresh_rows(const Exec& exec, Adapter& adapter, Linear& linear) const {
+        const Shape2 shape = linear.weight.shape;
+        const bool first = adapter.norms.empty();
+        adapter.norms.resize(static_cast<std::size_t>(shape.rows));
+        adapter.scales.resize(static_cast<std::size_t>(shape.rows));
+        linear.row_scale = View{adapter.scales.data(), exec.dtype(), 1, shape.rows, shape.rows};
+        if (exec.dry) return;
+        exec.team->run(shape.rows, 16, [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t r = begin; r < end; ++r)
+                adapter.norms[static_cast<std::size_t>(r)] =
+                    row_norm(exec, adapter.term, linear, r);
+        });
+        for (std::int64_t r = 0; r < shape.rows; ++r) {
+            const double n = adapter.norms[static_cast<std::size_t>(r)];
+            if (first && adapter.lengths[r] == 0) adapter.lengths[r] = static_cast<float>(n);
+            const double scale = static_cast<double>(adapter.lengths[r]) / n;
+            if (exec.dtype() == DType::kF64) {
+                linear.row_scale->row<double>(0)[r] = scale;
+            } else {
+                linear.row_scale->row<float>(0)[r] = static_cast<float>(scale);
+            }
+        }
+    }
+
+    // |W_r + s B_r A|
+    static double row_norm(const Exec& exec, const LowRank& term, const Linear& linear,
+                           std::int64_t r) {
+        const std::int64_t cols = linear.in();
+        Exec in_double = exec;
+        in_double.device = Device::kRef;
+        std::vector<double> row(static_cast<std::size_t>(cols));
+        ops::decode_rows(in_double, linear.weight, {r, 1},
+                         {row.data(), DType::kF64, 1, cols, cols});
+        const auto* b = reinterpret_cast<const float*>(term.b.row(r));
+        for (std::int64_t k = 0; k < term.a.shape.rows; ++k) {
+            const auto* a = reinterpret_cast<const float*>(term.a.row(k));
+            const double factor = term.scale * static_cast<double>(b[k]);
+            if (factor == 0) continue;
+            for (std::int64_t c = 0; c < cols; ++c)
+                row[static_cast<std::size_t>(c)] += factor * static_cast<double>(a[c]);
+        }
+        double sum = 0;
+        for (const double value : row) sum += value * value;
+        return std::sqrt(sum);
+    }
+
+    Options options_;
+    std::string where_;
+    double scale_ = 1;
+    std::set<std::string, std::less<>> roles_;
+    std::map<std::pair<std::int64_t, std::size_t>, Adapter> adapters_;  // by layer and matrix
+};
+
+}  // namespace
+
+std::unique_ptr<MethodType> make_lora_method();
+std::unique_ptr<MethodType> make_lora_method() { return std::make_unique<MethodOf<Lora>>(); }
+
+}  // namespace thimble::train

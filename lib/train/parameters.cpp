@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/parameters.h"
+
+#include <cstring>
+
+#include "core/error.h"
+#include "format/weight_format.h"
+
+namespace thimble::train {
+namespace {
+
+constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; }
+
+}  // namespace
+
+PackedView Parameter::packed() const {
+    return block_form(LayoutId::k_f32, info.shape)
+        .view(info.shape, reinterpret_cast<const std::byte*>(values));
+}
+
+View Parameter::vector() const {
+    const std::int64_t n = info.elements();
+    if (in_double != nullptr) return {in_double, DType::kF64, 1, n, n};
+    return {values, DType::kF32, 1, n, n};
+}
+
+std::size_t ParameterSet::add(const ParameterId& id, Parameter parameter) {
+    items_.push_back(std::move(parameter));
+    uses_.push_back(0);
+    also(id, items_.size() - 1);
+    return items_.size() - 1;
+}
+
+void ParameterSet::also(const ParameterId& id, std::size_t parameter) {
+    if (!places_.emplace(key_of(id), parameter).second)
+        throw Error(Exit::kFailure, items_[parameter].name, "is two parameters at once");
+    ++uses_[parameter];
+}
+
+std::optional<std::size_t> ParameterSet::find(const ParameterId& id) const {
+    const auto at = places_.find(key_of(id));
+    return at == places_.end() ? std::nullopt : std::optional(at->second);
+}
+
+std::int64_t ParameterSet::elements() const noexcept {
+    std::int64_t sum = 0;
+    for (const Parameter& p : items_) sum += p.info.elements();
+    return sum;
+}
+
+std::size_t ParameterSet::value_bytes() const noexcept {
+    std::size_t sum = 0;
+    for (const Parameter& p : items_) sum += aligned(p.value_bytes());
+    return sum;
+}
+
+std::size_t ParameterSet::gradient_bytes(DType dtype) const noexcept {
+    std::size_t sum = 0;
+    for (const Parameter& p : items_)
+        sum += aligned(static_cast<std::size_t>(p.info.elements()) * size_of(dtype));
+    return sum;
+}
+
+void ParameterSet::allocate(const Exec& exec, bool with_gradients) {
+    if (!exec.dry) {
+        values_ = Buffer(value_bytes(), Purpose::kWeights);
+        if (with_gradients) gradients_ = Buffer(gradient_bytes(exec.dtype()), Purpose::kGradients);
+    }
+    std::size_t value = 0, gradient = 0;
+    const auto at = [&](Buffer& buffer, std::size_t offset) {
+        return exec.dry ? reinterpret_cast<std::byte*>(64 + offset) : buffer.data() + offset;
+    };
+    std::size_t doubles = 0;
+    for (const Parameter& p : items_)
+        doubles += p.info.shape.rows == 1 ? static_cast<std::size_t>(p.info.shape.cols) : 0;
+    if (exec.dtype() == DType::kF64) in_double_.resize(doubles);
+    doubles = 0;
+    for (Parameter& p : items_) {
+        const Shape2 shape = p.info.shape;
+        p.values = reinterpret_cast<float*>(at(values_, value));
+        value += aligned(p.value_bytes());
+        if (exec.dtype() == DType::kF64 && shape.rows == 1) {
+            p.in_double = in_double_.data() + doubles;
+            doubles += static_cast<std::size_t>(shape.cols);
+        }
+        if (!with_gradients) continue;
+        p.gradient = {at(gradients_, gradient), exec.dtype(), shape.rows, shape.cols, shape.cols};
+        gradient += aligned(static_cast<std::size_t>(p.info.elements()) * size_of(exec.dtype()));
+    }
+}
+
+void ParameterSet::refresh() {
+    for (Parameter& p : items_) {
+        if (p.in_double == nullptr || p.info.shape.rows > 1) continue;
+        std::copy_n(p.values, p.info.elements(), p.in_double);
+    }
+}
+
+void ParameterSet::zero_gradients(const Exec& exec) {
+    constexpr std::int64_t kPiece = std::int64_t{1} << 20;
+    exec.team->run(static_cast<std::int64_t>(gradients_.bytes()), kPiece,
+                   [&](std::int64_t begin, std::int64_t end) {
+                       std::memset(gradients_.data() + begin, 0,
+                                   static_cast<std::size_t>(end - begin));
+                   });
+}
+
+std::optional<View> ParameterSet::gradient(const ParameterId& id) {
+    const auto at = find(id);
+    return at ? std::optional(items_[*at].gradient) : std::nullopt;
+}
+
+}  // namespace thimble::train

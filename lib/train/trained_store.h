@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weights of a model in training: those that are frozen as stored, in memory, and on top what a
+// method makes of its parameters.
+#pragma once
+
+#include <vector>
+
+#include "model/weight_memory.h"
+#include "train/method.h"
+
+namespace thimble::train {
+
+class TrainedStore final : public WeightStore {
+  public:
+    // Declares the method's parameters and takes room for them; with exec.dry only on paper.
+    TrainedStore(const ModelSource& source, const Exec& exec, Method& method,
+                 ParameterSet& parameters, bool with_gradients);
+
+    // Reads the frozen weights.
+    void load();
+    // After the parameters' values were set or changed.
+    void refresh();
+
+    [[nodiscard]] Lease acquire(UnitId unit) override {
+        return {*this, unit, units_[index_of(unit, specs_)]};
+    }
+    [[nodiscard]] std::uint64_t bytes_per_token() const noexcept override {
+        return bytes_per_token_of(units_);
+    }
+    [[nodiscard]] const std::vector<UnitSpec>& specs() const noexcept { return specs_; }
+    // What the frozen weights take, and the buffer that they are read through.
+    [[nodiscard]] std::size_t frozen_bytes() const noexcept { return frozen_.bytes(); }
+
+  private:
+    void release(UnitId) noexcept override {}
+    [[nodiscard]] UnitId id_of(std::size_t unit) const noexcept;
+    [[nodiscard]] UnitWeights unit_on_paper(const UnitSpec& unit) const;
+    [[nodiscard]] UnitWeights unit_in_memory(std::size_t unit) const;
+    [[nodiscard]] bool is_trained(const ParameterId& id) const {
+        return parameters_.find(id).has_value();
+    }
+
+    Exec exec_;
+    Method& method_;
+    ParameterSet& parameters_;
+    std::vector<UnitSpec> specs_;
+    WeightMemory frozen_;
+    std::vector<UnitWeights> units_;
+};
+
+}  // namespace thimble::train

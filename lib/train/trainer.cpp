@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "core/checked.h"
+#include "core/error.h"
+#include "core/strings.h"
+#include "train/checkpoint.h"
+#include "train/fused_sink.h"
+#include "train/slot_store.h"
+#include "train/trained_store.h"
+
+namespace thimble::train {
+namespace {
+
+constexpr std::int64_t kChunkElements = std::int64_t{1} << 22;
+
+Exec exec_of(const TrainerOptions& options) {
+    Exec exec;
+    exec.device = options.device;
+    exec.isa = options.isa;
+    exec.activations = options.bf16 ? Activations::kBf16 : Activations::kF32;
+    exec.products = Products::kDense;
+    return exec;
+}
+
+}  // namespace
+
+struct Trainer::State {
+    State(const ModelSource& from, const TrainerOptions& how, Exec run_on)
+        : source(from),
+          options(how),
+          exec(run_on),
+          method(make_method(how.method, "--method")),
+          optimizer(make_optimizer(how.optimizer, "--optimizer")),
+          store(from, exec, *method, parameters, !optimizer->updates_in_backward()) {
+        if (optimizer->updates_in_backward()) fused.emplace(parameters, *optimizer, exec);
+    }
+    [[nodiscard]] GradientSink& sink() {
+        return fused ? static_cast<GradientSink&>(*fused) : parameters;
+    }
+
+    const ModelSource& source;
+    TrainerOptions options;
+    Exec exec;
+    std::unique_ptr<Method> method;
+    std::unique_ptr<Optimizer> optimizer;
+    ParameterSet parameters;
+    TrainedStore store;
+    std::optional<FusedSink> fused;
+    std::vector<Chunk> chunks;
+    std::unique_ptr<SlotStore> slots;
+    std::unique_ptr<Pass> pass;
+    std::int64_t steps = 0;
+
+    // Scales the stored gradients down to the most norm; their norm before.
+    double clip();
+    void update(double learning_rate);
+    [[nodiscard]] std::string fingerprint() const;
+};
+
+Trainer::Trainer(const ModelSource& source, const TrainerOptions& options, Team& team) {
+    Exec exec = exec_of(options);
+    exec.team = &team;
+    const PassBytes bytes = [&] {
+        Exec dry = exec;
+        dry.dry = true;
+        State paper(source, options, dry);
+        return Pass::measure(source, dry, paper.store, paper.sink(), options.pass);
+    }();
+    state_ = std::make_unique<State>(source, options, exec);
+    State& s = *state_;
+    s.store.load();
+    for (std::size_t i = 0; i < s.parameters.size(); ++i)
+        s.method->initialise(source, s.parameters, i, options.seed);
+    s.store.refresh();
+    s.chunks = chunks_of(s.parameters, *s.optimizer, kChunkElements);
+    s.slots = make_memory_slots(s.parameters, *s.optimizer, s.chunks);
+    s.pass = std::make_unique<Pass>(source, exec, s.store, options.pass);
+    s.pass->allocate(bytes);
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOptions& options) {
+    Exec dry = exec_of(options);
+    dry.dry = true;
+    State paper(source, options, dry);
+    const PassBytes bytes =
+        Pass::measure(source, dry, paper.store, paper.sink(), options.pass);
+    const auto add = [&](Purpose purpose, std::size_t n) {
+        plan.at(Tier::kRam, purpose) += Buffer::charged_bytes(n);
+    };
+    add(Purpose::kWeights, paper.store.frozen_bytes());
+    add(Purpose::kWeights, paper.parameters.value_bytes());
+    add(Purpose::kGradients, paper.fused ? paper.fused->bytes()
+                                         : paper.parameters.gradient_bytes(dry.dtype()));
+    add(Purpose::kOptimizer, memory_slot_bytes(paper.parameters, *paper.optimizer));
+    add(Purpose::kActivations, bytes.workspace);
+    add(Purpose::kActivations, bytes.saved);
+    add(Purpose::kActivations, bytes.checkpoints);
+    add(Purpose::kActivations, bytes.residual);
+}
+
+const ParameterSet& Trainer::parameters() const noexcept { return state_->parameters; }
+const Method& Trainer::method() const noexcept { return *state_->method; }
+std::int64_t Trainer::steps() const noexcept { return state_->steps; }
+
+LossSums Trainer::evaluate(const Batch& batch) {
+    state_->method->set_pass(0, 0);
+    return state_->pass->evaluate(batch);
+}
+
+StepResult Trainer::step(std::span<const Batch> batches, double learning_rate) {
+    State& s = *state_;
+    std::int64_t targets = 0;
+    for (const Batch& batch : batches) {
+        targets += std::count_if(batch.targets.begin(), batch.targets.end(),
+                                 [](std::int32_t t) { return t != kNoTarget; });
+    }
+    if (targets == 0) throw Error(Exit::kBadData, "batch", "has no token to learn");
+    if (s.fused) {
+        if (batches.size() > 1) {
+            throw Error(Exit::kUsage, "--grad-accumulation",
+                        "gradients are used up in backward and cannot be summed", "use 1");
+        }
+        s.fused->begin_step(s.steps + 1, learning_rate, s.options.weight_decay, *s.slots, s.chunks);
+    } else {
+        s.parameters.zero_gradients(s.exec);
+    }
+    StepResult result;
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+        s.method->set_pass(s.options.seed, static_cast<std::uint64_t>(s.steps) * batches.size() + i);
+        const LossSums sums =
+            s.pass->train(batches[i], 1.0 / static_cast<double>(targets), s.sink());
+        result.loss.loss += sums.loss;
+        result.loss.targets += sums.targets;
+    }
+    if (!std::isfinite(result.loss.loss)) {
+        throw Error(Exit::kFailure, "step " + std::to_string(s.steps + 1),
+                    "the loss is not a finite number", "lower --learning-rate");
+    }
+    if (!s.fused) {
+        s.method->finish_gradients(s.exec, s.parameters);
+        result.norm = s.clip();
+        s.update(learning_rate);
+    }
+    ++s.steps;
+    s.store.refresh();
+    return result;
+}
+
+double Trainer::State::clip() {
+    double sum = 0;
+    for (const Parameter& p : parameters.items())
+        sum += sum_of_squares(*exec.team, exec.isa,
+                              {static_cast<const float*>(p.gradient.data),
+                               static_cast<std::size_t>(p.info.elements())});
+    const double norm = std::sqrt(sum);
+    if (!std::isfinite(norm)) {
+        throw Error(Exit::kFailure, "step " + std::to_string(steps + 1),
+                    "a gradient is not a finite number", "lower --learning-rate");
+    }
+    if (options.most_norm <= 0 || norm <= options.most_norm) return norm;
+    for (const Parameter& p : parameters.items())
+        ops::scale(exec, p.gradient, options.most_norm / (norm + 1e-6));
+    return norm;
+}
+
+void Trainer::State::update(double learning_rate) {
+    for (std::size_t i = 0; i < chunks.size(); ++i) {
+        const Chunk& chunk = chunks[i];
+        Parameter& p = parameters[chunk.parameter];
+        UpdateTile tile;
+        tile.parameter = p.info;
+        tile.first = chunk.first, tile.count = chunk.count;
+        tile.weights = p.values + chunk.first;
+        tile.gradients = static_cast<const float*>(p.gradient.data) + chunk.first;
+        tile.slots = slots->acquire(i);
+        tile.step = steps + 1;
+        tile.learning_rate = learning_rate * p.rate;
+        tile.weight_decay = p.decays ? options.weight_decay : 0;
+        train::update(*optimizer, *exec.team, exec.isa, tile);
+        slots->release(i);
+    }
+    slots->flush();
+}
+
+// What a checkpoint must agree with.
+std::string Trainer::State::fingerprint() const {
+    return options.method + "|" + options.optimizer + "|" + std::to_string(options.seed) + "|" +
+           source.spec().architecture + "|" + std::to_string(parameters.elements());
+}
+
+void Trainer::save(const std::string& path, const std::string& notes) {
+    State& s = *state_;
+    write_checkpoint(path, {s.fingerprint(), notes, s.steps}, s.parameters, *s.optimizer, s.chunks,
+                     *s.slots);
+}
+
+std::string Trainer::restore(const std::string& path) {
+    State& s = *state_;
+    const CheckpointHead head =
+        read_checkpoint(path, s.fingerprint(), s.parameters, *s.optimizer, s.chunks, *s.slots);
+    s.steps = head.step;
+    s.store.refresh();
+    return head.notes;
+}
+
+}  // namespace thimble::train

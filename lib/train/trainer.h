@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model, a method and an optimizer: one step at a time, and what of it has to survive a kill.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+#include "core/plan.h"
+#include "train/method.h"
+#include "train/pass.h"
+
+namespace thimble::train {
+
+struct TrainerOptions {
+    Device device = Device::kCpu;
+    Isa isa = Isa::kPortable;
+    bool bf16 = false;  // operands of products rounded to BF16
+    std::string method = "lora", optimizer = "adamw";
+    PassOptions pass;
+    std::uint64_t seed = 0;
+    double weight_decay = 0;
+    double most_norm = 0;  // of all gradients together: they are scaled down to it; 0: as they are
+};
+
+struct StepResult {
+    LossSums loss;     // of all batches
+    double norm = 0;   // of the gradients, before clipping; 0 where they are not stored
+};
+
+class Trainer {
+  public:
+    Trainer(const ModelSource& source, const TrainerOptions& options, Team& team);
+    ~Trainer();
+
+    // What it will hold, from headers.
+    static void add_to_plan(Plan& plan, const ModelSource& source, const TrainerOptions& options);
+
+    [[nodiscard]] const ParameterSet& parameters() const noexcept;
+    [[nodiscard]] const Method& method() const noexcept;
+    [[nodiscard]] std::int64_t steps() const noexcept;  // done so far
+
+    // Gradients of the mean loss of `batches` (one pass each), then an update. Error(kFailure) when
+    // the loss or a gradient is not finite: parameters are then as they were.
+    StepResult step(std::span<const Batch> batches, double learning_rate);
+    [[nodiscard]] LossSums evaluate(const Batch& batch);
+
+    // Parameters and the optimizer's state, with `notes` of the caller; the file appears whole.
+    void save(const std::string& path, const std::string& notes);
+    // The notes. Error(kBadData) when the file is of another model, method or optimizer.
+    [[nodiscard]] std::string restore(const std::string& path);
+
+  private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace thimble::train
