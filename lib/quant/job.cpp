@@ -14,7 +14,7 @@
 #include "quant/hf_output.h"
 #include "quant/importance.h"
 #include "quant/name_rules.h"
-#include "quant/provenance.h"
+#include "io/provenance.h"
 #include "quant/reshard.h"
 #include "quant/row_stream.h"
 #include "text/tokenizer.h"

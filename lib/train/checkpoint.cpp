@@ -21,7 +21,8 @@ std::vector<TensorSpec> specs_of(const ParameterSet& parameters, const Optimizer
                                  std::size_t head_bytes) {
     std::vector<TensorSpec> specs;
     for (const Parameter& p : parameters.items()) {
-        specs.push_back({p.name, TensorType::kF32,
+        specs.push_back({p.name,
+                         TensorType::kF32,
                          {static_cast<std::uint64_t>(p.info.shape.rows),
                           static_cast<std::uint64_t>(p.info.shape.cols)}});
     }
@@ -74,8 +75,8 @@ void write_checkpoint(const std::string& path, const CheckpointHead& head,
     SafetensorsWriter writer(path, specs_of(parameters, optimizer, text.size()), options);
     for (std::size_t i = 0; i < parameters.size(); ++i) {
         const Parameter& p = parameters.items()[i];
-        writer.write(i, 0, std::as_bytes(std::span(p.values, static_cast<std::size_t>(
-                                                                 p.info.elements()))));
+        writer.write(
+            i, 0, std::as_bytes(std::span(p.values, static_cast<std::size_t>(p.info.elements()))));
     }
     std::size_t last = parameters.size();
     for (const Parameter& p : parameters.items()) last += optimizer.slots(p.info).size();

@@ -15,8 +15,8 @@ FusedSink::FusedSink(ParameterSet& parameters, const Optimizer& optimizer, const
     : parameters_(parameters), optimizer_(optimizer), exec_(exec) {
     std::size_t largest = 0;
     for (std::size_t i = 0; i < parameters.size(); ++i) {
-        const std::size_t bytes =
-            aligned(static_cast<std::size_t>(parameters[i].info.elements()) * size_of(exec.dtype()));
+        const std::size_t bytes = aligned(static_cast<std::size_t>(parameters[i].info.elements()) *
+                                          size_of(exec.dtype()));
         uses_.push_back(parameters.uses(i));
         places_.push_back(0);
         if (uses_.back() > 1) {
@@ -49,14 +49,15 @@ std::optional<View> FusedSink::gradient(const ParameterId& id) {
     if (!at) return std::nullopt;
     const Shape2 shape = parameters_[*at].info.shape;
     if (exec_.dry)
-        return View{reinterpret_cast<std::byte*>(64), exec_.dtype(), shape.rows, shape.cols, shape.cols};
+        return View{reinterpret_cast<std::byte*>(64), exec_.dtype(), shape.rows, shape.cols,
+                    shape.cols};
     const View view = {memory_.data() + places_[*at], exec_.dtype(), shape.rows, shape.cols,
                        shape.cols};
     if (!begun_[*at]) {
         begun_[*at] = true;
-        std::memset(view.data, 0,
-                    static_cast<std::size_t>(parameters_[*at].info.elements()) *
-                        size_of(exec_.dtype()));
+        std::memset(
+            view.data, 0,
+            static_cast<std::size_t>(parameters_[*at].info.elements()) * size_of(exec_.dtype()));
     }
     return view;
 }
@@ -69,15 +70,14 @@ void FusedSink::done(const ParameterId& id) {
 
 void FusedSink::update(std::size_t at) {
     Parameter& p = parameters_[at];
-    for (std::size_t c = first_chunk_[at];
-         c < chunks_->size() && (*chunks_)[c].parameter == at; ++c) {
+    for (std::size_t c = first_chunk_[at]; c < chunks_->size() && (*chunks_)[c].parameter == at;
+         ++c) {
         const Chunk& chunk = (*chunks_)[c];
         UpdateTile tile;
         tile.parameter = p.info;
         tile.first = chunk.first, tile.count = chunk.count;
         tile.weights = p.values + chunk.first;
-        tile.gradients =
-            reinterpret_cast<const float*>(memory_.data() + places_[at]) + chunk.first;
+        tile.gradients = reinterpret_cast<const float*>(memory_.data() + places_[at]) + chunk.first;
         tile.slots = slots_->acquire(c);
         tile.step = step_;
         tile.learning_rate = learning_rate_ * p.rate;

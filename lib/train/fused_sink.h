@@ -29,10 +29,10 @@ class FusedSink final : public GradientSink {
     Exec exec_;
     Buffer memory_;
     std::size_t bytes_ = 0;
-    std::vector<std::size_t> places_;      // of each parameter's gradient in memory
-    std::vector<int> uses_, left_;         // of each parameter; still to come in this pass
-    std::vector<bool> begun_;              // its gradient has been asked for in this pass
-    std::vector<std::size_t> first_chunk_; // of each parameter, and one past the last
+    std::vector<std::size_t> places_;       // of each parameter's gradient in memory
+    std::vector<int> uses_, left_;          // of each parameter; still to come in this pass
+    std::vector<bool> begun_;               // its gradient has been asked for in this pass
+    std::vector<std::size_t> first_chunk_;  // of each parameter, and one past the last
     std::int64_t step_ = 0;
     double learning_rate_ = 0, weight_decay_ = 0;
     SlotStore* slots_ = nullptr;

@@ -90,15 +90,14 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
     Exec dry = exec_of(options);
     dry.dry = true;
     State paper(source, options, dry);
-    const PassBytes bytes =
-        Pass::measure(source, dry, paper.store, paper.sink(), options.pass);
+    const PassBytes bytes = Pass::measure(source, dry, paper.store, paper.sink(), options.pass);
     const auto add = [&](Purpose purpose, std::size_t n) {
         plan.at(Tier::kRam, purpose) += Buffer::charged_bytes(n);
     };
     add(Purpose::kWeights, paper.store.frozen_bytes());
     add(Purpose::kWeights, paper.parameters.value_bytes());
-    add(Purpose::kGradients, paper.fused ? paper.fused->bytes()
-                                         : paper.parameters.gradient_bytes(dry.dtype()));
+    add(Purpose::kGradients,
+        paper.fused ? paper.fused->bytes() : paper.parameters.gradient_bytes(dry.dtype()));
     add(Purpose::kOptimizer, memory_slot_bytes(paper.parameters, *paper.optimizer));
     add(Purpose::kActivations, bytes.workspace);
     add(Purpose::kActivations, bytes.saved);
@@ -134,7 +133,8 @@ StepResult Trainer::step(std::span<const Batch> batches, double learning_rate) {
     }
     StepResult result;
     for (std::size_t i = 0; i < batches.size(); ++i) {
-        s.method->set_pass(s.options.seed, static_cast<std::uint64_t>(s.steps) * batches.size() + i);
+        s.method->set_pass(s.options.seed,
+                           static_cast<std::uint64_t>(s.steps) * batches.size() + i);
         const LossSums sums =
             s.pass->train(batches[i], 1.0 / static_cast<double>(targets), s.sink());
         result.loss.loss += sums.loss;
@@ -193,7 +193,8 @@ void Trainer::State::update(double learning_rate) {
 // What a checkpoint must agree with.
 std::string Trainer::State::fingerprint() const {
     return options.method + "|" + options.optimizer + "|" + std::to_string(options.seed) + "|" +
-           source.spec().architecture + "|" + std::to_string(parameters.elements());
+           source.spec().architecture + "|" + std::to_string(parameters.elements()) + "|" +
+           (options.bf16 ? "bf16" : "f32") + "|" + options.run;
 }
 
 void Trainer::save(const std::string& path, const std::string& notes) {

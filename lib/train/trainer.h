@@ -20,12 +20,13 @@ struct TrainerOptions {
     PassOptions pass;
     std::uint64_t seed = 0;
     double weight_decay = 0;
+    std::string run;       // what else a checkpoint must agree with
     double most_norm = 0;  // of all gradients together: they are scaled down to it; 0: as they are
 };
 
 struct StepResult {
-    LossSums loss;     // of all batches
-    double norm = 0;   // of the gradients, before clipping; 0 where they are not stored
+    LossSums loss;    // of all batches
+    double norm = 0;  // of the gradients, before clipping; 0 where they are not stored
 };
 
 class Trainer {

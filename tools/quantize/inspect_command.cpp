@@ -12,8 +12,8 @@
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/strings.h"
+#include "io/provenance.h"
 #include "quant/model_compare.h"
-#include "quant/provenance.h"
 
 namespace thimble {
 namespace {

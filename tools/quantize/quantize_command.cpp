@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "core/strings.h"
 #include "error_report.h"
+#include "io/json_lines.h"
 #include "quant/job.h"
 
 namespace thimble {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "quant/provenance.h"
+#include "io/provenance.h"
 
 #include <filesystem>
 

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/loop.h"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+
+#include "core/checked.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "io/json.h"
+#include "io/sha256.h"
+
+namespace thimble::train {
+namespace {
+
+double now() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+
+// Rows of one pass, side by side.
+struct PassRows {
+    std::vector<std::int32_t> tokens, targets;
+    std::vector<std::int64_t> documents;
+
+    void add(const PackedRow& row) {
+        tokens.insert(tokens.end(), row.tokens.begin(), row.tokens.end());
+        targets.insert(targets.end(), row.targets.begin(), row.targets.end());
+        documents.insert(documents.end(), row.document_lengths.begin(), row.document_lengths.end());
+    }
+    [[nodiscard]] Batch batch() const { return {tokens, targets, documents}; }
+};
+
+std::vector<PassRows> passes_of(const std::vector<PackedRow>& rows, std::int64_t rows_of_pass) {
+    std::vector<PassRows> passes;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        if (i % static_cast<std::size_t>(rows_of_pass) == 0) passes.emplace_back();
+        passes.back().add(rows[i]);
+    }
+    return passes;
+}
+
+}  // namespace
+
+void LoopOptions::visit(OptionVisitor& v) {
+    data.visit(v);
+    v.group("Training");
+    v.option({.name = "steps",
+              .help = "updates in all; 0: as many as the epochs have",
+              .value = "N",
+              .least = 0},
+             steps);
+    v.option({.name = "epochs", .help = "passes over the data", .value = "N", .least = 1}, epochs);
+    v.option({.name = "batch-size",
+              .letter = 'b',
+              .help = "rows of --ctx-size tokens that go through the model at once",
+              .value = "N",
+              .least = 1,
+              .most = 4096},
+             batch_rows);
+    v.option({.name = "grad-accumulation",
+              .help = "passes whose gradients make one update",
+              .value = "N",
+              .least = 1,
+              .most = 1 << 16},
+             accumulation);
+    v.option({.name = "validate-every",
+              .help = "steps between validations; 0: at the end only",
+              .value = "N",
+              .changes_output = false,
+              .least = 0},
+             validate_every);
+    v.option({.name = "save-every",
+              .help = "steps between checkpoints of the whole state; 0: when stopped only",
+              .value = "N",
+              .changes_output = false,
+              .least = 0},
+             save_every);
+    schedule.visit(v);
+}
+
+struct Loop::State {
+    State(const ModelSource& from, const Tokenizer& tokenizer, LoopOptions o)
+        : source(from),
+          options(std::move(o)),
+          data(open_training_data(options.data, tokenizer, options.trainer.seed)),
+          stream(data.train, options.data, batch_plan()),
+          total(options.steps > 0 ? options.steps : steps_of_epochs()),
+          schedule(options.schedule, total) {
+        TrainerOptions& t = options.trainer;
+        t.pass.most_tokens = options.batch_rows * options.data.context_tokens;
+        t.pass.most_document = options.data.context_tokens;
+        t.weight_decay = options.schedule.weight_decay;
+        t.most_norm = options.schedule.max_grad_norm;
+        t.run = key();
+    }
+
+    [[nodiscard]] BatchPlan batch_plan() const {
+        BatchPlan plan;
+        plan.rows_per_step = options.batch_rows * options.accumulation;
+        plan.epochs = options.steps > 0 ? INT64_MAX / 2 : options.epochs;
+        plan.seed = options.trainer.seed;
+        return plan;
+    }
+    [[nodiscard]] std::int64_t steps_of_epochs() const {
+        std::int64_t steps = 0;
+        for (std::int64_t epoch = 0; epoch < options.epochs; ++epoch)
+            steps += stream.count(epoch).steps;
+        return steps;
+    }
+    // What all steps depend on besides the model: options and data.
+    [[nodiscard]] std::string key() const {
+        std::string text;
+        for (const OptionRecord& record :
+             list_options([copy = options](OptionVisitor& v) mutable { copy.visit(v); })) {
+            if (!record.info.changes_output || record.info.is_input) continue;
+            text += std::string(record.info.name) + '=';
+            for (const std::string& value : record.values) text += value + ',';
+        }
+        for (const DataFile& file : data.train.files()) text += file.sha256 + ' ';
+        text += std::to_string(source.file().file_bytes());
+        return sha256_of(text);
+    }
+    [[nodiscard]] std::string notes() const {
+        const DataCursor& at = stream.cursor();
+        Json json = Json::object();
+        json.set("epoch", at.epoch);
+        json.set("window", at.window);
+        json.set("row", at.row);
+        return json.dump();
+    }
+    void go_on(const std::string& text) {
+        const Json json = parse_json(text, options.state);
+        const auto number = [&](const char* key) {
+            const Json* value = json.find(key);
+            if (value == nullptr)
+                throw Error(Exit::kBadData, escaped(options.state, 1024),
+                            "has no place in the data");
+            return value->as_int(options.state);
+        };
+        stream.seek({number("epoch"), number("window"), number("row")});
+    }
+    void save(const LoopEvents& events) {
+        if (options.state.empty()) return;
+        trainer->save(options.state, notes());
+        if (events.saved) events.saved(trainer->steps());
+    }
+    void validate(const LoopEvents& events);
+    StepReport step();
+
+    const ModelSource& source;
+    LoopOptions options;
+    TrainingData data;
+    BatchStream stream;
+    std::int64_t total;
+    Schedule schedule;
+    std::unique_ptr<Trainer> trainer;
+};
+
+Loop::Loop(const ModelSource& source, const Tokenizer& tokenizer, LoopOptions options)
+    : state_(std::make_unique<State>(source, tokenizer, std::move(options))) {}
+Loop::~Loop() = default;
+std::int64_t Loop::total_steps() const noexcept { return state_->total; }
+const TrainingData& Loop::data() const noexcept { return state_->data; }
+Trainer& Loop::trainer() noexcept { return *state_->trainer; }
+
+void Loop::add_to_plan(Plan& plan) const {
+    Trainer::add_to_plan(plan, state_->source, state_->options.trainer);
+}
+
+void Loop::start(Team& team, Device device, Isa isa) {
+    State& s = *state_;
+    s.options.trainer.device = device;
+    s.options.trainer.isa = isa;
+    s.trainer = std::make_unique<Trainer>(s.source, s.options.trainer, team);
+    if (s.options.state.empty() || !std::filesystem::exists(s.options.state)) return;
+    s.go_on(s.trainer->restore(s.options.state));
+    log_info("goes on after step " + std::to_string(s.trainer->steps()) + " of " +
+             std::to_string(s.total));
+}
+
+StepReport Loop::State::step() {
+    const double start = now();
+    TrainingBatch batch;
+    if (!stream.next(batch)) throw Error(Exit::kFailure, "data", "ended before the last step");
+    const std::vector<PassRows> rows = passes_of(batch.rows, options.batch_rows);
+    std::vector<Batch> batches;
+    for (const PassRows& r : rows) batches.push_back(r.batch());
+    StepReport report;
+    report.step = trainer->steps() + 1;
+    report.steps = total;
+    report.learning_rate = schedule.learning_rate_at(report.step);
+    const StepResult result = trainer->step(batches, report.learning_rate);
+    report.loss = result.loss.loss / static_cast<double>(result.loss.targets);
+    report.gradient_norm = result.norm;
+    report.tokens = batch.global_tokens;
+    report.targets = batch.global_targets;
+    report.epoch = batch.epoch;
+    report.seconds = now() - start;
+    return report;
+}
+
+void Loop::State::validate(const LoopEvents& events) {
+    if (!data.validation || !events.validated) return;
+    DataOptions in_order = options.data;
+    in_order.shuffle = false;
+    BatchPlan plan;
+    plan.rows_per_step = options.batch_rows;
+    BatchStream rows(*data.validation, in_order, plan);
+    LossSums sums;
+    for (TrainingBatch batch; rows.next(batch);) {
+        for (const PassRows& r : passes_of(batch.rows, options.batch_rows)) {
+            const LossSums part = trainer->evaluate(r.batch());
+            sums.loss += part.loss, sums.targets += part.targets;
+        }
+    }
+    events.validated({trainer->steps(), sums.targets,
+                      sums.loss / static_cast<double>(std::max<std::int64_t>(sums.targets, 1))});
+}
+
+bool Loop::run(const LoopEvents& events) {
+    State& s = *state_;
+    while (s.trainer->steps() < s.total) {
+        const StepReport report = s.step();
+        const bool last = report.step == s.total;
+        const auto due = [&](std::int64_t every) { return every > 0 && report.step % every == 0; };
+        if (last || due(s.options.validate_every)) s.validate(events);
+        const bool stop = events.step && !events.step(report) && !last;
+        if (stop || (due(s.options.save_every) && !last)) s.save(events);
+        if (stop) return false;
+    }
+    return true;
+}
+
+}  // namespace thimble::train

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train/output.h"
+
+#include <algorithm>
+#include <map>
+
+#include "core/error.h"
+#include "format/weight_format.h"
+#include "io/gguf_writer.h"
+#include "text/tokenizer.h"
+
+namespace thimble::train {
+namespace {
+
+constexpr std::int64_t kRows = 256;  // of a matrix in memory at once
+
+bool is_gguf(const std::string& path) { return path.ends_with(".gguf"); }
+
+// A tensor's part of a file, plane 0 appended from its beginning.
+class TensorSink final : public PlaneSink {
+  public:
+    TensorSink(TensorWriter& writer, std::size_t tensor) : writer_(writer), tensor_(tensor) {}
+    void append(int, std::span<const std::byte> bytes) override {
+        writer_.write(tensor_, written_, bytes);
+        written_ += bytes.size();
+    }
+
+  private:
+    TensorWriter& writer_;
+    std::size_t tensor_;
+    std::uint64_t written_ = 0;
+};
+
+const WeightFormat& format_for(const ResultTarget& target, const SourceTensor& tensor) {
+    const WeightFormat& stored = format_of(tensor.layout());
+    if (!tensor.is_matrix) return weight_formats().get("f32", "--outtype");
+    if (target.type != "auto") return weight_formats().get(target.type, "--outtype");
+    const bool plain = layout_info(stored.info().layout).block_elements == 1;
+    return plain ? stored : weight_formats().get("f32", "--outtype");
+}
+
+Metadata metadata_of(const ResultTarget& target) {
+    Metadata metadata = target.source.gguf_metadata();
+    if (target.source.file().container() != Container::kGguf)
+        Tokenizer::open(target.source.file())->write_vocabulary(metadata);
+    ProvenanceStep step = target.step;
+    std::vector<std::string> inputs = target.source.file().files();
+    inputs.insert(inputs.end(), target.inputs.begin(), target.inputs.end());
+    step.input_files = inputs;
+    append_step(metadata, step, true);
+    return metadata;
+}
+
+// Rows [first, first + count) of a tensor as they are after training.
+using ReadRows = std::function<void(const SourceTensor&, std::int64_t first, std::int64_t count,
+                                    std::vector<float>& out)>;
+
+void write_model(const ResultTarget& target, const ReadRows& read) {
+    std::vector<TensorSpec> specs;
+    for (const SourceTensor& tensor : target.source.tensors()) {
+        const auto type = tensor_type_of(format_for(target, tensor).info().layout);
+        specs.push_back({tensor.name, type.value(), tensor.dims});
+    }
+    GgufWriter writer(target.path, metadata_of(target), specs,
+                      target.replace ? IfExists::kReplace : IfExists::kRefuse);
+    std::vector<float> rows;
+    std::size_t index = 0;
+    for (const SourceTensor& tensor : target.source.tensors()) {
+        const WeightFormat& format = format_for(target, tensor);
+        const Shape2 shape{tensor.rows(), tensor.cols()};
+        const auto encoder = format.encoder(shape, {});
+        TensorSink sink(writer, index++);
+        for (std::int64_t first = 0; first < shape.rows; first += kRows) {
+            const std::int64_t count = std::min(kRows, shape.rows - first);
+            rows.resize(static_cast<std::size_t>(count * shape.cols));
+            read(tensor, first, count, rows);
+            encoder->encode(first, rows, sink);
+        }
+    }
+    writer.finish();
+}
+
+void write_trained_model(const ResultTarget& target, const Trainer& trainer) {
+    std::map<const SourceTensor*, const Parameter*> trained;
+    for (const Parameter& p : trainer.parameters().items()) trained[p.tensor] = &p;
+    std::vector<std::byte> scratch;
+    write_model(target, [&](const SourceTensor& tensor, std::int64_t first, std::int64_t count,
+                            std::vector<float>& out) {
+        const auto at = trained.find(&tensor);
+        if (at == trained.end())
+            return target.source.read_rows(tensor, first, count, out.data(), scratch);
+        const float* values = at->second->values + first * tensor.cols();
+        std::copy_n(values, out.size(), out.data());
+    });
+}
+
+}  // namespace
+
+void check_output(const ResultTarget& target, const Method& method) {
+    const bool whole = method.result() == ResultKind::kModel || target.merge;
+    if (whole && !is_gguf(target.path)) {
+        throw Error(Exit::kUsage, "--output", "a whole model is written as GGUF",
+                    "give it a name that ends in .gguf");
+    }
+    if (!whole && target.type != "auto") {
+        throw Error(Exit::kUsage, "--outtype", "is for whole models; adapters are written as f32");
+    }
+    if (method.result() == ResultKind::kModel && target.merge)
+        throw Error(Exit::kUsage, "--merge", "there are no adapters to merge", "drop it");
+    std::vector<std::string> inputs = target.source.file().files();
+    inputs.insert(inputs.end(), target.inputs.begin(), target.inputs.end());
+    refuse_overwriting_inputs(target.path, inputs);
+    if (is_gguf(target.path)) check_can_create(target.path);
+}
+
+void write_output(const ResultTarget& target, const Trainer& trainer) {
+    if (trainer.method().result() == ResultKind::kModel)
+        return write_trained_model(target, trainer);
+    throw Error(Exit::kFailure, "output", "adapters cannot be written yet");
+}
+
+}  // namespace thimble::train

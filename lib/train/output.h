@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a run leaves: adapters as a PEFT directory or a GGUF file, or a whole model as GGUF.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "io/provenance.h"
+#include "train/trainer.h"
+
+namespace thimble::train {
+
+struct ResultTarget {
+    const ModelSource& source;
+    std::string path;
+    std::string type = "auto";  // of a whole model's matrices: f32, bf16, f16; auto: as they were,
+                                // f32 where that is a quantised type
+    bool merge = false;         // adapters become part of a whole model
+    bool replace = false;
+    ProvenanceStep step;              // without its inputs
+    std::vector<std::string> inputs;  // besides the model
+};
+
+// Before long work: Error(kUsage, kCannotCreate) when the result could not be written there.
+void check_output(const ResultTarget& target, const Method& method);
+void write_output(const ResultTarget& target, const Trainer& trainer);
+
+}  // namespace thimble::train

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: Apache-2.0
+// offload-train: fine-tunes a model, or adapters for it, inside a memory budget.
+#include "pipeline.h"
+
+using namespace thimble;
+
+namespace {
+
+constexpr const char* kExamples = R"(Examples:
+  offload-train -m model.gguf --data train.jsonl -o adapter --method lora:rank=16 --epochs 2
+  offload-train -m q4_k_m.gguf --data chats.jsonl -o adapter.gguf --max-memory ram=2GiB   (QLoRA)
+  offload-train -m model.gguf --data notes.txt -o tuned.gguf --method full --optimizer adamw8bit
+  offload-train ... --dry-run                    (what it would hold, and how long it would take)
+)";
+
+Json names() {
+    Json json = Json::object(), methods = Json::array(), optimizers = Json::array();
+    for (const std::string& name : train::methods().names()) methods.push(name);
+    for (const std::string& name : train::optimizers().names()) optimizers.push(name);
+    json.set("methods", methods);
+    json.set("optimizers", optimizers);
+    return json;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    train::Pipeline pipeline;
+    std::vector<cli::Command> commands;
+    commands.push_back({.name = "",
+                        .help = "train a model or adapters for it",
+                        .options = [&](OptionVisitor& v) { pipeline.options.visit(v); },
+                        .plan = [&](const cli::CommonOptions& c) { return pipeline.plan(c); },
+                        .run = [&](cli::Context& context) { pipeline.run(context); },
+                        .list = names});
+    return cli::run_tool({.name = "offload-train",
+                          .summary = "fine-tunes language models where memory is short",
+                          .epilog = kExamples,
+                          .baseline_bytes = train::kBaselineBytes},
+                         std::move(commands), argc, argv);
+}

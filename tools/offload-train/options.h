@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+
+#include "train/loop.h"
+
+namespace thimble::train {
+
+struct ToolOptions {
+    std::string model, output;
+    std::string precision = "auto", loss = "cut", outtype = "auto";
+    std::string metrics;
+    bool merge = false, keep_state = false, force = false;
+    std::string state;
+    LoopOptions loop;
+    void visit(OptionVisitor& v);
+};
+
+}  // namespace thimble::train

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipeline.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+
+#include "core/cpu.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/strings.h"
+#include "io/json_lines.h"
+#include "ops/dense.h"
+#include "train/output.h"
+
+namespace thimble::train {
+namespace {
+
+LossKind loss_named(const std::string& name) {
+    if (name == "chunked") return LossKind::kChunked;
+    return name == "dense" ? LossKind::kDense : LossKind::kCut;
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+Json step_json(const StepReport& r) {
+    Json json = Json::object();
+    json.set("step", r.step);
+    json.set("loss", r.loss);
+    json.set("learning_rate", r.learning_rate);
+    json.set("gradient_norm", r.gradient_norm);
+    json.set("epoch", r.epoch);
+    json.set("tokens", r.tokens);
+    json.set("targets", r.targets);
+    json.set("seconds", r.seconds);
+    json.set("tokens_per_second", static_cast<double>(r.tokens) / r.seconds);
+    return json;
+}
+
+Json validation_json(const ValidationReport& r) {
+    Json json = Json::object();
+    json.set("step", r.step);
+    json.set("validation_loss", r.loss);
+    json.set("targets", r.targets);
+    return json;
+}
+
+}  // namespace
+
+void Pipeline::open(const cli::CommonOptions& common) {
+    if (options.model.empty()) throw Error(Exit::kUsage, "--model", "no model given", "-m FILE");
+    if (options.output.empty()) throw Error(Exit::kUsage, "--output", "no output", "-o PATH");
+    LoopOptions& loop = options.loop;
+    loop.state = options.state.empty() ? options.output + ".state" : options.state;
+    if (!loop.state.ends_with(".safetensors")) loop.state += ".safetensors";
+    loop.trainer.seed = static_cast<std::uint64_t>(common.seed);
+    loop.trainer.pass.loss = loss_named(options.loss);
+    loop.trainer.bf16 =
+        options.precision == "bf16" || (options.precision == "auto" && ops::has_bf16_products());
+    source_ = ModelSource::open(options.model);
+    check_output(result(), *make_method(loop.trainer.method, "--method"));
+    tokenizer_ = Tokenizer::open(source_->file());
+    if (loop.data.context_tokens > source_->spec().context_tokens) {
+        log_warning("--ctx-size " + std::to_string(loop.data.context_tokens) +
+                    " is more than the model was trained with, " +
+                    std::to_string(source_->spec().context_tokens));
+    }
+    loop_ = std::make_unique<Loop>(*source_, *tokenizer_, loop);
+}
+
+ResultTarget Pipeline::result() const {
+    ResultTarget target{*source_,      options.output, options.outtype,
+                        options.merge, options.force,  {}};
+    target.step.tool = "offload-train";
+    target.step.version = cli::version();
+    target.step.options = [copy = options](OptionVisitor& v) mutable { copy.visit(v); };
+    for (const DataFile& file : loop_ ? loop_->data().train.files() : std::vector<DataFile>{})
+        target.inputs.push_back(file.path);
+    return target;
+}
+
+Plan Pipeline::plan(const cli::CommonOptions& common) {
+    open(common);
+    Plan plan;
+    loop_->add_to_plan(plan);
+    plan.at(Tier::kRam, Purpose::kVocabulary) +=
+        Tokenizer::predict_bytes(source_->file()) + source_->file().metadata().memory_bytes();
+    plan.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
+    const DataCounts& counts = loop_->data().train.counts();
+    plan.at(Tier::kRam, Purpose::kIo) += Ledger::process().current_bytes(Tier::kRam, Purpose::kIo) +
+                                         BatchStream::most_bytes(options.loop.data, counts.samples);
+    plan.notes.push_back(std::to_string(counts.samples) + " samples of " +
+                         std::to_string(counts.tokens) + " tokens, " +
+                         std::to_string(counts.targets) + " of them learnt; " +
+                         std::to_string(loop_->total_steps()) + " steps");
+    return plan;
+}
+
+void Pipeline::run(cli::Context& context) {
+    const auto start = std::chrono::steady_clock::now();
+    loop_->start(context.team, context.device, context.isa);
+    JsonLines metrics(
+        options.metrics, [&](std::string_view line) { context.print(line); },
+        loop_->trainer().steps() > 0 ? JsonLines::IfThere::kAppend : JsonLines::IfThere::kReplace);
+    Json validations = Json::array();
+    std::int64_t tokens = 0;
+    double loss = 0;
+    LoopEvents events;
+    events.step = [&](const StepReport& r) {
+        tokens += r.tokens;
+        loss = r.loss;
+        metrics.write(step_json(r));
+        context.progress("loss " + std::to_string(r.loss).substr(0, 6), r.step, r.steps,
+                         static_cast<double>(r.tokens) / r.seconds, "tokens/s");
+        return !context.interrupted();
+    };
+    events.validated = [&](const ValidationReport& r) {
+        metrics.write(validation_json(r));
+        validations.push(validation_json(r));
+        char text[96];
+        std::snprintf(text, sizeof(text), "step %lld: validation loss %.4f over %lld tokens",
+                      static_cast<long long>(r.step), r.loss, static_cast<long long>(r.targets));
+        log_info(text);
+    };
+    events.saved = [&](std::int64_t step) {
+        log_info("state after step " + std::to_string(step) + " saved");
+    };
+    const bool whole = loop_->run(events);
+    context.report.set("steps", loop_->trainer().steps());
+    context.report.set("loss", loss);
+    context.report.set("validations", std::move(validations));
+    context.report.set("trained_parameters", loop_->trainer().parameters().elements());
+    report(context, seconds_since(start), tokens);
+    if (!whole) {
+        throw Error(Exit::kAgain, options.loop.state,
+                    "stopped after step " + std::to_string(loop_->trainer().steps()) + " of " +
+                        std::to_string(loop_->total_steps()) + "; the state is saved",
+                    "run the same command again to go on");
+    }
+    write_output(result(), loop_->trainer());
+    if (!options.keep_state) std::filesystem::remove(options.loop.state);
+    if (!context.stdout_is_json() && options.metrics != "-") context.print(options.output + "\n");
+}
+
+void Pipeline::report(cli::Context& context, double seconds, std::int64_t tokens) const {
+    const double rate = static_cast<double>(tokens) / std::max(seconds, 1e-9);
+    context.report.set("seconds", seconds);
+    context.report.set("tokens", tokens);
+    context.report.set("tokens_per_second", rate);
+    char text[96];
+    std::snprintf(text, sizeof(text), "%lld tokens in %.1f s: %.0f tokens/s",
+                  static_cast<long long>(tokens), seconds, rate);
+    log_info(text);
+}
+
+}  // namespace thimble::train
