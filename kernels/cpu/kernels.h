@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/layout/dynamic_map.h"
 #include "kernels/layout/isa.h"
 #include "kernels/layout/layout.h"
 
@@ -78,9 +79,9 @@ struct AttentionTile {
 };
 
 // m += new_mean (g - m), v = old_square v + new_square g^2,
-// w -= decay w + step_size m / (root_scale sqrt(v) + epsilon).
+// w -= decay w + step_size m / (root_scale sqrt(v) + epsilon); g is scaled first.
 struct AdamwRule {
-    float new_mean, old_square, new_square, root_scale, epsilon, step_size, decay;
+    float gradient_scale, new_mean, old_square, new_square, root_scale, epsilon, step_size, decay;
 };
 struct AdamwRange {
     AdamwRule rule;
@@ -88,6 +89,38 @@ struct AdamwRange {
     const float* gradients;
     float *m, *v;
     std::int64_t count;  // elements of each
+};
+
+// The same with m and v as codes of blocks.
+inline constexpr std::int64_t kMostBlockElements = 4096;
+struct AdamwBlocks {
+    AdamwRule rule;
+    float* weights;
+    const float* gradients;
+    const DynamicMap *m_map, *v_map;
+    std::uint8_t *m_codes, *v_codes;
+    float *m_peaks, *v_peaks;            // one for each block
+    std::int64_t count, block_elements;  // the last block may be short
+};
+
+// w -= learning_rate s, where s is the scaled gradient, held to +-most, plus decay w; with a
+// velocity u = momentum u + s, u or (nesterov) s + momentum u in its place.
+struct SgdRange {
+    float* weights;
+    const float* gradients;
+    float* velocity;  // or null
+    std::int64_t count;
+    float gradient_scale, most, decay, momentum, learning_rate;
+    bool nesterov;
+};
+
+// Floats to bf16, up or down with the odds that make the mean exact. The random number of element
+// `first + i` depends on it, the seed and the stream alone.
+struct StochasticRounding {
+    const float* from;
+    std::uint16_t* to;
+    std::int64_t first, count;
+    std::uint64_t seed, stream;
 };
 
 #define THIMBLE_KERNEL(name, parameters) void(*name) parameters;

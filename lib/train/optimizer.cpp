@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "ops/dispatch.h"
+
 namespace thimble::train {
 
 std::size_t Optimizer::state_bytes(const ParameterInfo& parameter) const {
@@ -21,14 +23,71 @@ UpdateTile slice(const Optimizer& optimizer, const UpdateTile& tile, std::int64_
     return part;
 }
 
-void update(const Optimizer& optimizer, Team& team, Isa isa, const UpdateTile& tile) {
-    constexpr std::int64_t kWorthSharing = 32768;  // elements
+namespace {
+
+constexpr std::int64_t kWorthSharing = 32768;  // elements
+
+// fn(offset, count) for parts of a tile.
+template <class Fn>
+void for_parts(const Optimizer& optimizer, Team& team, const UpdateTile& tile, Fn&& fn) {
     const std::int64_t unit = optimizer.tile_elements(tile.parameter);
     const std::int64_t grain = ceil_div(kWorthSharing, unit) * unit;
-    if (tile.count <= grain) return optimizer.update(isa, tile);
-    team.run(tile.count, grain, [&](std::int64_t begin, std::int64_t end) {
-        optimizer.update(isa, slice(optimizer, tile, begin, end - begin));
+    if (tile.count <= grain) return fn(0, tile.count);
+    team.run(tile.count, grain,
+             [&](std::int64_t begin, std::int64_t end) { fn(begin, end - begin); });
+}
+
+}  // namespace
+
+void update(const Optimizer& optimizer, Team& team, Isa isa, const UpdateTile& tile) {
+    for_parts(optimizer, team, tile, [&](std::int64_t offset, std::int64_t count) {
+        optimizer.update(isa, slice(optimizer, tile, offset, count));
     });
+}
+
+void update_bf16(const Optimizer& optimizer, Team& team, Isa isa, const UpdateTile& tile,
+                 const RandomKey& key, std::uint16_t* weights) {
+    for_parts(optimizer, team, tile, [&](std::int64_t offset, std::int64_t count) {
+        const UpdateTile part = slice(optimizer, tile, offset, count);
+        const auto n = static_cast<std::size_t>(count);
+        widen(isa, {weights + offset, n}, part.weights);
+        optimizer.update(isa, part);
+        round_stochastic(isa, key, tile.step, part.first, {part.weights, n}, weights + offset);
+    });
+}
+
+void round_stochastic(Isa isa, const RandomKey& key, std::int64_t step, std::int64_t first,
+                      std::span<const float> from, std::uint16_t* to) {
+    cpu::StochasticRounding problem{};
+    problem.from = from.data(), problem.to = to;
+    problem.first = first, problem.count = std::ssize(from);
+    problem.seed = key.seed;
+    problem.stream = std::uint64_t{key.parameter} << 32 | static_cast<std::uint32_t>(step);
+    ops::kernels(isa).round_stochastic(problem);
+}
+
+void widen(Isa isa, std::span<const std::uint16_t> from, float* to) {
+    ops::kernels(isa).decode_row(LayoutId::k_bf16, from.data(), std::ssize(from), to);
+}
+
+void add_squares(Team& team, Isa isa, std::span<const float> x, double& sum) {
+    constexpr std::int64_t kBlocks = 256;  // at a time
+    double sums[kBlocks];
+    const auto square = ops::kernels(isa).sums_of_squares;
+    for (std::size_t first = 0; first < x.size(); first += kBlocks * kSumElements) {
+        const std::span<const float> part =
+            x.subspan(first, std::min<std::size_t>(x.size() - first, kBlocks * kSumElements));
+        const auto range = [&](std::int64_t begin, std::int64_t end) {
+            square(part.data() + begin, end - begin, sums + begin / kSumElements);
+        };
+        if (std::ssize(part) <= kWorthSharing) {
+            range(0, std::ssize(part));
+        } else {
+            team.run(std::ssize(part), 8 * kSumElements, range);
+        }
+        const std::int64_t blocks = ceil_div(std::ssize(part), kSumElements);
+        for (std::int64_t b = 0; b < blocks; ++b) sum += sums[b];
+    }
 }
 
 }  // namespace thimble::train

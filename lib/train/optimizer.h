@@ -51,7 +51,8 @@ struct UpdateTile {
     ParameterInfo parameter;
     std::int64_t first = 0, count = 0;
     float* weights = nullptr;          // [count], updated in place
-    const float* gradients = nullptr;  // [count], scaled and clipped
+    const float* gradients = nullptr;  // [count]
+    double gradient_scale = 1;         // multiplies them: what clipping and averaging ask for
     // This range's part of each slot, in the order of slots(), aligned to 4 bytes.
     std::array<std::byte*, kMaxSlots> slots{};
     std::int64_t step = 1;  // from 1
@@ -80,6 +81,26 @@ class Optimizer {
                                std::int64_t offset, std::int64_t count);
 // The whole tile by a team.
 void update(const Optimizer& optimizer, Team& team, Isa isa, const UpdateTile& tile);
+
+// What makes the random numbers of one parameter; the step is added to it.
+struct RandomKey {
+    std::uint64_t seed = 0;
+    std::uint32_t parameter = 0;
+};
+// The same for weights kept in bf16, [count] at the tile's `first`; tile.weights is memory to work
+// in. The new weights are rounded stochastically, so that steps far smaller than a bf16's last
+// place still arrive on average.
+void update_bf16(const Optimizer& optimizer, Team& team, Isa isa, const UpdateTile& tile,
+                 const RandomKey& key, std::uint16_t* weights);
+// Weights at `first` of a parameter to bf16 after `step`, and back; the way back is exact.
+void round_stochastic(Isa isa, const RandomKey& key, std::int64_t step, std::int64_t first,
+                      std::span<const float> from, std::uint16_t* to);
+void widen(Isa isa, std::span<const std::uint16_t> from, float* to);
+
+// Adds up squares in double, in an order that threads cannot change: a parameter summed up in parts
+// that begin at multiples of kSumElements has the sum of the whole, bit for bit.
+inline constexpr std::int64_t kSumElements = 4096;
+void add_squares(Team& team, Isa isa, std::span<const float> x, double& sum);
 
 // A registered optimizer: makes instances from its options.
 class OptimizerType {
