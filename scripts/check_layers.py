@@ -8,7 +8,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SUFFIXES = (".h", ".cpp", ".cu", ".cuh", ".def")
 
-# Folder of lib/ -> what it may include besides itself, core and tensor.
+# Folder of lib/ -> what it may include besides itself, core and tensor. Of a folder within a folder that
+# stands here the files are no leaves.
 LIB = {
     "core": "kernels/layout",
     "tensor": "kernels/cuda/failure.h kernels/cuda/memory.h kernels/cuda/stream.h kernels/layout",
@@ -26,7 +27,8 @@ LIB = {
     "decode": "model kv ops storage text io cost",
     "eval": "decode calib model kv ops format cost text io",
     "quant": "eval calib decode model ops format storage codec text io cost",
-    "train": "eval calib model kv ops format storage dist text io cost",
+    "train": "train/data eval calib model kv ops format storage dist text io cost",
+    "train/data": "text io",
     "recipe": "io cli",
     "cli": "io",
 }
@@ -47,9 +49,19 @@ FOREIGN = {
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 
 
+def folder_of(file: pathlib.PurePosixPath) -> str:
+    """Of a file in lib/, as the table has it."""
+    inner = "/".join(file.parts[1:3])
+    return inner if inner in LIB else file.parts[1]
+
+
+def is_leaf(file: pathlib.PurePosixPath) -> bool:
+    return len(file.parts) > 2 + len(folder_of(file).split("/"))  # lib/kv/policies/x.cpp
+
+
 def may_include(file: pathlib.PurePosixPath, target: pathlib.PurePosixPath) -> bool:
     """Both are project files, relative to the root."""
-    top, folder = file.parts[0], file.parts[1]
+    top, folder = file.parts[0], folder_of(file)
     if top == "tests":
         return True
     inside = lambda places: any(target == pathlib.PurePosixPath(p) or str(target).startswith(p + "/") for p in places)
@@ -58,13 +70,13 @@ def may_include(file: pathlib.PurePosixPath, target: pathlib.PurePosixPath) -> b
         return target.parts[0] in ("lib", "kernels") or inside([own])
     if top == "kernels":
         return inside({"ref": [own], "cpu": [own, "kernels/layout", "kernels/encode"], "emu": [own, "kernels/layout", "kernels/cuda"], "cuda": [own, "kernels/layout", "kernels/emu"]}.get(folder, [own, "kernels/layout"]))
-    leaf_target = len(target.parts) > 3  # lib/kv/policies/x.cpp
-    if inside([own]):
-        return not leaf_target or (len(file.parts) > 3 and target.stem == file.stem) or target.suffix == ".def"
-    places = [p if "/" in p else f"lib/{p}" for p in ("core tensor " + LIB[folder]).split()]
+    leaf_target = target.parts[0] == "lib" and is_leaf(target)
+    if target.parts[0] == "lib" and folder_of(target) == folder:
+        return not leaf_target or (is_leaf(file) and target.stem == file.stem) or target.suffix == ".def"
+    places = [p if p.startswith("kernels/") else f"lib/{p}" for p in ("core tensor " + LIB[folder]).split()]
     if folder == "core":
         places.remove("lib/tensor")
-    return not (leaf_target and target.parts[0] == "lib") and inside(places + EVERYWHERE)
+    return not leaf_target and inside(places + EVERYWHERE)
 
 
 def faults_of(path: pathlib.Path):

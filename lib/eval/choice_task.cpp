@@ -7,8 +7,8 @@
 #include "core/log.h"
 #include "eval/choice.h"
 #include "eval/facts.h"
-#include "eval/lines.h"
 #include "eval/shots.h"
+#include "io/lines.h"
 #include "io/sha256.h"
 
 namespace thimble::eval {

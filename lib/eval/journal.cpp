@@ -13,7 +13,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
-#include "eval/lines.h"
+#include "io/lines.h"
 #include "io/sha256.h"
 
 namespace thimble::eval {

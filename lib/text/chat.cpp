@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chat templates by form. What a template in a file says is only ever searched for the marks of a
 // known form; no text of it is executed, and only a default system message is taken from it.
+#include <algorithm>
 #include <array>
 #include <optional>
 
@@ -19,12 +20,20 @@ class Chat {
         literal_.push_back({text_.size(), text_.size() + content.size()});
         text_ += content;
     }
+    // A message's content and what ends its turn.
+    void add_turn(std::string_view content, std::string_view end) {
+        turns_.push_back({text_.size(), text_.size() + content.size() + end.size()});
+        add_content(content);
+        add(end);
+    }
+    void add_no_turn() { turns_.emplace_back(); }  // the message stands within another's
     [[nodiscard]] const std::string& text() const noexcept { return text_; }
     [[nodiscard]] const std::vector<TextRange>& literal() const noexcept { return literal_; }
+    [[nodiscard]] const std::vector<TextRange>& turns() const noexcept { return turns_; }
 
   private:
     std::string text_;
-    std::vector<TextRange> literal_;
+    std::vector<TextRange> literal_, turns_;
 };
 
 Error bad_message(const std::string& what) { return {Exit::kUsage, "chat message", what}; }
@@ -73,17 +82,20 @@ std::optional<std::string> default_system(std::string_view source) {
 
 void render_chatml(const Tokenizer& tokenizer, std::span<const ChatMessage> messages, bool prompt,
                    Chat& chat) {
-    const auto turn = [&](std::string_view role, std::string_view content) {
-        chat.add("<|im_start|>");
-        chat.add_content(role);
-        chat.add("\n");
-        chat.add_content(content);
-        chat.add("<|im_end|>\n");
-    };
     if (!messages.empty() && messages[0].role != "system") {
-        if (const auto system = default_system(tokenizer.chat_template())) turn("system", *system);
+        if (const auto system = default_system(tokenizer.chat_template())) {
+            chat.add("<|im_start|>system\n");
+            chat.add_content(*system);
+            chat.add("<|im_end|>\n");
+        }
     }
-    for (const ChatMessage& message : messages) turn(message.role, message.content);
+    for (const ChatMessage& message : messages) {
+        chat.add("<|im_start|>");
+        chat.add_content(message.role);
+        chat.add("\n");
+        chat.add_turn(message.content, "<|im_end|>");
+        chat.add("\n");
+    }
     if (prompt) chat.add("<|im_start|>assistant\n");
 }
 
@@ -94,6 +106,7 @@ void render_gemma(const Tokenizer&, std::span<const ChatMessage> messages, bool 
     if (has_system) {
         system = messages[0].content;
         messages = messages.subspan(1);
+        chat.add_no_turn();
     }
     for (std::size_t i = 0; i < messages.size(); ++i) {
         const bool user = messages[i].role == "user";
@@ -108,8 +121,8 @@ void render_gemma(const Tokenizer&, std::span<const ChatMessage> messages, bool 
             chat.add_content(system);
             chat.add("\n\n");
         }
-        chat.add_content(trim(messages[i].content));
-        chat.add("<end_of_turn>\n");
+        chat.add_turn(trim(messages[i].content), "<end_of_turn>");
+        chat.add("\n");
     }
     if (prompt) chat.add("<start_of_turn>model\n");
 }
@@ -120,8 +133,7 @@ void render_llama3(const Tokenizer&, std::span<const ChatMessage> messages, bool
         chat.add("<|start_header_id|>");
         chat.add_content(message.role);
         chat.add("<|end_header_id|>\n\n");
-        chat.add_content(trim(message.content));
-        chat.add("<|eot_id|>");
+        chat.add_turn(trim(message.content), "<|eot_id|>");
     }
     if (prompt) chat.add("<|start_header_id|>assistant<|end_header_id|>\n\n");
 }
@@ -134,8 +146,8 @@ void render_zephyr(const Tokenizer& tokenizer, std::span<const ChatMessage> mess
                               "' is not system, user or assistant");
         }
         chat.add("<|" + message.role + "|>\n");
-        chat.add_content(message.content);
-        chat.add(tokenizer.piece(tokenizer.eos(), true) + "\n");
+        chat.add_turn(message.content, tokenizer.piece(tokenizer.eos(), true));
+        chat.add("\n");
     }
     if (prompt) chat.add("<|assistant|>\n");
 }
@@ -186,6 +198,14 @@ Chat render(const Tokenizer& tokenizer, const Form& form, std::span<const ChatMe
     return chat;
 }
 
+std::vector<Token> encode(const Tokenizer& tokenizer, const Chat& chat) {
+    EncodeText how;
+    how.add_special = false;
+    how.parse_special = true;
+    how.literal = chat.literal();
+    return tokenizer.encode(chat.text(), how);
+}
+
 }  // namespace
 
 std::vector<std::string> chat_forms() {
@@ -201,13 +221,36 @@ std::string render_chat(const Tokenizer& tokenizer, std::string_view form,
 
 std::vector<Token> encode_chat(const Tokenizer& tokenizer, std::string_view form,
                                std::span<const ChatMessage> messages, bool add_generation_prompt) {
-    const Chat chat =
-        render(tokenizer, choose_form(tokenizer, form), messages, add_generation_prompt);
-    EncodeText how;
-    how.add_special = false;
-    how.parse_special = true;
-    how.literal = chat.literal();
-    return tokenizer.encode(chat.text(), how);
+    return encode(tokenizer,
+                  render(tokenizer, choose_form(tokenizer, form), messages, add_generation_prompt));
+}
+
+ChatTokens encode_chat_turns(const Tokenizer& tokenizer, std::string_view form,
+                             std::span<const ChatMessage> messages) {
+    const Chat chat = render(tokenizer, choose_form(tokenizer, form), messages, false);
+    ChatTokens out;
+    out.tokens = encode(tokenizer, chat);
+    std::vector<std::size_t> ends;  // of each token, in bytes of the text
+    std::size_t end = 0;
+    for (const Token token : out.tokens) {
+        end += tokenizer.piece(token, true).size();
+        ends.push_back(end);
+    }
+    // Some vocabularies put a space before the text.
+    const std::size_t shift = end == chat.text().size() + 1 ? 1 : 0;
+    if (end != chat.text().size() + shift) {
+        throw Error(Exit::kBadData, "chat message", "has characters outside the vocabulary");
+    }
+    for (const TextRange& turn : chat.turns()) {
+        ChatTurn& place = out.turns.emplace_back();
+        if (turn.end == turn.begin) continue;
+        // The first token that reaches the turn's first byte ends before it, or belongs to both.
+        const auto before = std::lower_bound(ends.begin(), ends.end(), turn.begin + shift);
+        const auto after = std::upper_bound(before, ends.end(), turn.end + shift);
+        place.begin = static_cast<std::size_t>(before - ends.begin()) + 1;
+        place.end = std::max(place.begin, static_cast<std::size_t>(after - ends.begin()));
+    }
+    return out;
 }
 
 }  // namespace thimble

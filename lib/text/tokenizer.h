@@ -100,6 +100,19 @@ struct ChatMessage {
 [[nodiscard]] std::vector<Token> encode_chat(const Tokenizer& tokenizer, std::string_view form,
                                              std::span<const ChatMessage> messages,
                                              bool add_generation_prompt);
+// The same for training, with the place of each message's own part: its content and the text that
+// ends the turn, without the header before and the line end after. Tokens that belong to it only in
+// part are left out; empty where the form gives a message no turn of its own (gemma: system).
+// Error(kBadData) where the tokens do not spell the text (a character outside the vocabulary).
+struct ChatTurn {
+    std::size_t begin = 0, end = 0;  // tokens
+};
+struct ChatTokens {
+    std::vector<Token> tokens;
+    std::vector<ChatTurn> turns;  // one for each message
+};
+[[nodiscard]] ChatTokens encode_chat_turns(const Tokenizer& tokenizer, std::string_view form,
+                                           std::span<const ChatMessage> messages);
 [[nodiscard]] std::vector<std::string> chat_forms();
 
 }  // namespace thimble

@@ -13,10 +13,10 @@
 #include "core/strings.h"
 #include "cost/time_model.h"
 #include "eval/facts.h"
-#include "eval/lines.h"
 #include "eval/scoring.h"
 #include "eval/windows.h"
 #include "io/atomic_file.h"
+#include "io/lines.h"
 #include "io/sha256.h"
 #include "model/device_budget.h"
 #include "ops/ops.h"
@@ -224,7 +224,7 @@ Plan Pipeline::memory() const {
     if (!suite_.empty()) {
         suite_.add_to_plan(plan);
         plan.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
-        if (!journal_path().empty()) plan.at(Tier::kRam, Purpose::kIo) += eval::line_reader_bytes();
+        if (!journal_path().empty()) plan.at(Tier::kRam, Purpose::kIo) += line_reader_bytes();
     }
     std::uint64_t& io = plan.at(Tier::kRam, Purpose::kIo);
     io = std::max<std::uint64_t>(io, kHashBufferBytes);  // the files' hashes come first

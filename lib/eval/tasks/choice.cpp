@@ -11,7 +11,7 @@
 
 #include "core/error.h"
 #include "eval/choice.h"
-#include "eval/lines.h"
+#include "io/lines.h"
 
 namespace thimble::eval {
 namespace {

@@ -12,9 +12,9 @@
 #include "decode/session.h"
 #include "eval/facts.h"
 #include "eval/filters.h"
-#include "eval/lines.h"
 #include "eval/shots.h"
 #include "eval/task.h"
+#include "io/lines.h"
 #include "io/sha256.h"
 
 namespace thimble::eval {

@@ -5,7 +5,7 @@
 
 #include "core/error.h"
 #include "eval/journal.h"
-#include "eval/lines.h"
+#include "io/lines.h"
 #include "tests/support/temp_dir.h"
 
 using namespace thimble;

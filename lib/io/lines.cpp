@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "eval/lines.h"
+#include "io/lines.h"
 
 #include <algorithm>
 #include <cstring>
 
 #include "core/error.h"
 
-namespace thimble::eval {
+namespace thimble {
 
 LineReader::LineReader(const std::string& path)
     : file_(path), buffer_(kBufferBytes, Purpose::kIo) {}
@@ -26,24 +26,36 @@ std::string_view LineReader::fill() {
     return {buffer_.as<char>() + begin_, end_ - begin_};
 }
 
-bool LineReader::next(std::string& line) {
+bool LineReader::take(std::string& line, std::size_t most_bytes) {
     line.clear();
     std::string_view held = fill();
     if (held.empty()) return false;
-    ++line_;
+    if (terminated_) ++line_;
     for (terminated_ = false; !terminated_ && !held.empty(); held = fill()) {
+        held = held.substr(0, most_bytes - line.size() + 1);  // room for a newline
         const std::size_t newline = held.find('\n');
         terminated_ = newline != std::string_view::npos;
-        const std::size_t count = terminated_ ? newline + 1 : held.size();
-        line += held.substr(0, terminated_ ? newline : count);
-        begin_ += count;
-        consumed_ += count;
-        if (line.size() > kMostLineBytes) {
-            throw Error(Exit::kBadData, where(),
-                        "is longer than " + std::to_string(kMostLineBytes) + " bytes");
-        }
+        const std::size_t text =
+            terminated_ ? newline : std::min(held.size(), most_bytes - line.size());
+        line += held.substr(0, text);
+        begin_ += text + (terminated_ ? 1 : 0);
+        consumed_ += text + (terminated_ ? 1 : 0);
+        if (!terminated_ && text < held.size()) break;  // it goes on
     }
     return true;
+}
+
+bool LineReader::next(std::string& line) {
+    if (!take(line, kMostLineBytes)) return false;
+    if (!terminated_ && !fill().empty()) {
+        throw Error(Exit::kBadData, where(),
+                    "is longer than " + std::to_string(kMostLineBytes) + " bytes");
+    }
+    return true;
+}
+
+bool LineReader::next_part(std::string& part, std::size_t most_bytes) {
+    return take(part, most_bytes);
 }
 
 void for_each_json_line(const std::string& path,
@@ -59,4 +71,4 @@ void for_each_json_line(const std::string& path,
 
 std::uint64_t line_reader_bytes() { return Buffer::charged_bytes(LineReader::kBufferBytes); }
 
-}  // namespace thimble::eval
+}  // namespace thimble

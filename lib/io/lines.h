@@ -12,7 +12,7 @@
 #include "io/json.h"
 #include "tensor/buffer.h"
 
-namespace thimble::eval {
+namespace thimble {
 
 class LineReader {
   public:
@@ -24,6 +24,9 @@ class LineReader {
     // The next line without its newline; false at the end. Error(kBadData) naming file and line
     // when it is longer than kMostLineBytes.
     [[nodiscard]] bool next(std::string& line);
+    // The same, but of a line longer than `most_bytes` (from 1 up) only that many bytes; the rest
+    // follows as if it were a line, with the same number. terminated() tells the last part.
+    [[nodiscard]] bool next_part(std::string& part, std::size_t most_bytes);
     [[nodiscard]] std::int64_t line_number() const noexcept { return line_; }  // of the last one
     // Bytes of all lines so far, newlines included; whether the last one had its newline.
     [[nodiscard]] std::uint64_t consumed_bytes() const noexcept { return consumed_; }
@@ -32,6 +35,7 @@ class LineReader {
 
   private:
     [[nodiscard]] std::string_view fill();
+    [[nodiscard]] bool take(std::string& line, std::size_t most_bytes);
     File file_;
     Buffer buffer_;
     std::uint64_t offset_ = 0, consumed_ = 0;
@@ -48,4 +52,4 @@ void for_each_json_line(const std::string& path,
 // What reading holds, of Purpose::kIo, for plans.
 [[nodiscard]] std::uint64_t line_reader_bytes();
 
-}  // namespace thimble::eval
+}  // namespace thimble
