@@ -52,11 +52,12 @@ struct Runner::State {
     // A layer over rows in host memory.
     void run_rows(BlockCtx& ctx, std::size_t layer, View rows) const;
     void check(std::span<const std::int32_t> tokens) const;
-    // What to do with logits: hand them on, or only say which is the largest (of one row).
+    // What to do with logits: hand them on, or only the largest (of one row, from a device).
     struct Wanted {
         Tap* tap = nullptr;
         const LogitsSink* sink = nullptr;
-        ops::RowStats* stats = nullptr;
+        std::span<float> top = {};
+        std::span<std::int32_t> places = {};
     };
     void head(View x, bool away, std::int64_t first, const Wanted& wanted);
     void forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
@@ -164,13 +165,13 @@ void Runner::State::head(View x, bool away, std::int64_t first, const Wanted& wa
         const View h = where.workspace->take_view(where.dtype(), rows, x.cols);
         ops::rms_norm(where, from, lease.vector(output_norm), spec().norm_epsilon, h);
         if (wanted.tap) wanted.tap->input(lease.unit(), {&output, 1}, h);
-        if (wanted.sink == nullptr && wanted.stats == nullptr) continue;
+        if (wanted.sink == nullptr && wanted.top.empty()) continue;
         const View out = {logits.data(), exec.dtype(), rows, spec().vocab, spec().vocab};
         View computed = out;
         if (on_device) computed.data = device_logits.data();
         apply(where, h, std::array{lease.matrix(output).into(computed)});
-        if (wanted.stats != nullptr) {
-            ops::row_stats(where, computed, {wanted.stats, 1});
+        if (!wanted.top.empty()) {
+            ops::top_k(where, computed, wanted.top, wanted.places);
             continue;
         }
         if (on_device) ops::copy_to_host(device, computed, out);
@@ -261,18 +262,15 @@ void Runner::forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64
                     {.sink = sink ? &sink : nullptr});
 }
 
-bool Runner::head_on_device() const noexcept {
-    return state_->plan.on_device(state_->plan.units.size() - 1);
+std::int64_t Runner::most_top() const noexcept {
+    const RunnerPlan& plan = state_->plan;
+    if (!plan.on_device(plan.units.size() - 1)) return 0;
+    return std::min(ops::kMostTop, state_->spec().vocab);
 }
 
-std::int32_t Runner::forward_greedy(SeqId seq, std::span<const std::int32_t> tokens) {
-    ops::RowStats stats{};
-    state_->forward(seq, tokens, 1, {.stats = &stats});
-    if (std::isnan(stats.log_sum_exp) || std::isinf(stats.log_sum_exp)) {
-        throw Error(Exit::kBadData, "logits", "not a number, or none is finite",
-                    "the model's weights are broken: try quantize verify");
-    }
-    return stats.argmax;
+void Runner::forward_top(SeqId seq, std::span<const std::int32_t> tokens, std::span<float> logits,
+                         std::span<std::int32_t> places) {
+    state_->forward(seq, tokens, 1, {.top = logits, .places = places});
 }
 
 std::uint64_t Runner::streamed_bytes() const noexcept { return state_->store->streamed_bytes(); }
