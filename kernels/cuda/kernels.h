@@ -101,8 +101,9 @@ struct TopK {
     std::int32_t* places;    // [k]
 };
 [[nodiscard]] constexpr std::int64_t top_k_scratch(std::int64_t cols, std::int64_t k) noexcept {
-    const auto left = [&](std::int64_t n) { return (n + kTopSlice - 1) / kTopSlice * k; };
-    return left(cols) + left(left(cols));
+    std::int64_t sum = 0;
+    for (std::int64_t n = cols; n > kTopSlice; sum += n) n = (n + kTopSlice - 1) / kTopSlice * k;
+    return sum;
 }
 
 // Blocks of 32 columns as 8-bit codes: x = scale * code, scale = largest magnitude / 127, to

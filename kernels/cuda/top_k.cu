@@ -57,7 +57,8 @@ __global__ void __launch_bounds__(kThreads) top_k_kernel(Stage p) {
     while (n < count || n < p.k) n *= 2;
     for (int i = threadIdx.x; i < n; i += kThreads) {
         std::uint64_t entry = 0;
-        if (i < count) entry = p.in != nullptr ? p.in[first + i] : entry_of(p.x[first + i], first + i);
+        if (i < count)
+            entry = p.in != nullptr ? p.in[first + i] : entry_of(p.x[first + i], first + i);
         entries[i] = entry;
     }
     sort(entries, n);
@@ -84,15 +85,13 @@ bool supports_top_k(const TopK& p) noexcept {
 
 void top_k(const TopK& p, Stream& stream) {
     Stage stage = {p.x, nullptr, p.cols, static_cast<int>(p.k), p.scratch, p.values, p.places};
-    std::uint64_t* other = p.scratch + blocks_for(p.cols, kTopSlice) * p.k;
     for (;;) {
         const unsigned blocks = blocks_for(stage.count, kTopSlice);
-        std::uint64_t* const out = stage.out;
         if (blocks == 1) stage.out = nullptr;
         launch("top_k", top_k_kernel, {blocks, kThreads}, stream, stage);
         if (blocks == 1) return;
-        stage.in = out, stage.out = other, stage.count = blocks * p.k;
-        other = out;
+        stage.in = stage.out, stage.count = blocks * p.k;
+        stage.out += stage.count;
     }
 }
 

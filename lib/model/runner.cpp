@@ -51,6 +51,8 @@ struct Runner::State {
     void run_layer(std::size_t layer, Residual& x);
     // A layer over rows in host memory.
     void run_rows(BlockCtx& ctx, std::size_t layer, View rows) const;
+    // Any number of tokens, into rows in host memory.
+    void embed_rows(const PackedView& table, std::span<const std::int32_t> tokens, View rows) const;
     void check(std::span<const std::int32_t> tokens) const;
     // What to do with logits: hand them on, or only the largest (of one row, from a device).
     struct Wanted {
@@ -129,6 +131,20 @@ void Runner::State::run_rows(BlockCtx& ctx, std::size_t layer, View rows) const 
     ops::copy_to_host(device, x, rows);
 }
 
+void Runner::State::embed_rows(const PackedView& table, std::span<const std::int32_t> tokens,
+                               View rows) const {
+    if (!plan.on_device(0)) return ops::embed(exec, table, tokens, spec().embedding_scale, rows);
+    for (std::int64_t first = 0; first < rows.rows; first += plan.step_tokens) {
+        const std::int64_t count = std::min(plan.step_tokens, rows.rows - first);
+        const WorkspaceScope scope(*device_workspace);
+        const View x = device_workspace->take_view(device.dtype(), count, rows.cols);
+        ops::embed(device, table,
+                   tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+                   spec().embedding_scale, x);
+        ops::copy_to_host(device, x, rows.slice_rows(first, count));
+    }
+}
+
 void Runner::State::run_layer(std::size_t layer, Residual& x) {
     const Lease lease = store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
     BlockCtx ctx = {exec_of_unit(layer + 1), lease, *kv, nullptr};
@@ -140,7 +156,9 @@ void Runner::State::step(SeqId seq, std::span<const std::int32_t> tokens, Residu
     kv->begin_step(seq, static_cast<std::int64_t>(tokens.size()));
     {
         const Lease lease = store->acquire({UnitKind::kEmbedding, 0});
-        ops::embed(exec, lease.matrix(0).weight, tokens, spec().embedding_scale, x.host);
+        x.away = plan.on_device(0);
+        ops::embed(exec_of_unit(0), lease.matrix(0).weight, tokens, spec().embedding_scale,
+                   x.away ? x.device : x.host);
     }
     for (std::size_t layer = 0; layer < plan.layers.size(); ++layer) run_layer(layer, x);
     kv->end_step();
@@ -203,8 +221,7 @@ bool Runner::sweep(std::span<const std::span<const std::int32_t>> texts, View hi
         std::int64_t row = 0;
         for (const auto& text : texts) {
             s.check(text);
-            ops::embed(s.exec, lease.matrix(0).weight, text, s.spec().embedding_scale,
-                       hidden.slice_rows(row, std::ssize(text)));
+            s.embed_rows(lease.matrix(0).weight, text, hidden.slice_rows(row, std::ssize(text)));
             row += std::ssize(text);
         }
     }

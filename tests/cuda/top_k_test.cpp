@@ -21,8 +21,7 @@ void check_top(const std::vector<float>& x, std::int64_t k) {
     const std::vector<float> got = run_all_orders([&] {
         const Array<float> dx(x), values(n);
         const Array<std::int32_t> places(n);
-        const Array<std::uint64_t> scratch(
-            static_cast<std::size_t>(cuda::top_k_scratch(cols, k)));
+        const Array<std::uint64_t> scratch(static_cast<std::size_t>(cuda::top_k_scratch(cols, k)));
         cuda::top_k({dx.data(), cols, k, scratch.data(), values.data(), places.data()}, stream());
         std::vector<float> out = values.get();
         for (const std::int32_t p : places.get()) out.push_back(static_cast<float>(p));
@@ -57,16 +56,27 @@ void check_top_k() {
     for (std::size_t i = 0; i < few.size(); ++i) few[i] = static_cast<float>(i * 7919 % 13) - 6;
     for (std::size_t i = 0; i < few.size(); i += 3) few[i] = -few[i];
     check_top(few, 256);
+    std::vector<float> zeros(100, -1);
+    for (std::size_t i = 0; i < zeros.size(); i += 3) zeros[i] = i % 2 == 0 ? -0.0f : 0.0f;
+    check_top(zeros, 20);
     few[4100] = kInfinity, few[17] = kNan, few[3000] = -kNan, few[1] = -kInfinity;
     check_top(few, 40);
     std::vector<float> none(300, -kInfinity);
     none[290] = -std::numeric_limits<float>::max();
     check_top(none, 64);
 
-    CHECK_FALSE(cuda::supports_top_k({.x = nullptr, .cols = 5, .k = 6, .scratch = nullptr,
-                                      .values = nullptr, .places = nullptr}));
-    CHECK_FALSE(cuda::supports_top_k({.x = nullptr, .cols = 500, .k = 257, .scratch = nullptr,
-                                      .values = nullptr, .places = nullptr}));
+    CHECK_FALSE(cuda::supports_top_k({.x = nullptr,
+                                      .cols = 5,
+                                      .k = 6,
+                                      .scratch = nullptr,
+                                      .values = nullptr,
+                                      .places = nullptr}));
+    CHECK_FALSE(cuda::supports_top_k({.x = nullptr,
+                                      .cols = 500,
+                                      .k = 257,
+                                      .scratch = nullptr,
+                                      .values = nullptr,
+                                      .places = nullptr}));
 }
 
 }  // namespace thimble::cuda_test

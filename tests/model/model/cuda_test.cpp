@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 
@@ -193,6 +194,47 @@ TEST_SUITE("cuda" * doctest::skip(no_device())) {
                 CHECK(most_difference(got, want) <= 2e-3 * largest(want));
                 CHECK(got.greedy == want.greedy);
             }
+        }
+    }
+
+    TEST_CASE("cuda: the matrix of a tied head there is the embedding's, too, and in RAM no more") {
+        const test::TempDir directory;
+        for (const char* name : {"gemma3", "llama-tied", "llama-untied"}) {
+            const auto& golden = test::golden_model(name);
+            CAPTURE(name);
+            const std::string path = directory / (std::string(name) + ".gguf");
+            test::ModelCopy::as_gguf(golden.directory, "q8_0").write_gguf(path);
+            RunnerOptions options = options_on(Device::kCuda);
+            options.step_tokens = 5;
+            auto source = ModelSource::open(path);
+            const ModelSpec& spec = source->spec();
+            Plan plan = planned(path, options, 1);
+            CHECK((plan.at(Tier::kRam, Purpose::kWeights) == 0) == spec.tied_embedding);
+            // Two texts, longer and shorter than a step, layer by layer.
+            const auto& tokens = golden.prompts[1].tokens;
+            const std::array texts{std::span(tokens).first(7), std::span(tokens).subspan(2, 3)};
+            Team team(2);
+            Runner runner(std::move(source), options, team);
+            std::vector<float> hidden(static_cast<std::size_t>(10 * runner.spec().hidden));
+            const View x{hidden.data(), DType::kF32, 10, runner.spec().hidden,
+                         runner.spec().hidden};
+            REQUIRE(runner.sweep(texts, x, nullptr, {}));
+            std::vector<double> swept;
+            runner.head(x, nullptr, [&](std::int64_t, View logits) {
+                for (std::int64_t r = 0; r < logits.rows; ++r)
+                    swept.insert(swept.end(), logits.row<float>(r),
+                                 logits.row<float>(r) + logits.cols);
+            });
+            std::vector<double> want = test::all_logits(runner, texts[0]);
+            const std::vector<double> second = test::all_logits(runner, texts[1]);
+            want.insert(want.end(), second.begin(), second.end());
+            REQUIRE(swept.size() == want.size());
+            double most = 0, size = 0;
+            for (std::size_t i = 0; i < want.size(); ++i) {
+                most = std::max(most, std::abs(swept[i] - want[i]));
+                size = std::max(size, std::abs(want[i]));
+            }
+            CHECK(most <= 2e-4 * size);
         }
     }
 }
