@@ -90,6 +90,22 @@ struct RowStatistics {
     float* sum;            // [rows]
 };
 
+// The k largest of a row and their places, largest first, equal ones by place; what is NaN or
+// +infinity comes before all.
+inline constexpr std::int64_t kTopSlice = 2048, kMostTop = 256;
+struct TopK {
+    const float* x;
+    std::int64_t cols, k;    // k at most kMostTop and cols
+    std::uint64_t* scratch;  // [top_k_scratch(cols, k)]
+    float* values;           // [k]
+    std::int32_t* places;    // [k]
+};
+[[nodiscard]] constexpr std::int64_t top_k_scratch(std::int64_t cols, std::int64_t k) noexcept {
+    std::int64_t sum = 0;
+    for (std::int64_t n = cols; n > kTopSlice; sum += n) n = (n + kTopSlice - 1) / kTopSlice * k;
+    return sum;
+}
+
 // Blocks of 32 columns as 8-bit codes: x = scale * code, scale = largest magnitude / 127, to
 // nearest, ties to even. cols is a multiple of 32.
 struct QuantiseI8 {

@@ -35,19 +35,23 @@ void penalise(Real* logits, std::int64_t vocab, std::span<const std::int32_t> se
     }
 }
 
+[[noreturn]] void throw_not_a_number(std::int64_t token) {
+    throw Error(Exit::kBadData, "logits",
+                "token " + std::to_string(token) + " has a logit that is not a number",
+                "check the weights: quantize verify");
+}
+[[noreturn]] void throw_none() { throw Error(Exit::kBadData, "logits", "all are minus infinity"); }
+
 template <class Real>
 std::int32_t most_likely(const Real* logits, std::int64_t vocab) {
     std::int64_t best = -1;
     for (std::int64_t i = 0; i < vocab; ++i) {
-        if (!(logits[i] < std::numeric_limits<Real>::infinity()))  // NaN too
-            throw Error(Exit::kBadData, "logits",
-                        "token " + std::to_string(i) + " has a logit that is not a number",
-                        "check the weights: quantize verify");
+        if (!(logits[i] < std::numeric_limits<Real>::infinity())) throw_not_a_number(i);  // NaN too
         if (best < 0 ? logits[i] > -std::numeric_limits<Real>::infinity()
                      : logits[i] > logits[best])
             best = i;
     }
-    if (best < 0) throw Error(Exit::kBadData, "logits", "all are minus infinity");
+    if (best < 0) throw_none();
     return static_cast<std::int32_t>(best);
 }
 
@@ -101,6 +105,11 @@ std::int32_t Sampler::sample(View logits, std::span<const std::int32_t> recent,
     return choose(logits.row<float>(0), logits.cols, seen, draw);
 }
 
+// What min-p asks of a logit beside the largest one.
+double Sampler::least_beside(double top) const {
+    return options_.min_p > 0 ? top + std::log(options_.min_p) : kMinusInfinity;
+}
+
 // The top-k candidates with a logit of at least `least`, unordered.
 template <class Real>
 std::span<Sampler::Candidate> Sampler::collect(const Real* logits, std::int64_t vocab,
@@ -133,25 +142,32 @@ std::int32_t Sampler::choose(Real* logits, std::int64_t vocab, std::span<const s
     if (options_.greedy()) return best;
 
     const auto top = static_cast<double>(logits[best]);
-    const double least = options_.min_p > 0 ? top + std::log(options_.min_p) : kMinusInfinity;
+    const double least = least_beside(top);
     // Top-p counts in the probability of everything that top-k leaves, min-p cuts it or not.
     const bool whole = options_.top_p < 1 && options_.top_k > 0;
-    std::span<Candidate> kept = collect(logits, vocab, whole ? kMinusInfinity : least);
+    const std::span<Candidate> kept = collect(logits, vocab, whole ? kMinusInfinity : least);
     std::sort(kept.begin(), kept.end(), before);
+    double all = 0;
+    if (options_.top_p < 1 && !whole) {
+        for (std::int64_t i = 0; i < vocab; ++i)
+            all += std::exp(static_cast<double>(logits[i]) - top);
+    }
+    return pick(kept, all, draw);
+}
+
+std::int32_t Sampler::pick(std::span<const Candidate> kept, double all, std::uint64_t draw) const {
+    const double top = kept.front().logit;
     if (options_.top_p < 1) {
-        double total = 0;
-        if (whole) {
-            for (const Candidate& c : kept) total += std::exp(c.logit - top);
-        } else {
-            for (std::int64_t i = 0; i < vocab; ++i)
-                total += std::exp(static_cast<double>(logits[i]) - top);
+        if (options_.top_k > 0) {
+            for (const Candidate& c : kept) all += std::exp(c.logit - top);
         }
         double sum = 0;
         std::size_t n = 0;
-        while (n < kept.size() && (n == 0 || sum < options_.top_p * total))
+        while (n < kept.size() && (n == 0 || sum < options_.top_p * all))
             sum += std::exp(kept[n++].logit - top);
         kept = kept.first(n);
     }
+    const double least = least_beside(top);
     while (kept.size() > 1 && kept.back().logit < least) kept = kept.first(kept.size() - 1);
 
     double total = 0;
@@ -162,6 +178,22 @@ std::int32_t Sampler::choose(Real* logits, std::int64_t vocab, std::span<const s
         if (left < 0) return c.token;
     }
     return kept.back().token;
+}
+
+std::int64_t Sampler::looks_at() const noexcept {
+    if (options_.repeat_penalty != 1.0) return 0;
+    return options_.greedy() ? 1 : options_.top_k;
+}
+
+std::int32_t Sampler::sample_top(std::span<const float> logits,
+                                 std::span<const std::int32_t> tokens, std::uint64_t draw) {
+    if (!(logits[0] < std::numeric_limits<float>::infinity())) throw_not_a_number(tokens[0]);
+    if (logits[0] == -std::numeric_limits<float>::infinity()) throw_none();
+    if (options_.greedy()) return tokens[0];
+    const std::span<Candidate> kept = candidates_.span<Candidate>().first(logits.size());
+    for (std::size_t i = 0; i < kept.size(); ++i)
+        kept[i] = {static_cast<double>(logits[i]), tokens[i]};
+    return pick(kept, 0, draw);
 }
 
 }  // namespace thimble

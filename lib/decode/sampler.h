@@ -35,6 +35,13 @@ class Sampler {
     [[nodiscard]] std::int32_t sample(View logits, std::span<const std::int32_t> recent,
                                       std::uint64_t draw);
 
+    // How many of the largest logits a choice depends on; 0: all of them.
+    [[nodiscard]] std::int64_t looks_at() const noexcept;
+    // The same choice from these alone: logits and tokens, largest first, equal ones by token, what
+    // is no finite number before all.
+    [[nodiscard]] std::int32_t sample_top(std::span<const float> logits,
+                                          std::span<const std::int32_t> tokens, std::uint64_t draw);
+
     // What a Sampler charges to the ledger.
     [[nodiscard]] static std::size_t bytes(const SamplerOptions& options, std::int64_t vocab);
 
@@ -48,6 +55,9 @@ class Sampler {
         return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
     }
     static std::int64_t slots(const SamplerOptions& options, std::int64_t vocab);
+    [[nodiscard]] double least_beside(double top) const;
+    // Chooses from what top-k leaves, in order; `all`: the sum that top-p is a part of.
+    std::int32_t pick(std::span<const Candidate> kept, double all, std::uint64_t draw) const;
     template <class Real>
     std::span<Candidate> collect(const Real* logits, std::int64_t vocab, double least);
     template <class Real>

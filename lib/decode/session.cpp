@@ -64,7 +64,12 @@ Session::Session(Runner& runner, const Tokenizer& tokenizer, const GenerateOptio
       tokenizer_(tokenizer),
       options_(options),
       sampler_(options.sampling, runner.spec().vocab, seed),
-      seq_(runner.kv().open()) {}
+      seq_(runner.kv().open()) {
+    const std::int64_t looks_at = std::min(sampler_.looks_at(), runner.spec().vocab);
+    if (looks_at > runner.most_top()) return;
+    top_.resize(static_cast<std::size_t>(looks_at));
+    top_tokens_.resize(top_.size());
+}
 
 Session::~Session() { runner_.kv().close(seq_); }
 
@@ -84,9 +89,10 @@ std::int64_t Session::reuse(std::span<const Token> prompt) {
 // Feeds tokens and chooses the one that follows.
 Token Session::step(std::span<const Token> tokens) {
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
-    const SamplerOptions& sampling = options_.sampling;
-    if (runner_.head_on_device() && sampling.greedy() && sampling.repeat_penalty == 1)
-        return runner_.forward_greedy(seq_, tokens);
+    if (!top_.empty()) {
+        runner_.forward_top(seq_, tokens, top_, top_tokens_);
+        return sampler_.sample_top(top_, top_tokens_, tokens_.size());
+    }
     Token next = -1;
     runner_.forward(seq_, tokens, 1, [&](std::int64_t, View logits) {
         next = sampler_.sample(logits, tokens_, tokens_.size());

@@ -76,6 +76,9 @@ class Session {
     Sampler sampler_;
     SeqId seq_;
     std::vector<Token> tokens_;
+    // Where the head's device has the largest logits ready that the sampler looks at: these.
+    std::vector<float> top_;
+    std::vector<Token> top_tokens_;
 };
 
 }  // namespace thimble

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights of a model of which some units are computed on a CUDA device: in device memory for good,
 // or in pinned host memory, from where they are copied into one of two slots on the device while
-// the unit before is at work. The other units lie in host memory. The embedding's rows are looked
-// up on the host.
+// the unit before is at work. The other units lie in host memory, the
+// embedding among them unless it is the matrix of a head that is there for good.
 #pragma once
 
 #include "model/store.h"

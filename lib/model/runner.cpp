@@ -51,12 +51,15 @@ struct Runner::State {
     void run_layer(std::size_t layer, Residual& x);
     // A layer over rows in host memory.
     void run_rows(BlockCtx& ctx, std::size_t layer, View rows) const;
+    // Any number of tokens, into rows in host memory.
+    void embed_rows(const PackedView& table, std::span<const std::int32_t> tokens, View rows) const;
     void check(std::span<const std::int32_t> tokens) const;
-    // What to do with logits: hand them on, or only say which is the largest (of one row).
+    // What to do with logits: hand them on, or only the largest (of one row, from a device).
     struct Wanted {
         Tap* tap = nullptr;
         const LogitsSink* sink = nullptr;
-        ops::RowStats* stats = nullptr;
+        std::span<float> top = {};
+        std::span<std::int32_t> places = {};
     };
     void head(View x, bool away, std::int64_t first, const Wanted& wanted);
     void forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
@@ -128,6 +131,20 @@ void Runner::State::run_rows(BlockCtx& ctx, std::size_t layer, View rows) const 
     ops::copy_to_host(device, x, rows);
 }
 
+void Runner::State::embed_rows(const PackedView& table, std::span<const std::int32_t> tokens,
+                               View rows) const {
+    if (!plan.on_device(0)) return ops::embed(exec, table, tokens, spec().embedding_scale, rows);
+    for (std::int64_t first = 0; first < rows.rows; first += plan.step_tokens) {
+        const std::int64_t count = std::min(plan.step_tokens, rows.rows - first);
+        const WorkspaceScope scope(*device_workspace);
+        const View x = device_workspace->take_view(device.dtype(), count, rows.cols);
+        ops::embed(device, table,
+                   tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+                   spec().embedding_scale, x);
+        ops::copy_to_host(device, x, rows.slice_rows(first, count));
+    }
+}
+
 void Runner::State::run_layer(std::size_t layer, Residual& x) {
     const Lease lease = store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
     BlockCtx ctx = {exec_of_unit(layer + 1), lease, *kv, nullptr};
@@ -139,7 +156,9 @@ void Runner::State::step(SeqId seq, std::span<const std::int32_t> tokens, Residu
     kv->begin_step(seq, static_cast<std::int64_t>(tokens.size()));
     {
         const Lease lease = store->acquire({UnitKind::kEmbedding, 0});
-        ops::embed(exec, lease.matrix(0).weight, tokens, spec().embedding_scale, x.host);
+        x.away = plan.on_device(0);
+        ops::embed(exec_of_unit(0), lease.matrix(0).weight, tokens, spec().embedding_scale,
+                   x.away ? x.device : x.host);
     }
     for (std::size_t layer = 0; layer < plan.layers.size(); ++layer) run_layer(layer, x);
     kv->end_step();
@@ -164,13 +183,13 @@ void Runner::State::head(View x, bool away, std::int64_t first, const Wanted& wa
         const View h = where.workspace->take_view(where.dtype(), rows, x.cols);
         ops::rms_norm(where, from, lease.vector(output_norm), spec().norm_epsilon, h);
         if (wanted.tap) wanted.tap->input(lease.unit(), {&output, 1}, h);
-        if (wanted.sink == nullptr && wanted.stats == nullptr) continue;
+        if (wanted.sink == nullptr && wanted.top.empty()) continue;
         const View out = {logits.data(), exec.dtype(), rows, spec().vocab, spec().vocab};
         View computed = out;
         if (on_device) computed.data = device_logits.data();
         apply(where, h, std::array{lease.matrix(output).into(computed)});
-        if (wanted.stats != nullptr) {
-            ops::row_stats(where, computed, {wanted.stats, 1});
+        if (!wanted.top.empty()) {
+            ops::top_k(where, computed, wanted.top, wanted.places);
             continue;
         }
         if (on_device) ops::copy_to_host(device, computed, out);
@@ -202,8 +221,7 @@ bool Runner::sweep(std::span<const std::span<const std::int32_t>> texts, View hi
         std::int64_t row = 0;
         for (const auto& text : texts) {
             s.check(text);
-            ops::embed(s.exec, lease.matrix(0).weight, text, s.spec().embedding_scale,
-                       hidden.slice_rows(row, std::ssize(text)));
+            s.embed_rows(lease.matrix(0).weight, text, hidden.slice_rows(row, std::ssize(text)));
             row += std::ssize(text);
         }
     }
@@ -261,18 +279,15 @@ void Runner::forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64
                     {.sink = sink ? &sink : nullptr});
 }
 
-bool Runner::head_on_device() const noexcept {
-    return state_->plan.on_device(state_->plan.units.size() - 1);
+std::int64_t Runner::most_top() const noexcept {
+    const RunnerPlan& plan = state_->plan;
+    if (!plan.on_device(plan.units.size() - 1)) return 0;
+    return std::min(ops::kMostTop, state_->spec().vocab);
 }
 
-std::int32_t Runner::forward_greedy(SeqId seq, std::span<const std::int32_t> tokens) {
-    ops::RowStats stats{};
-    state_->forward(seq, tokens, 1, {.stats = &stats});
-    if (std::isnan(stats.log_sum_exp) || std::isinf(stats.log_sum_exp)) {
-        throw Error(Exit::kBadData, "logits", "not a number, or none is finite",
-                    "the model's weights are broken: try quantize verify");
-    }
-    return stats.argmax;
+void Runner::forward_top(SeqId seq, std::span<const std::int32_t> tokens, std::span<float> logits,
+                         std::span<std::int32_t> places) {
+    state_->forward(seq, tokens, 1, {.top = logits, .places = places});
 }
 
 std::uint64_t Runner::streamed_bytes() const noexcept { return state_->store->streamed_bytes(); }

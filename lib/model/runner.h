@@ -57,10 +57,12 @@ class Runner {
     void forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
                  const LogitsSink& sink);
 
-    // Where the head is computed on a device: the most likely token after these, as a Sampler with
-    // temperature 0 chooses it, and the logits stay there. Error(kBadData) when one is NaN or +inf.
-    [[nodiscard]] bool head_on_device() const noexcept;
-    [[nodiscard]] std::int32_t forward_greedy(SeqId seq, std::span<const std::int32_t> tokens);
+    // Where the head is computed on a device: the most likely tokens after these and their logits,
+    // as ops::top_k orders them; the other logits stay there.
+    void forward_top(SeqId seq, std::span<const std::int32_t> tokens, std::span<float> logits,
+                     std::span<std::int32_t> places);
+    // How many these may be: 0 where the head is computed on the host.
+    [[nodiscard]] std::int64_t most_top() const noexcept;
 
     // Texts that know nothing of each other, layer by layer: the weights of a layer are at hand
     // once for all of them, however many. Row after row of all texts, `hidden` [tokens, hidden] is

@@ -87,12 +87,13 @@ void RunnerPlan::add_workspaces() {
     const KvEngine::WorkspaceBytes attend =
         KvEngine::workspace_bytes(spec_->attention, kv, step_tokens, places);
     const Exec away = device_exec(exec);
-    const auto head = [&](const Exec& e) {
-        return view_bytes(e, logit_rows, spec_->hidden) +
-               ops::matmul_input_bytes(e, logit_rows, spec_->hidden);
+    const auto head = [&](const Exec& e, std::size_t after) {
+        const std::size_t input = ops::matmul_input_bytes(e, logit_rows, spec_->hidden);
+        return view_bytes(e, logit_rows, spec_->hidden) + std::max(input, after);
     };
     const bool head_away = on_device(units.size() - 1);
-    std::size_t host = head_away ? 0 : head(exec), there = head_away ? head(away) : 0;
+    std::size_t host = head_away ? 0 : head(exec, 0),
+                there = head_away ? head(away, ops::top_k_bytes(spec_->vocab)) : 0;
     for (std::size_t layer = 0; layer < layers.size(); ++layer) {
         const bool here = !on_device(layer + 1);
         const BlockPlan plan = {here ? exec : away, step_tokens,
@@ -104,9 +105,8 @@ void RunnerPlan::add_workspaces() {
     const std::size_t x = view_bytes(exec, step_tokens, spec_->hidden);
     host_workspace = x + host;
     // Rows whose logits are wanted may come from the host.
-    device_workspace = any_on_device() ? x + there + view_bytes(away, logit_rows, spec_->hidden) +
-                                             view_bytes(away, 3, logit_rows)  // of ops::row_stats
-                                       : 0;
+    device_workspace =
+        any_on_device() ? x + there + view_bytes(away, logit_rows, spec_->hidden) : 0;
 }
 
 StorePlan Runner::store_plan(const ModelSource& source, const RunnerOptions& options) {

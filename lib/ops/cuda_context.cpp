@@ -8,13 +8,32 @@
 
 namespace thimble {
 
+namespace {
+
+// The device is opened before anything is made on it.
+cuda::Stream opened_stream() {
+    (void)cuda_device();
+    return {};
+}
+
+}  // namespace
+
 cuda::DeviceFacts cuda_device() {
-    return on_device([] { return cuda::open_device(); });
+    const cuda::DeviceFacts facts = on_device([] { return cuda::open_device(); });
+    constexpr int kLeast = 80;
+    if (facts.capability < kLeast) {
+        throw Error(Exit::kUsage, "--device cuda",
+                    std::string(facts.name) + " has compute capability " +
+                        std::to_string(facts.capability / 10) + "." +
+                        std::to_string(facts.capability % 10) + ", the kernels need 8.0",
+                    "--device cpu needs none");
+    }
+    return facts;
 }
 
 CudaContext::CudaContext(const Exec& host)
     : host_(host),
-      facts_(cuda_device()),
+      compute_(opened_stream()),
       blas_charge_(Tier::kVram, Purpose::kOther, cuda::Blas::kWorkspaceBytes),
       blas_(on_device([&] { return std::make_unique<cuda::Blas>(compute_); })),
       pinned_(kUploadBytes, Purpose::kIo, Place::kPinned),

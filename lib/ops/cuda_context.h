@@ -20,7 +20,6 @@ class CudaContext {
     explicit CudaContext(const Exec& host);
     ~CudaContext();
 
-    [[nodiscard]] const cuda::DeviceFacts& facts() const noexcept { return facts_; }
     [[nodiscard]] cuda::Stream& compute() noexcept { return compute_; }
     [[nodiscard]] cuda::Stream& copies() noexcept { return copies_; }
     [[nodiscard]] cuda::Blas& blas() noexcept { return *blas_; }
@@ -41,7 +40,6 @@ class CudaContext {
 
   private:
     Exec host_;
-    cuda::DeviceFacts facts_;
     cuda::Stream compute_, copies_;
     Charge blas_charge_;
     std::unique_ptr<cuda::Blas> blas_;
@@ -49,7 +47,8 @@ class CudaContext {
     std::size_t used_ = 0;
 };
 
-// The device's facts, without keeping anything open. Error(kUsage) where there is none.
+// The device's facts, without keeping anything open. Error(kUsage) where there is none, or one of a
+// compute capability that has no kernels here.
 [[nodiscard]] cuda::DeviceFacts cuda_device();
 
 }  // namespace thimble

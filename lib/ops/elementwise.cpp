@@ -144,6 +144,11 @@ void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std:
     });
 }
 
+void top_k(const Exec& exec, View x, std::span<float> values, std::span<std::int32_t> places) {
+    require_view(exec, x, 1, x.cols, "top_k");
+    on_cuda::top_k(exec, x, values, places);
+}
+
 void row_stats(const Exec& exec, View x, std::span<RowStats> out) {
     require_view(exec, x, std::ssize(out), x.cols, "row_stats");
     if (is_cuda(exec)) return on_cuda::row_stats(exec, x, out);

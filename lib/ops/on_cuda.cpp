@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "ops/on_cuda.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -113,6 +114,27 @@ void row_stats(const Exec& exec, View x, std::span<RowStats> out) {
     }
 }
 
+void top_k(const Exec& exec, View x, std::span<float> values, std::span<std::int32_t> places) {
+    static_assert(kMostTop == cuda::kMostTop);
+    const WorkspaceScope scope(*exec.workspace);
+    const auto k = std::ssize(values);
+    const auto scratch = static_cast<std::size_t>(cuda::top_k_scratch(x.cols, k));
+    const View results = exec.workspace->take_view(DType::kF32, 2, k);
+    auto* there = reinterpret_cast<std::int32_t*>(results.row<float>(1));
+    launch(exec, cuda::supports_top_k, cuda::top_k,
+           cuda::TopK{.x = floats(x),
+                      .cols = x.cols,
+                      .k = k,
+                      .scratch = reinterpret_cast<std::uint64_t*>(
+                          exec.workspace->take(scratch * sizeof(std::uint64_t))),
+                      .values = results.row<float>(0),
+                      .places = there});
+    on_device([&] {
+        cuda::copy_to_host(exec.cuda->compute(), values.data(), results.data, values.size_bytes());
+    });
+    to_host(exec, there, places.data(), places.size_bytes());
+}
+
 void decode_rows(const Exec& exec, const PackedView& weight, RowRange range, View out) {
     launch(exec, cuda::supports_decode_rows, cuda::decode_rows,
            cuda::DecodeRows{.matrix = matrix(weight),
@@ -142,3 +164,10 @@ void copy(const Exec& exec, View from, View to) {
 }
 
 }  // namespace thimble::ops::on_cuda
+
+std::size_t thimble::ops::top_k_bytes(std::int64_t n) {
+    const auto aligned = [](std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; };
+    const std::int64_t k = std::min(kMostTop, n);
+    return aligned(static_cast<std::size_t>(2 * k) * sizeof(float)) +
+           aligned(static_cast<std::size_t>(cuda::top_k_scratch(n, k)) * sizeof(std::uint64_t));
+}

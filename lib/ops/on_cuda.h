@@ -15,6 +15,7 @@ void embed(const Exec& exec, const PackedView& table, std::span<const std::int32
 void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std::int64_t> positions,
           View x);
 void row_stats(const Exec& exec, View x, std::span<RowStats> out);
+void top_k(const Exec& exec, View x, std::span<float> values, std::span<std::int32_t> places);
 void decode_rows(const Exec& exec, const PackedView& weight, RowRange range, View out);
 void encode_kv(const Exec& exec, View x, int head_dim, LayoutId layout, std::byte* out,
                std::size_t token_bytes, std::size_t head_bytes);

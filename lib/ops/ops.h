@@ -187,4 +187,11 @@ struct RowStats {
 };
 void row_stats(const Exec& exec, View x, std::span<RowStats> out);
 
+// The largest of a row on a CUDA device and their places, largest first, equal ones by place; what
+// is NaN or +infinity comes before all. x: [1, n]; both spans of k, at most kMostTop and n.
+inline constexpr std::int64_t kMostTop = 256;
+void top_k(const Exec& exec, View x, std::span<float> values, std::span<std::int32_t> places);
+// Workspace bytes that it takes at most, over rows of n.
+[[nodiscard]] std::size_t top_k_bytes(std::int64_t n);
+
 }  // namespace thimble::ops

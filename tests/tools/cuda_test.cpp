@@ -107,6 +107,10 @@ TEST_SUITE("cuda" * doctest::skip(!emulated())) {
         const auto bare = run(directory.file("m.gguf"), cuda, {{"THIMBLE_EMU_DRIVER", "0"}});
         CHECK(bare.exit == 2);
         CHECK(bare.err.find("no NVIDIA driver") != std::string::npos);
+        const auto early = run(directory.file("m.gguf"), cuda, {{"THIMBLE_EMU_CAPABILITY", "75"}});
+        CHECK(early.exit == 2);
+        CHECK(early.err.find("compute capability 7.5") != std::string::npos);
+        CHECK(early.err.find("--device cpu") != std::string::npos);
         CHECK(old.exit == 2);
         CHECK(old.err.find("11.4") != std::string::npos);
         CHECK(old.err.find("13.0") != std::string::npos);

@@ -145,6 +145,7 @@ inline int __float_as_int(float x) {
     std::memcpy(&i, &x, sizeof i);
     return i;
 }
+inline unsigned __float_as_uint(float x) { return static_cast<unsigned>(__float_as_int(x)); }
 inline float __uint_as_float(unsigned x) { return __int_as_float(static_cast<int>(x)); }
 
 // --- runtime ---

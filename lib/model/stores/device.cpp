@@ -52,6 +52,11 @@ WeightMemory host_memory(const ModelSource& source, const std::vector<UnitSpec>&
     return memory;
 }
 
+// Where the embedding lies whose matrix is the head's, too.
+UnitPlace embedding_place(UnitPlace head) {
+    return head == UnitPlace::kDevice ? UnitPlace::kDevice : UnitPlace::kHost;
+}
+
 // A unit's weights one after the other from `base`.
 UnitWeights weights_at(const UnitSpec& unit, std::byte* base) {
     UnitWeights weights;
@@ -157,6 +162,7 @@ class DeviceStore final : public WeightStore {
                 units_[u] = host_.unit(specs_[u]);
                 continue;
             }
+            if (u == 0) continue;  // of the head
             const bool stays = places_[u] == UnitPlace::kDevice;
             std::byte* base = stays ? memory_.data() + resident : pinned_.data() + pinned;
             units_[u] = weights_at(specs_[u], base);
@@ -165,12 +171,18 @@ class DeviceStore final : public WeightStore {
             (stays ? resident : pinned) += unit_bytes(specs_[u]);
             if (!stays) slot = std::max(slot, unit_bytes(specs_[u]));
         }
+        if (places_[0] == UnitPlace::kDevice) units_[0].matrices = {embedding_of_head()};
         staging_.reset();
         if (slot == 0) return;
         for (std::int64_t i = 0; i < std::min<std::int64_t>(plan.count(UnitPlace::kStreamed), 2);
              ++i)
             slots_[static_cast<std::size_t>(i)].memory =
                 Buffer(slot, Purpose::kWeights, Place::kDevice);
+    }
+
+    // Of a tied head: its matrix is the embedding's.
+    [[nodiscard]] Linear embedding_of_head() const {
+        return {units_.back().matrices[specs_.back().matrix("output")].weight, std::nullopt};
     }
 
     void load_unit(const UnitSpec& unit, const UnitWeights& to, bool device) {
@@ -257,6 +269,7 @@ DevicePlan plan_device_store(const ModelSource& source, const Exec& host, bool r
             if (i >= stay) slot = std::max(slot, bytes);
             piece = std::max(piece, piece_bytes(unit));
         }
+        if (source.spec().tied_embedding) p.units.front() = embedding_place(p.units.back());
         p.resident_bytes = Buffer::charged_bytes(resident, Place::kDevice);
         const std::size_t slots =
             std::min<std::size_t>(order.size() - std::min(stay, order.size()), 2);

@@ -4,7 +4,9 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <numeric>
 
 #include "core/cpu.h"
 #include "core/error.h"
@@ -35,6 +37,31 @@ struct Run {
     std::uint64_t ram = 0, vram = 0;  // peaks
 };
 
+// The largest logits as the device orders them are those of the row that it hands out.
+void check_top(Runner& runner, std::span<const std::int32_t> tokens) {
+    const SeqId seq = runner.kv().open();
+    std::vector<float> row;
+    runner.forward(seq, tokens, 1, [&](std::int64_t, View logits) {
+        row.assign(logits.row<float>(0), logits.row<float>(0) + logits.cols);
+    });
+    std::vector<std::int32_t> order(row.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+        return row[static_cast<std::size_t>(a)] > row[static_cast<std::size_t>(b)];
+    });
+    for (const std::int64_t k : {std::int64_t{1}, std::int64_t{40}, runner.most_top()}) {
+        const auto n = static_cast<std::size_t>(std::min(k, std::ssize(row)));
+        std::vector<float> top(n);
+        std::vector<std::int32_t> places(n);
+        runner.kv().truncate(seq, 0);
+        runner.forward_top(seq, tokens, top, places);
+        CHECK(std::equal(places.begin(), places.end(), order.begin()));
+        for (std::size_t i = 0; i < n; ++i)
+            CHECK(top[i] == row[static_cast<std::size_t>(places[i])]);
+    }
+    runner.kv().close(seq);
+}
+
 Run run(const std::string& path, const RunnerOptions& options,
         std::span<const std::int32_t> tokens) {
     Team team(2);
@@ -47,11 +74,7 @@ Run run(const std::string& path, const RunnerOptions& options,
     out.ram = Ledger::process().peak_bytes(Tier::kRam) - others;
     out.vram = Ledger::process().peak_bytes(Tier::kVram);
     out.greedy = test::greedy(runner, tokens, 5);
-    if (runner.head_on_device()) {
-        const SeqId seq = runner.kv().open();
-        CHECK(runner.forward_greedy(seq, tokens) == out.greedy.front());
-        runner.kv().close(seq);
-    }
+    if (runner.most_top() > 0) check_top(runner, tokens.first(2));
     return out;
 }
 
@@ -171,6 +194,47 @@ TEST_SUITE("cuda" * doctest::skip(no_device())) {
                 CHECK(most_difference(got, want) <= 2e-3 * largest(want));
                 CHECK(got.greedy == want.greedy);
             }
+        }
+    }
+
+    TEST_CASE("cuda: the matrix of a tied head there is the embedding's, too, and in RAM no more") {
+        const test::TempDir directory;
+        for (const char* name : {"gemma3", "llama-tied", "llama-untied"}) {
+            const auto& golden = test::golden_model(name);
+            CAPTURE(name);
+            const std::string path = directory / (std::string(name) + ".gguf");
+            test::ModelCopy::as_gguf(golden.directory, "q8_0").write_gguf(path);
+            RunnerOptions options = options_on(Device::kCuda);
+            options.step_tokens = 5;
+            auto source = ModelSource::open(path);
+            const ModelSpec& spec = source->spec();
+            Plan plan = planned(path, options, 1);
+            CHECK((plan.at(Tier::kRam, Purpose::kWeights) == 0) == spec.tied_embedding);
+            // Two texts, longer and shorter than a step, layer by layer.
+            const auto& tokens = golden.prompts[1].tokens;
+            const std::array texts{std::span(tokens).first(7), std::span(tokens).subspan(2, 3)};
+            Team team(2);
+            Runner runner(std::move(source), options, team);
+            std::vector<float> hidden(static_cast<std::size_t>(10 * runner.spec().hidden));
+            const View x{hidden.data(), DType::kF32, 10, runner.spec().hidden,
+                         runner.spec().hidden};
+            REQUIRE(runner.sweep(texts, x, nullptr, {}));
+            std::vector<double> swept;
+            runner.head(x, nullptr, [&](std::int64_t, View logits) {
+                for (std::int64_t r = 0; r < logits.rows; ++r)
+                    swept.insert(swept.end(), logits.row<float>(r),
+                                 logits.row<float>(r) + logits.cols);
+            });
+            std::vector<double> want = test::all_logits(runner, texts[0]);
+            const std::vector<double> second = test::all_logits(runner, texts[1]);
+            want.insert(want.end(), second.begin(), second.end());
+            REQUIRE(swept.size() == want.size());
+            double most = 0, size = 0;
+            for (std::size_t i = 0; i < want.size(); ++i) {
+                most = std::max(most, std::abs(swept[i] - want[i]));
+                size = std::max(size, std::abs(want[i]));
+            }
+            CHECK(most <= 2e-4 * size);
         }
     }
 }

@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -99,6 +100,39 @@ TEST_CASE("sampler: top-k over a large vocabulary keeps exactly the k largest, l
     for (std::size_t i = 0; i < p.size(); ++i) CHECK(seen[i] == (p[i] > 0));
 }
 
+TEST_CASE("sampler: from the largest logits alone it chooses what it chooses from all") {
+    constexpr std::int64_t kVocab = 300;
+    for (const SamplerOptions& options : {
+             SamplerOptions{},
+             SamplerOptions{.temperature = 0, .top_k = 0},
+             SamplerOptions{.temperature = 2, .top_k = 7, .top_p = 1, .min_p = 0},
+             SamplerOptions{.temperature = 3, .top_k = 40, .top_p = 1, .min_p = 0.3},
+             SamplerOptions{.temperature = 1.5, .top_k = 100, .top_p = 0.5, .min_p = 0},
+             SamplerOptions{.temperature = 1, .top_k = 500, .top_p = 0.9, .min_p = 0.1},
+         }) {
+        Sampler sampler(options, kVocab, 21);
+        const auto k = static_cast<std::size_t>(std::min(sampler.looks_at(), kVocab));
+        REQUIRE(k > 0);
+        for (std::uint64_t draw = 0; draw < 300; ++draw) {
+            std::vector<float> logits;  // many of them equal, some minus infinity
+            for (const double x : random_logits(kVocab, draw))
+                logits.push_back(x < -3.8 ? -std::numeric_limits<float>::infinity()
+                                          : static_cast<float>(std::round(4 * x) / 4));
+            std::vector<std::int32_t> tokens(logits.size());
+            std::iota(tokens.begin(), tokens.end(), 0);
+            std::stable_sort(tokens.begin(), tokens.end(), [&](std::int32_t a, std::int32_t b) {
+                return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)];
+            });
+            tokens.resize(k);
+            std::vector<float> top;
+            for (const std::int32_t t : tokens) top.push_back(logits[static_cast<std::size_t>(t)]);
+            CHECK(sampler.sample_top(top, tokens, draw) == sampler.sample(row(logits), {}, draw));
+        }
+    }
+    CHECK(Sampler({.top_k = 0}, kVocab, 0).looks_at() == 0);
+    CHECK(Sampler({.temperature = 0, .repeat_penalty = 1.1}, kVocab, 0).looks_at() == 0);
+}
+
 TEST_CASE("sampler: temperature 0 takes the largest logit, the lowest id on ties") {
     std::vector<float> logits{1, 5, 2, 5, -1};
     Sampler sampler({.temperature = 0}, 5, 0);
@@ -139,10 +173,13 @@ TEST_CASE("sampler: logits that are not numbers are an error") {
         std::vector<float> logits{1, bad, 2};
         Sampler sampler({}, 3, 0);
         CHECK_THROWS_AS((void)sampler.sample(row(logits), {}, 0), Error);
+        CHECK_THROWS_AS((void)sampler.sample_top(std::array{bad, 2.0f}, std::array{1, 2}, 0),
+                        Error);
     }
     std::vector<float> none(3, -std::numeric_limits<float>::infinity());
     Sampler sampler({}, 3, 0);
     CHECK_THROWS_AS((void)sampler.sample(row(none), {}, 0), Error);
+    CHECK_THROWS_AS((void)sampler.sample_top(none, std::array{0, 1, 2}, 0), Error);
     none[2] = -1e30f;
     CHECK(sampler.sample(row(none), {}, 0) == 2);
 }
