@@ -14,11 +14,11 @@
 
 #include "model/gradient_sink.h"
 #include "model/spec.h"
+#include "train/data/batch_stream.h"
 
 namespace thimble::train {
 
 enum class LossKind : std::uint8_t { kCut, kChunked, kDense };
-inline constexpr std::int32_t kNoTarget = -1;
 
 struct LossProblem {
     LossKind kind = LossKind::kCut;

@@ -11,6 +11,7 @@
 #include "core/strings.h"
 #include "train/checkpoint.h"
 #include "train/fused_sink.h"
+#include "train/schedule.h"
 #include "train/slot_store.h"
 #include "train/trained_store.h"
 
@@ -21,6 +22,8 @@ constexpr std::int64_t kChunkElements = std::int64_t{1} << 22;
 
 Exec exec_of(const TrainerOptions& options) {
     Exec exec;
+    if (options.device != Device::kCpu)
+        throw Error(Exit::kUsage, "--device", "training runs on the CPU", "--device cpu");
     exec.device = options.device;
     exec.isa = options.isa;
     exec.activations = options.bf16 ? Activations::kBf16 : Activations::kF32;
@@ -57,9 +60,8 @@ struct Trainer::State {
     std::unique_ptr<Pass> pass;
     std::int64_t steps = 0;
 
-    // Scales the stored gradients down to the most norm; their norm before.
-    double clip();
-    void update(double learning_rate);
+    [[nodiscard]] double gradient_norm() const;
+    void update(double learning_rate, double gradient_scale);
     [[nodiscard]] std::string fingerprint() const;
 };
 
@@ -146,32 +148,30 @@ StepResult Trainer::step(std::span<const Batch> batches, double learning_rate) {
     }
     if (!s.fused) {
         s.method->finish_gradients(s.exec, s.parameters);
-        result.norm = s.clip();
-        s.update(learning_rate);
+        result.norm = s.gradient_norm();
+        s.update(learning_rate, clip_factor(result.norm * result.norm, s.options.most_norm));
     }
     ++s.steps;
     s.store.refresh();
     return result;
 }
 
-double Trainer::State::clip() {
+double Trainer::State::gradient_norm() const {
     double sum = 0;
-    for (const Parameter& p : parameters.items())
-        sum += sum_of_squares(*exec.team, exec.isa,
-                              {static_cast<const float*>(p.gradient.data),
-                               static_cast<std::size_t>(p.info.elements())});
-    const double norm = std::sqrt(sum);
-    if (!std::isfinite(norm)) {
+    for (const Parameter& p : parameters.items()) {
+        add_squares(*exec.team, exec.isa,
+                    {static_cast<const float*>(p.gradient.data),
+                     static_cast<std::size_t>(p.info.elements())},
+                    sum);
+    }
+    if (!std::isfinite(sum)) {
         throw Error(Exit::kFailure, "step " + std::to_string(steps + 1),
                     "a gradient is not a finite number", "lower --learning-rate");
     }
-    if (options.most_norm <= 0 || norm <= options.most_norm) return norm;
-    for (const Parameter& p : parameters.items())
-        ops::scale(exec, p.gradient, options.most_norm / (norm + 1e-6));
-    return norm;
+    return std::sqrt(sum);
 }
 
-void Trainer::State::update(double learning_rate) {
+void Trainer::State::update(double learning_rate, double gradient_scale) {
     for (std::size_t i = 0; i < chunks.size(); ++i) {
         const Chunk& chunk = chunks[i];
         Parameter& p = parameters[chunk.parameter];
@@ -180,6 +180,7 @@ void Trainer::State::update(double learning_rate) {
         tile.first = chunk.first, tile.count = chunk.count;
         tile.weights = p.values + chunk.first;
         tile.gradients = static_cast<const float*>(p.gradient.data) + chunk.first;
+        tile.gradient_scale = gradient_scale;
         tile.slots = slots->acquire(i);
         tile.step = steps + 1;
         tile.learning_rate = learning_rate * p.rate;
