@@ -121,8 +121,8 @@ void column_sums(const ColumnSums& p) {
                 if (p.x == nullptr) {
                     sum += y;
                 } else {
-                    sum = fma(y, load_part(p.x + t * p.x_stride + i, left) * broadcast(p.r[t]),
-                              sum);
+                    sum =
+                        fma(y, load_part(p.x + t * p.x_stride + i, left) * broadcast(p.r[t]), sum);
                 }
             }
             total += sum;

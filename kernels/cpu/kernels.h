@@ -148,9 +148,9 @@ struct SoftmaxGradient {
     float* s;   // [n]
     float* dp;  // [n]
     std::int64_t n;
-    float scale, softcap;     // softcap 0: none
-    std::uint16_t* p_bf16;    // [n] or null: the results stay in s and dp
-    std::uint16_t* ds_bf16;   // [n]
+    float scale, softcap;    // softcap 0: none
+    std::uint16_t* p_bf16;   // [n] or null: the results stay in s and dp
+    std::uint16_t* ds_bf16;  // [n]
 };
 
 #define THIMBLE_KERNEL(name, parameters) void(*name) parameters;

@@ -48,8 +48,8 @@ struct Operands {
     View q, k, v, dout;
 };
 struct Scratch {
-    View s, dp;      // F32
-    View p, ds;      // as operands
+    View s, dp;  // F32
+    View p, ds;  // as operands
 };
 
 std::int64_t keys_of_block(const AttentionGradient& a, std::int64_t tokens) {
@@ -99,9 +99,7 @@ void run_head(const Exec& exec, const AttentionGradient& a, const Operands& in, 
         const auto of = [&](const View& v, std::int64_t h, std::int64_t first, std::int64_t n) {
             return v.slice_rows(first, n).slice_cols(h * dim, dim);
         };
-        const auto block = [&](const View& v) {
-            return View{v.data, v.dtype, rows, keys, keys};
-        };
+        const auto block = [&](const View& v) { return View{v.data, v.dtype, rows, keys, keys}; };
         const Scratch b = {block(scratch.s), block(scratch.dp), block(scratch.p),
                            block(scratch.ds)};
         const View q = of(in.q, head, query, rows), dout = of(in.dout, head, query, rows);

@@ -120,9 +120,8 @@ void for_panels(const Exec& exec, const PackedView& weight,
     const View panel = exec.workspace->take_view(held(exec), step, shape.cols);
     for (std::int64_t first = 0; first < shape.rows; first += step) {
         const std::int64_t count = std::min(step, shape.rows - first);
-        for_rows(exec, count, shape.cols, [&](std::int64_t r) {
-            decode_row(exec, weight, first + r, panel.row_bytes(r));
-        });
+        for_rows(exec, count, shape.cols,
+                 [&](std::int64_t r) { decode_row(exec, weight, first + r, panel.row_bytes(r)); });
         fn({first, count}, panel.slice_rows(0, count));
     }
 }

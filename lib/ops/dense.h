@@ -38,7 +38,7 @@ struct Product {
     bool accumulate = false;
     const float* bias = nullptr;  // [n], added too
 };
-void multiply(const Product& product);                        // on the calling thread
+void multiply(const Product& product);                          // on the calling thread
 void multiply_tiled(const Exec& exec, const Product& product);  // by the team
 
 }  // namespace thimble::ops::dense

@@ -93,8 +93,7 @@ void column_sums(const Exec& exec, View dy, View db) {
     require_view(exec, db, 1, db.cols, "column_sums");
     if (is_ref(exec)) {
         for (std::int64_t t = 0; t < dy.rows; ++t) {
-            for (std::int64_t i = 0; i < db.cols; ++i)
-                db.row<double>(0)[i] += dy.row<double>(t)[i];
+            for (std::int64_t i = 0; i < db.cols; ++i) db.row<double>(0)[i] += dy.row<double>(t)[i];
         }
         return;
     }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backward operations: from the gradient of a result to those of its inputs. Views are in
-// exec.dtype(). On the CPU, products are those of Products::kDense, which exec must ask for. Gradients are added to what the outputs hold unless a comment says "=". A result
-// has the same bits at any thread count. Shapes: T = tokens in this step.
+// exec.dtype(). On the CPU, products are those of Products::kDense, which exec must ask for.
+// Gradients are added to what the outputs hold unless a comment says "=". A result has the same
+// bits at any thread count. Shapes: T = tokens in this step.
 #pragma once
 
 #include "ops/ops.h"

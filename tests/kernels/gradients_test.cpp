@@ -41,7 +41,8 @@ struct Norm {
         return op;
     }
     // Sums of n (or of rows) products, each of few roundings.
-    [[nodiscard]] std::vector<Values> bounds(const std::vector<Values>& in, const Values& dy) const {
+    [[nodiscard]] std::vector<Values> bounds(const std::vector<Values>& in,
+                                             const Values& dy) const {
         const auto at = [](const Values& v, std::int64_t i) {
             return std::abs(v[static_cast<std::size_t>(i)]);
         };
@@ -148,8 +149,7 @@ TEST_CASE("glu_backward: every level agrees with double, also far from zero") {
                 std::vector<Values> bounds(2, Values(dy.size()));
                 for (std::size_t i = 0; i < dy.size(); ++i) {
                     const double gate = std::abs(op.inputs[0][i]) + 1, d = std::abs(dy[i]);
-                    bounds[0][i] =
-                        64 * kEpsilon * d * (std::abs(op.inputs[1][i]) + 1e-6) * gate;
+                    bounds[0][i] = 64 * kEpsilon * d * (std::abs(op.inputs[1][i]) + 1e-6) * gate;
                     bounds[1][i] = 64 * kEpsilon * d * gate;
                 }
                 check_levels(op, dy, op.backward(*machine, op.inputs, dy), bounds);

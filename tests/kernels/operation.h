@@ -82,15 +82,22 @@ inline void check_differences(const Operation& op) {
     }
 }
 
+// The first level that asks for a dense product limits oneDNN for the whole process.
+inline std::vector<Isa> levels_from_best() {
+    std::vector<Isa> out = levels();
+    std::reverse(out.begin(), out.end());
+    return out;
+}
+
 // Every level, with 1, 2 and 3 threads: within `bounds` of the reference device, and the same bits.
-inline void check_levels(const Operation& op, const Values& dy,
-                         const std::vector<Values>& expected, const std::vector<Values>& bounds,
+inline void check_levels(const Operation& op, const Values& dy, const std::vector<Values>& expected,
+                         const std::vector<Values>& bounds,
                          Activations activations = Activations::kF32) {
-    for (const Isa isa : levels()) {
+    for (const Isa isa : levels_from_best()) {
         CAPTURE(name(isa));
         std::vector<Values> first;
         for (const int threads : {1, 2, 3}) {
-            Machine m(isa, threads, std::size_t{32} << 20);
+            Machine m(isa, threads, std::size_t{4} << 20);
             m.exec.products = Products::kDense, m.exec.activations = activations;
             const std::vector<Values> got = op.backward(m, op.inputs, dy);
             CHECK(m.workspace.used() == 0);

@@ -61,12 +61,13 @@ const dnnl::matmul& primitive(const Form& form) {
 
 }  // namespace
 
-void limit_gemm(Isa isa) {
-    static std::once_flag once;
-    std::call_once(once, [isa] {
+Isa limit_gemm(Isa isa) {
+    static const Isa limit = [isa] {
         if (isa == Isa::kPortable) dnnl::set_max_cpu_isa(dnnl::cpu_isa::sse41);
         if (isa == Isa::kAvx2) dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
-    });
+        return isa;
+    }();
+    return limit;
 }
 
 bool gemm_has_bf16() {

@@ -28,8 +28,8 @@ struct Gemm {
 };
 
 // The highest level that the library may use. The first call decides for the process: later ones
-// change nothing.
-void limit_gemm(Isa isa);
+// change nothing. Returns the level that holds.
+Isa limit_gemm(Isa isa);
 // Whether this machine, up to that level, multiplies bfloat16 in hardware. Where it does not,
 // `bf16` is not supported.
 [[nodiscard]] bool gemm_has_bf16();
