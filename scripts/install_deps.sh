@@ -7,6 +7,7 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build ccache
   libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libpcre2-dev libssl-dev
+  libdnnl-dev           # dense products
   doctest-dev make jq
   libboost-context-dev  # runs the CUDA kernels of the tests on the CPU
   python3 python3-pip   # check scripts; pip fetches the example models

@@ -121,6 +121,36 @@ struct StochasticRounding {
     std::uint16_t* to;
     std::int64_t first, count;
     std::uint64_t seed, stream;
+// One row of the backward of rms_norm.
+struct RmsNormGradient {
+    const float* x;       // [n]
+    const float* weight;  // [n]
+    const float* dy;      // [n]
+    std::int64_t n;
+    float r;  // inverse_rms of x
+    bool accumulate;
+    float* dx;  // [n], may be dy
+};
+
+// Sums over rows of y, or of y * x * r.
+struct ColumnSums {
+    const float* y;  // [rows, cols]
+    std::int64_t y_stride;
+    const float* x;  // [rows, cols] or null
+    std::int64_t x_stride;
+    const float* r;  // [rows]
+    std::int64_t rows, cols;
+    float* sums;  // [cols]
+};
+
+// One row of the backward of softmax.
+struct SoftmaxGradient {
+    float* s;   // [n]
+    float* dp;  // [n]
+    std::int64_t n;
+    float scale, softcap;    // softcap 0: none
+    std::uint16_t* p_bf16;   // [n] or null: the results stay in s and dp
+    std::uint16_t* ds_bf16;  // [n]
 };
 
 #define THIMBLE_KERNEL(name, parameters) void(*name) parameters;

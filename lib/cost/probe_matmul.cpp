@@ -47,7 +47,8 @@ double ops_per_second(Team& team, Isa isa, const char* format_name, Activations 
 
     PackedView view{format.info().layout, kShape, {}, 1};
     view.planes[0] = {stored.buffer.data(), plane.row_bytes, plane.bytes};
-    Exec exec{Device::kCpu, isa, activations, &team, nullptr};
+    Exec exec;
+    exec.isa = isa, exec.activations = activations, exec.team = &team;
     Workspace workspace(ops::matmul_input_bytes(exec, kTokens, kShape.cols));
     exec.workspace = &workspace;
     Buffer resident;

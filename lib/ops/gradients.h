@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backward operations: from the gradient of a result to those of its inputs. Views are in
-// exec.dtype(). Gradients are added to what the outputs hold unless a comment says "=". A result
-// has the same bits at any thread count. Shapes: T = tokens in this step.
+// exec.dtype(). On the CPU, products are those of Products::kDense, which exec must ask for.
+// Gradients are added to what the outputs hold unless a comment says "=". A result has the same
+// bits at any thread count. Shapes: T = tokens in this step.
 #pragma once
 
 #include "ops/ops.h"
@@ -13,10 +14,8 @@ void matmul_t(const Exec& exec, MatmulInput& dy, const PackedView& weight, View 
               bool accumulate);
 // dw += dy^T x. dw: [out, in].
 void weight_gradient(const Exec& exec, MatmulInput& dy, MatmulInput& x, View dw);
-// Workspace bytes of each of these two, besides what the MatmulInputs hold.
-[[nodiscard]] std::size_t matmul_t_bytes(const Exec& exec, std::int64_t tokens, Shape2 weight);
-[[nodiscard]] std::size_t weight_gradient_bytes(const Exec& exec, std::int64_t tokens,
-                                                Shape2 weight);
+// Workspace bytes of matmul_t, besides what the MatmulInput holds; weight_gradient takes none.
+[[nodiscard]] std::size_t matmul_t_bytes(const Exec& exec, Shape2 weight);
 
 // db[i] += sum over t of dy[t][i]. dy: [T, n]; db: [1, n].
 void column_sums(const Exec& exec, View dy, View db);
@@ -26,6 +25,7 @@ void column_sums(const Exec& exec, View dy, View db);
 // x, dy, dx: [T, n] (dx may be dy: then dx = ...); weight, dweight: [1, n].
 void rms_norm_backward(const Exec& exec, View x, View weight, double eps, View dy, View dx,
                        const View* dweight);
+[[nodiscard]] std::size_t rms_norm_backward_bytes(const Exec& exec, std::int64_t tokens);
 
 // Of glu(act, gate, up): dgate = dy up act'(gate), dup = dy act(gate); either may be dy, gate or
 // up.

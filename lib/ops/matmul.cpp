@@ -5,6 +5,7 @@
 
 #include "kernels/layout/interleaved.h"
 #include "kernels/ref/ref.h"
+#include "ops/dense.h"
 #include "ops/dispatch.h"
 #include "ops/on_cuda.h"
 
@@ -34,6 +35,18 @@ std::int64_t grain_rows(std::int64_t rows, std::int64_t cols) {
     return std::min(rows, (wanted + 15) & ~std::int64_t{15});
 }
 
+void matmul_dense(const Exec& exec, const MatmulInput& x, const Matmul& p) {
+    if (p.out.rows == 0) return;
+    dense::for_panels(exec, p.weight, [&](RowRange rows, View w) {
+        dense::Product product;
+        product.a = x.dense(), product.b = w, product.b_transposed = true;
+        product.c = p.out.slice_cols(rows.first, rows.count);
+        product.accumulate = p.accumulate;
+        product.bias = p.bias ? p.bias->row<float>(0) + rows.first : nullptr;
+        dense::multiply_tiled(exec, product);
+    });
+}
+
 void matmul_stored(const Exec& exec, View in, const Matmul& p) {
     const Shape2 shape = p.weight.shape;
     const auto& table = kernels(exec.isa);
@@ -52,6 +65,10 @@ void matmul_stored(const Exec& exec, View in, const Matmul& p) {
             task.accumulate = p.accumulate;
             table.matmul_rows(task);
         });
+}
+
+bool is_dense(const Exec& exec) {
+    return exec.device == Device::kCpu && exec.products == Products::kDense;
 }
 
 bool is_interleaved(LayoutId layout) { return layout_info(layout).block_rows == kGroupRows; }
@@ -169,8 +186,14 @@ void decode_interleaved(const PackedView& weight, std::int64_t r, Real* out) {
 
 MatmulInput::MatmulInput(const Exec& exec, View x) : exec_(exec), x_(x), scope_(*exec.workspace) {
     if (is_cuda(exec)) cuda_ = std::make_unique<on_cuda::InputForms>();
+    if (is_dense(exec)) dense_ = dense::operand(exec, x);
 }
 MatmulInput::~MatmulInput() = default;
+
+View MatmulInput::dense() const {
+    require(is_dense(exec_), "MatmulInput", "exec does not ask for dense products on the CPU");
+    return dense_;
+}
 
 void MatmulInput::prepare(Activations kind) {
     const auto for_tokens = [&](auto fn) { for_rows(exec_, x_.rows, x_.cols, fn); };
@@ -209,10 +232,14 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) 
             on_cuda::matmul(exec, in, x.cuda(), p);
             continue;
         }
+        if (is_dense(exec)) {
+            matmul_dense(exec, x, p);
+            continue;
+        }
         interleaved = interleaved && is_interleaved(p.weight.layout);
         if (!is_ref(exec)) x.prepare(activations_for(p.weight.layout, exec));
     }
-    if (is_cuda(exec)) return;
+    if (is_cuda(exec) || is_dense(exec)) return;
     if (interleaved) return matmul_interleaved(exec, x, problems);
     for (const Matmul& p : problems) {
         if (is_ref(exec)) {
@@ -227,6 +254,7 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) 
 
 std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64_t in) {
     if (is_cuda(exec)) return on_cuda::matmul_input_bytes(exec, tokens, in);
+    if (is_dense(exec)) return dense::operand_bytes(exec, tokens, in);
     if (is_ref(exec) || exec.activations == Activations::kF32) return 0;
     const auto elements = static_cast<std::size_t>(tokens * in);
     const bool i8 = exec.activations == Activations::kI8 ||
@@ -236,6 +264,10 @@ std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64
         : i8 ? static_cast<std::size_t>(tokens * (in / 32)) * sizeof(cpu::I8Block)
              : 0;
     return (bytes + 63) & ~std::size_t{63};
+}
+
+std::size_t matmul_bytes(const Exec& exec, Shape2 weight) {
+    return is_dense(exec) ? dense::panel_bytes(exec, weight) : 0;
 }
 
 template <LayoutId id>

@@ -56,6 +56,8 @@ class MatmulInput {
     void prepare(Activations kind);
     [[nodiscard]] const cpu::I8Block* i8() const noexcept { return i8_; }  // [T, in / 32]
     [[nodiscard]] View bf16() const noexcept { return bf16_; }             // rounded, held as F32
+    // Operand of dense products: there from the start where exec asks for Products::kDense.
+    [[nodiscard]] View dense() const;
     [[nodiscard]] on_cuda::InputForms& cuda() noexcept { return *cuda_; }
 
   private:
@@ -63,7 +65,7 @@ class MatmulInput {
     View x_;
     WorkspaceScope scope_;
     const cpu::I8Block* i8_ = nullptr;
-    View bf16_{};
+    View bf16_{}, dense_{};
     std::unique_ptr<on_cuda::InputForms> cuda_;
 };
 
@@ -88,6 +90,9 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems);
 // activation kind.
 [[nodiscard]] std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens,
                                              std::int64_t in);
+
+// Workspace bytes that one matmul takes at most, besides what its MatmulInput holds.
+[[nodiscard]] std::size_t matmul_bytes(const Exec& exec, Shape2 weight);
 
 // Layout that stays resident in memory for fast matmul (16 rows interleaved); nullopt: the stored
 // layout is used as it is. `params`: of a layout of several planes.
