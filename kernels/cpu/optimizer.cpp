@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Updates of weights by optimizers. Only operations that IEEE 754 rounds exactly, never contracted:
 // every level gives the same bits. The plain loops are vectorised by the compiler.
+#include "kernels/cpu/codes.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
 
@@ -12,14 +13,46 @@ THIMBLE_INLINE float without_subnormals(float x) {
     return __builtin_fabsf(x) < 0x1p-126f ? 0.0f : x;
 }
 
-// One element; returns the new weight.
-THIMBLE_INLINE float adamw_element(const AdamwRule& rule, float w, float gradient, float& m,
-                                   float& v) {
-    const float g = gradient * rule.gradient_scale;
-    m = without_subnormals(m + rule.new_mean * (g - m));
-    v = without_subnormals(v * rule.old_square + rule.new_square * (g * g));
-    const float root = __builtin_sqrtf(v) * rule.root_scale + rule.epsilon;
-    return w - (rule.decay * w + rule.step_size * (m / root));
+THIMBLE_INLINE void adamw_elements(const AdamwRule& rule, std::int64_t n,
+                                   const float* __restrict gradients, float* __restrict weights,
+                                   float* __restrict means, float* __restrict squares) {
+    for (std::int64_t i = 0; i < n; ++i) {
+        const float g = gradients[i] * rule.gradient_scale, w = weights[i];
+        const float m = without_subnormals(means[i] + rule.new_mean * (g - means[i]));
+        const float v =
+            without_subnormals(squares[i] * rule.old_square + rule.new_square * (g * g));
+        const float root = __builtin_sqrtf(v) * rule.root_scale + rule.epsilon;
+        weights[i] = w - (rule.decay * w + rule.step_size * (m / root));
+        means[i] = m;
+        squares[i] = v;
+    }
+}
+
+#if defined(THIMBLE_ISA_avx512)
+THIMBLE_INLINE vf look_up(const float* table, vi at) {
+    return _mm512_i32gather_ps(reinterpret_cast<__m512i>(at), table, 4);
+}
+THIMBLE_INLINE vi look_up(const std::int32_t* table, vi at) {
+    return reinterpret_cast<vi>(_mm512_i32gather_epi32(reinterpret_cast<__m512i>(at), table, 4));
+}
+#elif defined(THIMBLE_ISA_avx2)
+THIMBLE_INLINE vf look_up(const float* table, vi at) {
+    return _mm256_i32gather_ps(table, reinterpret_cast<__m256i>(at), 4);
+}
+THIMBLE_INLINE vi look_up(const std::int32_t* table, vi at) {
+    return reinterpret_cast<vi>(_mm256_i32gather_epi32(table, reinterpret_cast<__m256i>(at), 4));
+}
+#endif
+
+// The values of codes[0, n).
+THIMBLE_INLINE void decode_block(const DynamicMap& map, const std::uint8_t* codes, float peak,
+                                 std::int64_t n, float* __restrict out) {
+    std::int64_t i = 0;
+#if !defined(THIMBLE_ISA_portable)
+    for (; i + kLanes <= n; i += kLanes)
+        store(out + i, look_up(map.values, load_u8_whole(codes + i)) * peak);
+#endif
+    for (; i < n; ++i) out[i] = map.values[codes[i]] * peak;
 }
 
 // Codes of x[0, n) and the peak that belongs to them.
@@ -37,36 +70,42 @@ THIMBLE_INLINE void encode_block(const DynamicMap& map, const float* __restrict 
         for (std::int64_t i = 0; i < n; ++i) codes[i] = 0;
         return;
     }
-    for (std::int64_t i = 0; i < n; ++i) codes[i] = map.encode(x[i] / peak);
+    std::int64_t i = 0;
+#if !defined(THIMBLE_ISA_portable)
+    // map.encode, lane by lane.
+    typedef std::uint8_t code_bytes __attribute__((vector_size(kLanes)));
+    for (; i + kLanes <= n; i += kLanes) {
+        const vf share = load(x + i) / peak;
+        const vi share_bits = reinterpret_cast<vi>(share);
+        vi at = (share_bits >> 16 & 0x7fff) - DynamicMap::kBelow;
+        at = at < 0 ? vi{} : at;
+        at = at < DynamicMap::kCells ? at : broadcast(DynamicMap::kCells - 1);
+        const vi cell = look_up(map.cells, share_bits < 0 ? at + DynamicMap::kCells : at);
+        const vi other = (share_bits & 0xffff) > (cell & 0xffff) ? cell >> 24 : vi{};
+        const vi code = share == 0 ? broadcast(map.code_of_zero) : (cell >> 16) + other;
+        const code_bytes narrow = __builtin_convertvector(code, code_bytes);
+        __builtin_memcpy(codes + i, &narrow, sizeof narrow);
+    }
+#endif
+    for (; i < n; ++i) codes[i] = map.encode(x[i] / peak);
 }
 
 }  // namespace
 
 void adamw(const AdamwRange& range) {
-    const AdamwRule rule = range.rule;
-    float* __restrict weights = range.weights;
-    const float* __restrict gradients = range.gradients;
-    float* __restrict m = range.m;
-    float* __restrict v = range.v;
-    for (std::int64_t i = 0; i < range.count; ++i)
-        weights[i] = adamw_element(rule, weights[i], gradients[i], m[i], v[i]);
+    adamw_elements(range.rule, range.count, range.gradients, range.weights, range.m, range.v);
 }
 
 void adamw_blocks(const AdamwBlocks& blocks) {
-    const AdamwRule rule = blocks.rule;
     const DynamicMap &m_map = *blocks.m_map, &v_map = *blocks.v_map;
     float m[kMostBlockElements], v[kMostBlockElements];
     for (std::int64_t b = 0, first = 0; first < blocks.count; ++b, first += blocks.block_elements) {
         const std::int64_t left = blocks.count - first;
         const std::int64_t n = left < blocks.block_elements ? left : blocks.block_elements;
-        float* __restrict weights = blocks.weights + first;
-        const float* __restrict gradients = blocks.gradients + first;
         std::uint8_t *m_codes = blocks.m_codes + first, *v_codes = blocks.v_codes + first;
-        const float m_peak = blocks.m_peaks[b], v_peak = blocks.v_peaks[b];
-        for (std::int64_t i = 0; i < n; ++i) m[i] = m_map.values[m_codes[i]] * m_peak;
-        for (std::int64_t i = 0; i < n; ++i) v[i] = v_map.values[v_codes[i]] * v_peak;
-        for (std::int64_t i = 0; i < n; ++i)
-            weights[i] = adamw_element(rule, weights[i], gradients[i], m[i], v[i]);
+        decode_block(m_map, m_codes, blocks.m_peaks[b], n, m);
+        decode_block(v_map, v_codes, blocks.v_peaks[b], n, v);
+        adamw_elements(blocks.rule, n, blocks.gradients + first, blocks.weights + first, m, v);
         encode_block(m_map, m, n, m_codes, blocks.m_peaks + b);
         encode_block(v_map, v, n, v_codes, blocks.v_peaks + b);
     }

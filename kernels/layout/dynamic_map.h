@@ -11,27 +11,25 @@
 namespace thimble {
 
 struct DynamicMap {
-    // Cells of float numbers by sign and the upper half of their bits: all below 2^-23 are one, all
-    // from 1 on another.
+    // A cell is the numbers whose upper 16 bits agree. Those below 2^-23 together are the first
+    // one, those from 1 on the last; negative numbers have cells of their own behind these.
     static constexpr int kCells = 128 * 23 + 2;
+    static constexpr int kBelow = (104 << 7) - 1;  // upper 15 bits that become cell 0
 
     float values[256];
-    float borders[256];  // the largest number that code i is given to; the last one: infinity
-    // Code of the lowest number in each cell, those of negative numbers in the second half. At most
-    // one border lies in a cell. (The last bytes are there to be loaded along.)
-    std::uint8_t cells[2 * kCells + 3];
+    std::int32_t code_of_zero;
+    // At most two codes share a cell: bits 16-23 are the code of numbers whose lower 16 bits are at
+    // most bits 0-15; bits 24-31 say, with a sign, how far the other code is.
+    std::int32_t cells[2 * kCells];
 
-    THIMBLE_HOST_DEVICE static inline std::uint32_t cell(float x) {
-        constexpr std::uint32_t kBelow = (104u << 7) - 1;  // of the numbers below 2^-23
-        const std::uint32_t bits = float_to_bits(x), upper = bits >> 16 & 0x7fffu;
-        const std::uint32_t bounded = upper < kBelow ? kBelow : upper;
-        const std::uint32_t index = bounded - kBelow;
-        return (index < kCells ? index : kCells - 1) + (bits >> 31) * kCells;
-    }
     // Defined for NaN, too: some code.
     THIMBLE_HOST_DEVICE inline std::uint8_t encode(float x) const {
-        const std::uint8_t code = cells[cell(x)];
-        return static_cast<std::uint8_t>(code + (x > borders[code]));
+        const auto bits = static_cast<std::int32_t>(float_to_bits(x));
+        const std::int32_t upper = (bits >> 16 & 0x7fff) - kBelow;
+        const std::int32_t at = upper < 0 ? 0 : upper < kCells ? upper : kCells - 1;
+        const std::int32_t cell = cells[at + (bits < 0 ? kCells : 0)];
+        const std::int32_t other = (bits & 0xffff) > (cell & 0xffff) ? cell >> 24 : 0;
+        return static_cast<std::uint8_t>(x == 0 ? code_of_zero : (cell >> 16) + other);
     }
 };
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 namespace thimble::train {
@@ -19,39 +18,50 @@ std::vector<double> middles(int parts) {
     return out;
 }
 
-// The largest float that is not above x.
-float below(double x) {
-    const auto nearest = static_cast<float>(x);
-    constexpr float kLowest = -std::numeric_limits<float>::infinity();
-    return static_cast<double>(nearest) > x ? std::nextafter(nearest, kLowest) : nearest;
+// The nearest code, the lower one of two.
+int nearest(const DynamicMap& map, float x) {
+    const float* above = std::lower_bound(map.values, map.values + 256, x);
+    const auto at = static_cast<int>(above - map.values);
+    if (at == 0) return 0;
+    if (at == 256) return 255;
+    const double middle = 0.5 * (static_cast<double>(above[-1]) + static_cast<double>(above[0]));
+    return static_cast<double>(x) > middle ? at : at - 1;
 }
 
-DynamicMap make_map(const std::vector<double>& values, bool keep_sign) {
+// One of DynamicMap::cells. `code` gives the code of a number.
+template <class Code>
+std::int32_t make_cell(int cell, Code&& code) {
+    const bool negative = cell >= DynamicMap::kCells;
+    const int upper = cell % DynamicMap::kCells + DynamicMap::kBelow;
+    const auto number = [&](int lower) {
+        const auto bits = static_cast<std::uint32_t>(upper << 16 | lower);
+        return bits_to_float(bits | (negative ? 0x80000000u : 0u));
+    };
+    const bool whole = cell % DynamicMap::kCells == 0 || upper == 0x3f80;  // the first and the last
+    const int first = code(number(whole ? 1 : 0)), last = code(number(whole ? 1 : 0xffff));
+    int from = 0, to = 0xffff;  // the largest lower half of the first code is in [from, to]
+    while (from < to && !whole) {
+        const int middle = (from + to + 1) / 2;
+        if (code(number(middle)) == first) {
+            from = middle;
+        } else {
+            to = middle - 1;
+        }
+    }
+    return static_cast<std::int32_t>(static_cast<std::uint32_t>(last - first) << 24 |
+                                     static_cast<std::uint32_t>(first << 16 | to));
+}
+
+DynamicMap make_map(const std::vector<double>& values) {
     DynamicMap map{};
     for (std::size_t i = 0; i < 256; ++i) map.values[i] = static_cast<float>(values[i]);
-    for (std::size_t i = 0; i < 255; ++i) {
-        const double middle =
-            0.5 * (static_cast<double>(map.values[i]) + static_cast<double>(map.values[i + 1]));
-        map.borders[i] = below(middle);
-        if (!keep_sign) continue;
-        if (map.values[i + 1] == 0) map.borders[i] = -std::numeric_limits<float>::denorm_min();
-        if (map.values[i] == 0) map.borders[i] = 0;
-    }
-    map.borders[255] = std::numeric_limits<float>::infinity();
-    // A cell's lowest number: its first for the positive ones, its last for the negative ones.
-    const auto code_of = [&](float x) {
-        return static_cast<std::uint8_t>(std::lower_bound(map.borders, map.borders + 255, x) -
-                                         map.borders);
+    map.code_of_zero = nearest(map, 0);
+    const auto code = [&](float x) {
+        const int near = nearest(map, x);
+        return map.values[near] == 0 ? near + (x > 0 ? 1 : -1) : near;  // a number keeps its sign
     };
-    constexpr std::uint32_t kFirst = 104u << 7;  // upper half of 2^-23
-    for (std::uint32_t i = 0; i < DynamicMap::kCells; ++i) {
-        const float low = i == 0 ? 0.0f : bits_to_float((kFirst + i - 1) << 16);
-        const bool last = i + 1 == DynamicMap::kCells;
-        const float high =
-            last ? std::numeric_limits<float>::infinity() : bits_to_float(((kFirst + i) << 16) - 1);
-        map.cells[i] = code_of(low);
-        map.cells[DynamicMap::kCells + i] = code_of(-high);
-    }
+    for (int cell = 0; cell < 2 * DynamicMap::kCells; ++cell)
+        map.cells[cell] = make_cell(cell, code);
     return map;
 }
 
@@ -65,7 +75,7 @@ const DynamicMap& signed_map() {
         values.push_back(0);
         values.insert(values.end(), positive.begin(), positive.end());
         values.push_back(1);
-        return make_map(values, true);
+        return make_map(values);
     }();
     return map;
 }
@@ -75,7 +85,7 @@ const DynamicMap& unsigned_map() {
         std::vector<double> values = middles(2);
         values.insert(values.begin(), values[0] / 2);
         values.push_back(1);
-        return make_map(values, false);
+        return make_map(values);
     }();
     return map;
 }
