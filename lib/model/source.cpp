@@ -18,28 +18,6 @@ namespace {
 // Tensors that only repeat what the config says.
 constexpr std::string_view kDerived[] = {".rotary_emb.inv_freq", ".attn_rot_embd.weight"};
 
-std::int64_t extent(Extent e, const ModelConfig& c) {
-    switch (e) {
-        case Extent::kOne:
-            return 1;
-        case Extent::kVocab:
-            return c.vocab;
-        case Extent::kHidden:
-            return c.hidden;
-        case Extent::kFfn:
-            return c.ffn;
-        case Extent::kQueries:
-            return c.heads * c.head_dim;
-        case Extent::kKeys:
-            return c.kv_heads * c.head_dim;
-        case Extent::kHeadDim:
-            return c.head_dim;
-        case Extent::kRopePairs:
-            return c.rope_dims / 2;
-    }
-    return 0;
-}
-
 bool is_per_layer(const TensorRule& rule) { return rule.gguf.find('#') != std::string_view::npos; }
 
 std::string text(const std::vector<std::uint64_t>& dims) {
@@ -68,6 +46,36 @@ std::string tensor_name(std::string_view pattern, std::int64_t layer) {
     if (at == std::string_view::npos) return std::string(pattern);
     return std::string(pattern.substr(0, at)) + std::to_string(layer) +
            std::string(pattern.substr(at + 1));
+}
+
+static std::int64_t extent(Extent e, const ModelConfig& c) {
+    switch (e) {
+        case Extent::kOne:
+            return 1;
+        case Extent::kVocab:
+            return c.vocab;
+        case Extent::kHidden:
+            return c.hidden;
+        case Extent::kFfn:
+            return c.ffn;
+        case Extent::kQueries:
+            return c.heads * c.head_dim;
+        case Extent::kKeys:
+            return c.kv_heads * c.head_dim;
+        case Extent::kHeadDim:
+            return c.head_dim;
+        case Extent::kRopePairs:
+            return c.rope_dims / 2;
+    }
+    return 0;
+}
+
+std::vector<std::uint64_t> tensor_dims(const TensorRule& rule, const ModelConfig& config) {
+    std::vector<std::uint64_t> dims;
+    if (rule.rows != Extent::kOne)
+        dims.push_back(static_cast<std::uint64_t>(extent(rule.rows, config)));
+    dims.push_back(static_cast<std::uint64_t>(extent(rule.cols, config)));
+    return dims;
 }
 
 std::unique_ptr<ModelSource> ModelSource::open(const std::string& path) {
@@ -107,10 +115,7 @@ void ModelSource::add_tensors(const TensorRule& rule, std::int64_t layer,
     tensor.rule = &rule;
     tensor.layer = layer;
     tensor.is_matrix = rule.rows != Extent::kOne;
-    if (tensor.is_matrix) {
-        tensor.dims.push_back(static_cast<std::uint64_t>(extent(rule.rows, config_)));
-    }
-    tensor.dims.push_back(static_cast<std::uint64_t>(extent(rule.cols, config_)));
+    tensor.dims = tensor_dims(rule, config_);
 
     if (stored.empty()) {
         tensor.values = frequency_divisors(config_);

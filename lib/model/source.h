@@ -48,6 +48,9 @@ struct SourceTensor {
 
 // A rule's pattern with the layer's number in place of '#'.
 [[nodiscard]] std::string tensor_name(std::string_view pattern, std::int64_t layer);
+// Row-major, slowest first: of a vector one.
+[[nodiscard]] std::vector<std::uint64_t> tensor_dims(const TensorRule& rule,
+                                                     const ModelConfig& config);
 class Importer;
 
 class ModelSource {

@@ -305,6 +305,14 @@ void run(const Exec& exec, const Attention& a, const AttnState* state) {
     require_view(exec, a.q, tokens, width, "attention");
     require_view(exec, state != nullptr ? state->o : a.out, tokens, width, "attention");
     if (tokens == 0) return;
+    if (exec.dry) {  // as much as any count of rows up to these may take
+        std::int64_t slots = 0;
+        for (const AttnSegment& segment : a.segments) slots += segment.slots;
+        const WorkspaceScope scope(*exec.workspace);
+        (void)exec.workspace->take(
+            attention_workspace_bytes(tokens, a.heads, a.head_dim, slots, exec.device));
+        return;
+    }
     if (is_ref(exec)) return run_ref(exec, a, state);
     if (is_cuda(exec)) return on_cuda::attention(exec, a, state);
     if (tokens <= kFewTokens) return run_tiles(exec, a, state);

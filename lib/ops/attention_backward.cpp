@@ -174,6 +174,12 @@ void attention_backward(const Exec& exec, const AttentionGradient& a) {
     for (const View& view : {a.k, a.v, a.dk, a.dv})
         require_view(exec, view, tokens, a.kv_heads * dim, "attention_backward");
     if (tokens == 0) return;
+    if (exec.dry) {
+        const WorkspaceScope scope(*exec.workspace);
+        (void)exec.workspace->take(
+            attention_backward_bytes(exec, tokens, a.heads, a.kv_heads, a.head_dim));
+        return;
+    }
     if (is_ref(exec)) return run_ref(exec, a);
     run_cpu(exec, a);
 }

@@ -99,6 +99,7 @@ void narrow(const Exec& exec, const float* x, std::int64_t n, void* out) {
 View operand(const Exec& exec, View x) {
     if (!rounds(exec)) return x;
     const View out = exec.workspace->take_view(held(exec), x.rows, x.cols);
+    if (exec.dry) return out;
     for_rows(exec, x.rows, x.cols / 2,
              [&](std::int64_t t) { narrow(exec, x.row<float>(t), x.cols, out.row_bytes(t)); });
     return out;
@@ -110,6 +111,7 @@ void for_panels(const Exec& exec, const PackedView& weight,
     require(layout_info(weight.layout).block_rows == 1, "dense",
             "weights must be in a stored layout");
     if (in_place(exec, weight)) {
+        if (exec.dry) return;
         const DType type = held(exec);
         void* data = const_cast<std::byte*>(weight.row(0));  // only read
         const auto stride = static_cast<std::int64_t>(weight.planes[0].row_bytes / size_of(type));
@@ -118,6 +120,7 @@ void for_panels(const Exec& exec, const PackedView& weight,
     const WorkspaceScope scope(*exec.workspace);
     const std::int64_t step = panel_rows(held(exec), shape);
     const View panel = exec.workspace->take_view(held(exec), step, shape.cols);
+    if (exec.dry) return;
     for (std::int64_t first = 0; first < shape.rows; first += step) {
         const std::int64_t count = std::min(step, shape.rows - first);
         for_rows(exec, count, shape.cols,

@@ -14,6 +14,7 @@ namespace thimble::ops {
 void copy(const Exec& exec, View from, View to) {
     require_view(exec, from, to.rows, to.cols, "copy");
     if (is_cuda(exec)) return on_cuda::copy(exec, from, to);
+    if (exec.dry) return;
     for (std::int64_t r = 0; r < from.rows; ++r)
         std::memcpy(to.row_bytes(r), from.row_bytes(r),
                     static_cast<std::size_t>(from.cols) * size_of(from.dtype));
@@ -41,6 +42,7 @@ void rms_norm(const Exec& exec, View x, View weight, double eps, View out) {
     require_view(exec, weight, 1, x.cols, "rms_norm");
     require_view(exec, out, x.rows, x.cols, "rms_norm");
     if (is_cuda(exec)) return on_cuda::rms_norm(exec, x, weight, eps, out);
+    if (exec.dry) return;
     const auto& table = kernels(exec.isa);
     for_rows(exec, x.rows, x.cols, [&](std::int64_t r) {
         if (is_ref(exec)) {
@@ -56,6 +58,7 @@ void add(const Exec& exec, View a, View b, View out) {
     require_view(exec, b, a.rows, a.cols, "add");
     require_view(exec, out, a.rows, a.cols, "add");
     if (is_cuda(exec)) return on_cuda::add(exec, a, b, out);
+    if (exec.dry) return;
     const auto& table = kernels(exec.isa);
     for_rows(exec, a.rows, a.cols / 4, [&](std::int64_t r) {
         if (!is_ref(exec)) {
@@ -69,6 +72,7 @@ void add(const Exec& exec, View a, View b, View out) {
 void scale(const Exec& exec, View x, double factor) {
     require_view(exec, x, x.rows, x.cols, "scale");
     if (is_cuda(exec)) return on_cuda::scale(exec, x, factor);
+    if (exec.dry) return;
     const auto& table = kernels(exec.isa);
     for_rows(exec, x.rows, x.cols / 4, [&](std::int64_t r) {
         if (!is_ref(exec)) return table.scale(x.row<float>(r), static_cast<float>(factor), x.cols);
@@ -80,6 +84,7 @@ void glu(const Exec& exec, Gate act, View gate, View up, View out) {
     require_view(exec, up, gate.rows, gate.cols, "glu");
     require_view(exec, out, gate.rows, gate.cols, "glu");
     if (is_cuda(exec)) return on_cuda::glu(exec, act, gate, up, out);
+    if (exec.dry) return;
     const auto& table = kernels(exec.isa);
     const auto kernel = act == Gate::kSilu ? table.silu_glu : table.gelu_glu;
     for_rows(exec, gate.rows, gate.cols * 2, [&](std::int64_t r) {
@@ -115,6 +120,7 @@ void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std:
     require(rope.factors.empty() || std::ssize(rope.factors) == half, "rope",
             "one factor per frequency is needed");
     if (is_cuda(exec)) return on_cuda::rope(exec, rope, head_dim, positions, x);
+    if (exec.dry) return;
     const auto& table = kernels(exec.isa);
     const auto kernel =
         rope.style == RopeStyle::kHalves ? table.rope_halves : table.rope_interleaved;

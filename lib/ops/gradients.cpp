@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/cpu/dense/gemm.h"
 #include "kernels/ref/gradients.h"
 #include "ops/dense.h"
 
@@ -56,12 +57,19 @@ void weight_gradient_ref(const Exec& exec, View dy, View x, View dw) {
 
 }  // namespace
 
+bool has_bf16_products(Isa isa) {
+    cpu::limit_gemm(isa);
+    return cpu::gemm_has_bf16();
+}
+
 void matmul_t(const Exec& exec, MatmulInput& dy, const PackedView& weight, View dx,
               bool accumulate) {
     require_host(exec, "matmul_t");
     require_view(exec, dy.view(), dx.rows, weight.shape.rows, "matmul_t");
     require_view(exec, dx, dx.rows, weight.shape.cols, "matmul_t");
-    if (is_ref(exec)) return matmul_t_ref(exec, dy.view(), weight, dx, accumulate);
+    if (is_ref(exec)) {
+        return exec.dry ? void() : matmul_t_ref(exec, dy.view(), weight, dx, accumulate);
+    }
     const View from = dy.dense();
     if (dx.rows == 0) return;
     dense::for_panels(exec, weight, [&](RowRange rows, View w) {
@@ -78,6 +86,7 @@ void weight_gradient(const Exec& exec, MatmulInput& dy, MatmulInput& x, View dw)
     require_view(exec, dy.view(), dy.view().rows, dw.rows, "weight_gradient");
     require_view(exec, x.view(), dy.view().rows, dw.cols, "weight_gradient");
     require_view(exec, dw, dw.rows, dw.cols, "weight_gradient");
+    if (exec.dry) return;
     if (is_ref(exec)) return weight_gradient_ref(exec, dy.view(), x.view(), dw);
     dense::Product product;
     product.a = dy.dense(), product.a_transposed = true;
@@ -91,6 +100,7 @@ void column_sums(const Exec& exec, View dy, View db) {
     require_host(exec, "column_sums");
     require_view(exec, dy, dy.rows, db.cols, "column_sums");
     require_view(exec, db, 1, db.cols, "column_sums");
+    if (exec.dry) return;
     if (is_ref(exec)) {
         for (std::int64_t t = 0; t < dy.rows; ++t) {
             for (std::int64_t i = 0; i < db.cols; ++i) db.row<double>(0)[i] += dy.row<double>(t)[i];
@@ -115,7 +125,7 @@ void rms_norm_backward(const Exec& exec, View x, View weight, double eps, View d
     if (dweight != nullptr) require_view(exec, *dweight, 1, x.cols, "rms_norm_backward");
     const bool accumulate = dx.data != dy.data;
     if (is_ref(exec)) {
-        for (std::int64_t t = 0; t < x.rows; ++t) {
+        for (std::int64_t t = 0; t < x.rows && !exec.dry; ++t) {
             ref::rms_norm_backward(x.row<double>(t), weight.row<double>(0), dy.row<double>(t),
                                    x.cols, eps, accumulate, dx.row<double>(t),
                                    dweight != nullptr ? dweight->row<double>(0) : nullptr);
@@ -125,6 +135,7 @@ void rms_norm_backward(const Exec& exec, View x, View weight, double eps, View d
     const auto& table = kernels(exec.isa);
     const WorkspaceScope scope(*exec.workspace);
     float* r = exec.workspace->take_view(DType::kF32, 1, x.rows).row<float>(0);
+    if (exec.dry) return;
     for_rows(exec, x.rows, x.cols, [&](std::int64_t t) {
         table.inverse_rms(x.row<float>(t), x.cols, static_cast<float>(eps), r + t);
     });
@@ -153,6 +164,7 @@ void glu_backward(const Exec& exec, Gate act, View gate, View up, View dy, View 
     require_host(exec, "glu_backward");
     for (const View& view : {gate, up, dy, dgate, dup})
         require_view(exec, view, gate.rows, gate.cols, "glu_backward");
+    if (exec.dry) return;
     const auto& table = kernels(exec.isa);
     const auto kernel = act == Gate::kSilu ? table.silu_glu_backward : table.gelu_glu_backward;
     for_rows(exec, gate.rows, gate.cols * 2, [&](std::int64_t t) {
@@ -175,6 +187,7 @@ void embed_backward(const Exec& exec, std::span<const std::int32_t> tokens, doub
     require_host(exec, "embed_backward");
     require_view(exec, dx, std::ssize(tokens), dtable.cols, "embed_backward");
     require_view(exec, dtable, dtable.rows, dtable.cols, "embed_backward");
+    if (exec.dry) return;
     for (const std::int32_t token : tokens)
         require(token >= 0 && token < dtable.rows, "embed_backward", "a token is out of range");
     for_columns(exec, dx.rows, dx.cols, [&](std::int64_t first, std::int64_t count) {

@@ -9,6 +9,9 @@
 
 namespace thimble::ops {
 
+// Whether the machine multiplies BF16 in hardware, up to this level.
+[[nodiscard]] bool has_bf16_products(Isa isa);
+
 // dx (+)= dy w. dy: [T, out]; w: [out, in] in any stored layout; dx: [T, in].
 void matmul_t(const Exec& exec, MatmulInput& dy, const PackedView& weight, View dx,
               bool accumulate);

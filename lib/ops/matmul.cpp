@@ -242,6 +242,7 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) 
     if (is_cuda(exec) || is_dense(exec)) return;
     if (interleaved) return matmul_interleaved(exec, x, problems);
     for (const Matmul& p : problems) {
+        if (exec.dry && is_ref(exec)) continue;
         if (is_ref(exec)) {
             matmul_ref(exec, in, p);
         } else if (is_interleaved(p.weight.layout)) {

@@ -7,7 +7,6 @@
 #include "core/error.h"
 #include "format/weight_format.h"
 #include "io/gguf_writer.h"
-#include "text/tokenizer.h"
 
 namespace thimble::train {
 namespace {
@@ -42,7 +41,7 @@ const WeightFormat& format_for(const ResultTarget& target, const SourceTensor& t
 Metadata metadata_of(const ResultTarget& target) {
     Metadata metadata = target.source.gguf_metadata();
     if (target.source.file().container() != Container::kGguf)
-        Tokenizer::open(target.source.file())->write_vocabulary(metadata);
+        target.tokenizer.write_vocabulary(metadata);
     ProvenanceStep step = target.step;
     std::vector<std::string> inputs = target.source.file().files();
     inputs.insert(inputs.end(), target.inputs.begin(), target.inputs.end());

@@ -6,12 +6,14 @@
 #include <vector>
 
 #include "io/provenance.h"
+#include "text/tokenizer.h"
 #include "train/trainer.h"
 
 namespace thimble::train {
 
 struct ResultTarget {
     const ModelSource& source;
+    const Tokenizer& tokenizer;
     std::string path;
     std::string type = "auto";  // of a whole model's matrices: f32, bf16, f16; auto: as they were,
                                 // f32 where that is a quantised type

@@ -89,7 +89,9 @@ Trainer::Trainer(const ModelSource& source, const TrainerOptions& options, Team&
 Trainer::~Trainer() = default;
 
 void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOptions& options) {
+    Team team(options.threads);
     Exec dry = exec_of(options);
+    dry.team = &team;
     dry.dry = true;
     State paper(source, options, dry);
     const PassBytes bytes = Pass::measure(source, dry, paper.store, paper.sink(), options.pass);

@@ -15,6 +15,7 @@ namespace thimble::train {
 struct TrainerOptions {
     Device device = Device::kCpu;
     Isa isa = Isa::kPortable;
+    int threads = 1;    // for plans
     bool bf16 = false;  // operands of products rounded to BF16
     std::string method = "lora", optimizer = "adamw";
     PassOptions pass;

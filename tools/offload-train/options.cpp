@@ -9,9 +9,23 @@ void ToolOptions::visit(OptionVisitor& v) {
               .letter = 'm',
               .help = "model to train: GGUF file or Hugging Face directory, in any weight format",
               .value = "FILE",
-              .required = true,
               .is_input = true},
              model);
+    v.option({.name = "init",
+              .help = "random: begin with random weights, as --config says, instead of a model's",
+              .choices = {"pretrained", "random"}},
+             init);
+    v.option({.name = "config",
+              .help = "of a random model: config.json, or a directory with it",
+              .value = "FILE",
+              .is_input = true},
+             config);
+    v.option(
+        {.name = "tokenizer",
+         .help = "model whose tokenizer a random model takes; default: the one beside --config",
+         .value = "FILE",
+         .is_input = true},
+        tokenizer);
     v.option(
         {.name = "output",
          .letter = 'o',

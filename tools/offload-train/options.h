@@ -9,6 +9,7 @@ namespace thimble::train {
 
 struct ToolOptions {
     std::string model, output;
+    std::string init = "pretrained", config, tokenizer;
     std::string precision = "auto", loss = "cut", outtype = "auto";
     std::string metrics;
     bool merge = false, keep_state = false, force = false;

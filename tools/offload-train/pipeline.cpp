@@ -11,7 +11,8 @@
 #include "core/log.h"
 #include "core/strings.h"
 #include "io/json_lines.h"
-#include "ops/dense.h"
+#include "model/random_model.h"
+#include "ops/gradients.h"
 #include "train/output.h"
 
 namespace thimble::train {
@@ -51,18 +52,20 @@ Json validation_json(const ValidationReport& r) {
 }  // namespace
 
 void Pipeline::open(const cli::CommonOptions& common) {
-    if (options.model.empty()) throw Error(Exit::kUsage, "--model", "no model given", "-m FILE");
     if (options.output.empty()) throw Error(Exit::kUsage, "--output", "no output", "-o PATH");
     LoopOptions& loop = options.loop;
+    const Isa isa = parse_isa(common.cpu_isa, "--cpu-isa");
+    loop.trainer.isa = isa;
+    loop.trainer.threads =
+        common.threads > 0 ? static_cast<int>(common.threads) : default_threads();
     loop.state = options.state.empty() ? options.output + ".state" : options.state;
     if (!loop.state.ends_with(".safetensors")) loop.state += ".safetensors";
     loop.trainer.seed = static_cast<std::uint64_t>(common.seed);
     loop.trainer.pass.loss = loss_named(options.loss);
     loop.trainer.bf16 =
-        options.precision == "bf16" || (options.precision == "auto" && ops::has_bf16_products());
-    source_ = ModelSource::open(options.model);
+        options.precision == "bf16" || (options.precision == "auto" && ops::has_bf16_products(isa));
+    open_model(loop.trainer.seed);
     check_output(result(), *make_method(loop.trainer.method, "--method"));
-    tokenizer_ = Tokenizer::open(source_->file());
     if (loop.data.context_tokens > source_->spec().context_tokens) {
         log_warning("--ctx-size " + std::to_string(loop.data.context_tokens) +
                     " is more than the model was trained with, " +
@@ -71,9 +74,33 @@ void Pipeline::open(const cli::CommonOptions& common) {
     loop_ = std::make_unique<Loop>(*source_, *tokenizer_, loop);
 }
 
+void Pipeline::open_model(std::uint64_t seed) {
+    const bool random = options.init == "random";
+    if (!random && options.model.empty())
+        throw Error(Exit::kUsage, "--model", "no model given", "-m FILE, or --init random");
+    if (random && (options.config.empty() || !options.model.empty())) {
+        throw Error(Exit::kUsage, "--init", "a random model is described by --config, not by -m",
+                    "--init random --config config.json");
+    }
+    if (!random && !(options.config.empty() && options.tokenizer.empty())) {
+        throw Error(Exit::kUsage, options.config.empty() ? "--tokenizer" : "--config",
+                    "is for random models", "add --init random");
+    }
+    source_ = random ? std::make_unique<ModelSource>(random_model(options.config, seed))
+                     : ModelSource::open(options.model);
+    tokenizer_ = options.tokenizer.empty() ? Tokenizer::open(source_->file())
+                                           : Tokenizer::open(*ModelFile::open(options.tokenizer));
+    if (tokenizer_->size() > source_->spec().vocab) {
+        throw Error(Exit::kBadData, "--tokenizer",
+                    "has " + std::to_string(tokenizer_->size()) + " tokens, the model " +
+                        std::to_string(source_->spec().vocab));
+    }
+}
+
 ResultTarget Pipeline::result() const {
-    ResultTarget target{*source_,      options.output, options.outtype,
-                        options.merge, options.force,  {}};
+    ResultTarget target{
+        *source_, *tokenizer_, options.output, options.outtype, options.merge, options.force,
+        {},       {}};
     target.step.tool = "offload-train";
     target.step.version = cli::version();
     target.step.options = [copy = options](OptionVisitor& v) mutable { copy.visit(v); };

@@ -21,6 +21,7 @@ class Pipeline {
     void run(cli::Context& context);
 
   private:
+    void open_model(std::uint64_t seed);
     void open(const cli::CommonOptions& common);
     [[nodiscard]] ResultTarget result() const;
     void report(cli::Context& context, double seconds, std::int64_t tokens) const;

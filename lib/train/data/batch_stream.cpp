@@ -7,7 +7,7 @@
 #include "core/error.h"
 #include "train/data/order.h"
 
-namespace thimble {
+namespace thimble::train {
 
 BatchStream::BatchStream(const DataSet& data, const DataOptions& options, const BatchPlan& plan)
     : data_(data),
@@ -135,4 +135,4 @@ std::uint64_t BatchStream::most_bytes(const DataOptions& options, std::int64_t s
     return sizeof(std::uint32_t) * (all + 2 * window) + PackedWindow::most_bytes(window);
 }
 
-}  // namespace thimble
+}  // namespace thimble::train

@@ -14,7 +14,7 @@
 #include "train/data/data_set.h"
 #include "train/data/packing.h"
 
-namespace thimble {
+namespace thimble::train {
 
 inline constexpr std::int32_t kNoTarget = -1;
 
@@ -95,4 +95,4 @@ class BatchStream {
     Window window_;
 };
 
-}  // namespace thimble
+}  // namespace thimble::train

@@ -12,7 +12,7 @@
 #include "io/sha256.h"
 #include "train/data/order.h"
 
-namespace thimble {
+namespace thimble::train {
 namespace {
 
 // A line of JSON is one record: more values than that are no conversation.
@@ -243,4 +243,4 @@ TrainingData open_training_data(const DataOptions& options, const Tokenizer& tok
     return data;
 }
 
-}  // namespace thimble
+}  // namespace thimble::train

@@ -22,7 +22,7 @@
 #include "train/data/records.h"
 #include "train/data/sample.h"
 
-namespace thimble {
+namespace thimble::train {
 
 // What all containers of the data are charged to: Purpose::kIo.
 [[nodiscard]] std::pmr::memory_resource& data_memory() noexcept;
@@ -107,4 +107,4 @@ struct TrainingData {
 [[nodiscard]] TrainingData open_training_data(const DataOptions& options,
                                               const Tokenizer& tokenizer, std::uint64_t seed);
 
-}  // namespace thimble
+}  // namespace thimble::train

@@ -4,7 +4,7 @@
 #include "core/error.h"
 #include "text/tokenizer.h"
 
-namespace thimble {
+namespace thimble::train {
 
 void DataOptions::visit(OptionVisitor& v) {
     v.group("Data");
@@ -96,4 +96,4 @@ void DataOptions::check() const {
     }
 }
 
-}  // namespace thimble
+}  // namespace thimble::train

@@ -8,7 +8,7 @@
 
 #include "core/options.h"
 
-namespace thimble {
+namespace thimble::train {
 
 struct DataOptions {
     std::vector<std::string> train, validation;
@@ -34,4 +34,4 @@ struct DataOptions {
     void visit_samples(OptionVisitor& v);
 };
 
-}  // namespace thimble
+}  // namespace thimble::train

@@ -9,7 +9,7 @@
 
 #include "kernels/layout/rng.h"
 
-namespace thimble {
+namespace thimble::train {
 
 // What an order is for: each has its own stream of random numbers.
 enum class OrderOf : std::uint64_t { kSamples = 1, kRows = 2, kValidation = 3 };
@@ -28,4 +28,4 @@ void shuffle(std::span<T> items, std::uint64_t seed, OrderOf purpose, std::uint6
     }
 }
 
-}  // namespace thimble
+}  // namespace thimble::train

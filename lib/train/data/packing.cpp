@@ -8,7 +8,7 @@
 
 #include "core/error.h"
 
-namespace thimble {
+namespace thimble::train {
 
 Packing parse_packing(std::string_view name) {
     if (name == "none") return Packing::kNone;
@@ -100,4 +100,4 @@ std::uint64_t PackedWindow::most_bytes(std::uint64_t samples) noexcept {
                                    64 * samples);
 }
 
-}  // namespace thimble
+}  // namespace thimble::train

@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-namespace thimble {
+namespace thimble::train {
 
 enum class Packing : std::uint8_t { kNone, kFirstFit, kBestFit };
 [[nodiscard]] Packing parse_packing(std::string_view name);  // none, ff, bfd
@@ -41,4 +41,4 @@ class PackedWindow {
     std::pmr::vector<std::uint32_t> room_;              // tokens left, as choosing needs them
 };
 
-}  // namespace thimble
+}  // namespace thimble::train

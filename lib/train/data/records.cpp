@@ -9,7 +9,7 @@
 #include "core/strings.h"
 #include "io/lines.h"
 
-namespace thimble {
+namespace thimble::train {
 namespace {
 
 constexpr std::string_view kBom = "\xef\xbb\xbf";
@@ -176,4 +176,4 @@ void for_each_record(const std::string& path, const RecordRules& rules,
     TextReader(path, rules, take).read();
 }
 
-}  // namespace thimble
+}  // namespace thimble::train

@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-namespace thimble {
+namespace thimble::train {
 
 enum class DataForm : std::uint8_t { kJsonLines, kText };
 
@@ -41,4 +41,4 @@ void for_each_record(const std::string& path, const RecordRules& rules,
 
 [[nodiscard]] std::string where_in(const std::string& path, std::int64_t line);
 
-}  // namespace thimble
+}  // namespace thimble::train

@@ -7,7 +7,7 @@
 
 #include "core/error.h"
 
-namespace thimble {
+namespace thimble::train {
 namespace {
 
 Error bad(const std::string& where, std::string what, std::string hint = {}) {
@@ -241,4 +241,4 @@ TrainingSample SampleEncoder::encode_completion(const std::string& prompt,
     return sample;
 }
 
-}  // namespace thimble
+}  // namespace thimble::train

@@ -22,7 +22,7 @@
 #include "text/tokenizer.h"
 #include "train/data/options.h"
 
-namespace thimble {
+namespace thimble::train {
 
 struct TrainingSample {
     std::vector<Token> tokens;
@@ -76,4 +76,4 @@ class SampleEncoder {
     bool mask_prompt_, add_eos_, parse_special_;
 };
 
-}  // namespace thimble
+}  // namespace thimble::train

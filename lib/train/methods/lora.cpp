@@ -88,8 +88,9 @@ class Lora final : public Method {
     void check() const override {
         for (const std::string& target : options_.targets) {
             if (roles_.contains(target)) continue;
+            const std::vector<std::string> names(roles_.begin(), roles_.end());
             throw Error(Exit::kUsage, where_, "no matrix is called '" + escaped(target) + "'",
-                        did_you_mean(target, {roles_.begin(), roles_.end()}));
+                        did_you_mean(target, names));
         }
     }
 

@@ -199,7 +199,7 @@ const std::map<std::string, std::string> kMethods = {{"full", "full"},
 }  // namespace
 
 TEST_CASE("loss and gradients of tiny models are PyTorch's") {
-    for (const char* name : kModels) {
+    for (const std::string name : kModels) {
         const Golden golden(name);
         for (const auto& [label, text] : kMethods) {
             const Json* wanted = golden.find(label);
@@ -210,7 +210,7 @@ TEST_CASE("loss and gradients of tiny models are PyTorch's") {
             {
                 Trained exact(name, golden, text, Device::kRef, Isa::kPortable, {});
                 CHECK(exact.run(golden).loss == doctest::Approx(loss).epsilon(1e-7));
-                compare(exact, *wanted, 2e-6);  // weights and adapters are F32 here
+                compare(exact, *wanted, 3e-5);  // transformers computes norms and rotations in F32
             }
             Trained quick(name, golden, text, Device::kCpu, best_isa(), {});
             CHECK(quick.run(golden).loss == doctest::Approx(loss).epsilon(1e-5));

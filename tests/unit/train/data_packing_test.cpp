@@ -10,6 +10,7 @@
 #include "kernels/layout/rng.h"
 
 using namespace thimble;
+using namespace thimble::train;
 
 namespace {
 

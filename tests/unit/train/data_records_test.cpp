@@ -7,6 +7,7 @@
 #include "tests/unit/train/data_support.h"
 
 using namespace thimble;
+using namespace thimble::train;
 using test::error_of;
 
 namespace {

@@ -6,6 +6,7 @@
 #include "tests/unit/train/data_support.h"
 
 using namespace thimble;
+using namespace thimble::train;
 using test::data_tokenizer;
 using test::error_of;
 using test::learnt;

@@ -14,6 +14,7 @@
 #include "train/data/order.h"
 
 using namespace thimble;
+using namespace thimble::train;
 using test::data_tokenizer;
 using test::error_of;
 
