@@ -47,9 +47,10 @@ def fill(shape, number: int) -> torch.Tensor:
 
 
 def documents(vocabulary: int):
+    """Token 0 is left out: it pads these models, and PyTorch's embeddings learn nothing of such a token."""
     docs = []
     for d, length in enumerate(LENGTHS):
-        tokens = (mix(np.arange(length, dtype=np.uint64) + np.uint64((100 + d) << 40)) % np.uint64(vocabulary)).astype(int).tolist()
+        tokens = (mix(np.arange(length, dtype=np.uint64) + np.uint64((100 + d) << 40)) % np.uint64(vocabulary - 1) + np.uint64(1)).astype(int).tolist()
         # The second document has a prompt of three tokens that is not learnt.
         targets = [tokens[i + 1] if i + 1 < length and (d == 0 or i >= 2) else -1 for i in range(length)]
         docs.append((tokens, targets))

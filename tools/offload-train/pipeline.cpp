@@ -79,11 +79,11 @@ void Pipeline::open_model(std::uint64_t seed) {
     if (!random && options.model.empty())
         throw Error(Exit::kUsage, "--model", "no model given", "-m FILE, or --init random");
     if (random && (options.config.empty() || !options.model.empty())) {
-        throw Error(Exit::kUsage, "--init", "a random model is described by --config, not by -m",
-                    "--init random --config config.json");
+        throw Error(Exit::kUsage, "--init", "a random model is described by --model-config, not by -m",
+                    "--init random --model-config config.json");
     }
     if (!random && !(options.config.empty() && options.tokenizer.empty())) {
-        throw Error(Exit::kUsage, options.config.empty() ? "--tokenizer" : "--config",
+        throw Error(Exit::kUsage, options.config.empty() ? "--tokenizer" : "--model-config",
                     "is for random models", "add --init random");
     }
     source_ = random ? std::make_unique<ModelSource>(random_model(options.config, seed))
