@@ -121,6 +121,8 @@ struct StochasticRounding {
     std::uint16_t* to;
     std::int64_t first, count;
     std::uint64_t seed, stream;
+};
+
 // One row of the backward of rms_norm.
 struct RmsNormGradient {
     const float* x;       // [n]
