@@ -87,11 +87,13 @@ struct RandomKey {
     std::uint64_t seed = 0;
     std::uint32_t parameter = 0;
 };
-// The same for weights kept in bf16, [count] at the tile's `first`; tile.weights is memory to work
-// in. The new weights are rounded stochastically, so that steps far smaller than a bf16's last
-// place still arrive on average.
+// The same for weights kept in bf16, [count]; tile.weights is not read. The new weights are rounded
+// stochastically, so that steps far smaller than a bf16's last place still arrive on average.
+// `scratch` is memory to work in, for bf16_scratch_elements().
 void update_bf16(const Optimizer& optimizer, Team& team, Isa isa, const UpdateTile& tile,
-                 const RandomKey& key, std::uint16_t* weights);
+                 const RandomKey& key, std::uint16_t* weights, std::span<float> scratch);
+[[nodiscard]] std::int64_t bf16_scratch_elements(const Optimizer& optimizer,
+                                                 const ParameterInfo& parameter, int threads);
 // Weights at `first` of a parameter to bf16 after `step`, and back; the way back is exact.
 void round_stochastic(Isa isa, const RandomKey& key, std::int64_t step, std::int64_t first,
                       std::span<const float> from, std::uint16_t* to);

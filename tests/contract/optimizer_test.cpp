@@ -137,10 +137,17 @@ TEST_CASE("optimizers: a team gives the bits of one thread, with F32 and with bf
             update(*optimizer, three, best_isa(), b.tile(step));
         }
         CHECK(a.same_bits(b));
+        const auto scratch = [&](int threads) {
+            const std::int64_t count = bf16_scratch_elements(*optimizer, parameter, threads);
+            return std::vector<float>(static_cast<std::size_t>(count) + 1, -77.5f);
+        };
+        std::vector<float> a_scratch = scratch(1), b_scratch = scratch(3);
         for (std::int64_t step = 3; step <= 4; ++step) {
-            update_bf16(*optimizer, one, best_isa(), a.tile(step), key, a_bf16.data());
-            update_bf16(*optimizer, three, best_isa(), b.tile(step), key, b_bf16.data());
+            update_bf16(*optimizer, one, best_isa(), a.tile(step), key, a_bf16.data(), a_scratch);
+            update_bf16(*optimizer, three, best_isa(), b.tile(step), key, b_bf16.data(), b_scratch);
         }
+        CHECK(a_scratch.back() == -77.5f);
+        CHECK(b_scratch.back() == -77.5f);
         CHECK(a.slots == b.slots);
         CHECK(a_bf16 == b_bf16);
     }
