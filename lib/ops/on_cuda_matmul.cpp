@@ -10,7 +10,7 @@ namespace thimble::ops::on_cuda {
 namespace {
 
 bool has_byte_products(LayoutId layout) {
-    return layout == LayoutId::k_q8_0 || layout == LayoutId::k_q4_0 || layout == LayoutId::k_q4_k;
+    return layout == LayoutId::k_affine || layout == LayoutId::k_q4_k;
 }
 bool is_half(LayoutId layout) { return layout == LayoutId::k_f16 || layout == LayoutId::k_bf16; }
 

@@ -23,11 +23,24 @@ void check_matvec_i8() {
         taken.clear();
         for (std::size_t i = 0; i < n; ++i) taken.push_back(s[i / 32] * static_cast<float>(c[i]));
     };
-    for (const LayoutId layout : {LayoutId::k_q8_0, LayoutId::k_q4_0, LayoutId::k_q4_k}) {
-        for (const std::int64_t cols : {256, 1280, 576}) {
-            if (cols % layout_info(layout).block_elements == 0)
-                check_tokens({layout, {}}, 11, cols, 3, kernel, &taken);
-        }
+    const LayoutParams bytes{8, 32, ScaleType::kF16}, nibbles{4, 32, ScaleType::kF16};
+    for (const std::int64_t cols : {256, 1280, 32, 576}) {
+        if (cols % 256 == 0) check_tokens({LayoutId::k_q4_k, {}}, 11, cols, 3, kernel, &taken);
+        for (const LayoutParams& params : {bytes, nibbles})
+            check_tokens({LayoutId::k_affine, params}, 11, cols, 3, kernel, &taken);
+    }
+    // Zero points, other groups and types of scales are not for it.
+    for (const PackedForm& form : {PackedForm{LayoutId::k_affine, nibbles, true},
+                                   {LayoutId::k_affine, nibbles, false, true},
+                                   {LayoutId::k_affine, {4, 64, ScaleType::kF16}},
+                                   {LayoutId::k_affine, {3, 32, ScaleType::kF16}},
+                                   {LayoutId::k_affine, {4, 32, ScaleType::kF32}},
+                                   {LayoutId::k_q8_0, {}}}) {
+        const Array<float> x(std::vector<float>(512));
+        const Array<std::int8_t> codes(256);
+        const Packed weight(form, 2, 256, 1);
+        CHECK_FALSE(cuda::supports_matvec_i8({weight.matrix(), x.data(), 1, 256, codes.data(),
+                                              x.data(), x.data(), x.data(), 2, nullptr, false}));
     }
 }
 

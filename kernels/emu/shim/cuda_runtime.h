@@ -133,6 +133,14 @@ inline int __float2int_rn(float x) {
     if (x >= 2147483648.0f) return 2147483647;
     return x < -2147483648.0f ? -2147483647 - 1 : static_cast<int>(std::nearbyint(x));
 }
+// Byte i of the result is byte (selector >> 4 i & 7) of a, then b.
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+    const std::uint64_t both = std::uint64_t{b} << 32 | a;
+    unsigned out = 0;
+    for (int i = 0; i < 4; ++i)
+        out |= (static_cast<unsigned>(both >> 8 * (selector >> 4 * i & 7u)) & 255u) << 8 * i;
+    return out;
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline float __int_as_float(int x) {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "model/device_form.h"
 #include "model/device_store.h"
 #include "model/weight_memory.h"
 #include "tensor/device.h"
@@ -15,7 +16,7 @@ constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
 
 constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 255) & ~std::size_t{255}; }
 
-std::size_t matrix_bytes(const SourceTensor& t) { return aligned(t.form.bytes(t.rows())); }
+std::size_t matrix_bytes(const SourceTensor& t) { return aligned(device_form(t).bytes(t.rows())); }
 std::size_t vector_bytes(const SourceTensor& t) {
     return aligned(static_cast<std::size_t>(t.cols()) * sizeof(float));
 }
@@ -33,10 +34,18 @@ std::int64_t piece_rows(const SourceTensor& tensor) {
     const auto rows = static_cast<std::int64_t>(kPieceBytes / tensor.form.bytes(1));
     return std::clamp<std::int64_t>(rows, 1, tensor.rows());
 }
+// A piece as stored and, from second_form() on, as the device has it.
+std::size_t second_form(const SourceTensor& tensor) {
+    return aligned(tensor.form.bytes(piece_rows(tensor)));
+}
+std::size_t piece_bytes(const SourceTensor& tensor) {
+    const PackedForm form = device_form(tensor);
+    return second_form(tensor) +
+           (form.layout == tensor.layout() ? 0 : form.bytes(piece_rows(tensor)));
+}
 std::size_t piece_bytes(const UnitSpec& unit) {
     std::size_t most = 0;
-    for (const auto& m : unit.matrices)
-        most = std::max(most, m.weight->form.bytes(piece_rows(*m.weight)));
+    for (const auto& m : unit.matrices) most = std::max(most, piece_bytes(*m.weight));
     for (const auto& v : unit.vectors) most = std::max(most, vector_bytes(*v.weight));
     return most;
 }
@@ -67,7 +76,7 @@ UnitWeights weights_at(const UnitSpec& unit, std::byte* base) {
     };
     for (const auto& m : unit.matrices) {
         const SourceTensor& t = *m.weight;
-        Linear linear{t.form.view({t.rows(), t.cols()}, base), std::nullopt};
+        Linear linear{device_form(t).view({t.rows(), t.cols()}, base), std::nullopt};
         base += matrix_bytes(t);
         if (m.bias) linear.bias = vector(*m.bias);
         weights.matrices.push_back(linear);
@@ -197,10 +206,13 @@ class DeviceStore final : public WeightStore {
 
     void load_matrix(const SourceTensor& tensor, const PackedView& to, bool device) {
         const std::int64_t step = piece_rows(tensor);
+        const PackedForm form = device_form(tensor);
         for (std::int64_t first = 0; first < tensor.rows(); first += step) {
             const std::int64_t count = std::min(step, tensor.rows() - first);
-            const PackedView piece = source_.read_packed(tensor, first, count, staging_.data());
-            verify_weights(source_, cuda_.host(), tensor, first, piece);
+            const PackedView stored = source_.read_packed(tensor, first, count, staging_.data());
+            verify_weights(source_, cuda_.host(), tensor, first, stored);
+            const PackedView piece =
+                to_device_form(cuda_.host(), stored, form, staging_.data() + second_form(tensor));
             for (int p = 0; p < to.n_planes; ++p) {
                 const auto i = static_cast<std::size_t>(p);
                 const bool table = to.planes[i].row_bytes == 0;
