@@ -76,7 +76,7 @@ class AdapterFile {
 
 struct AdapterOutput {
     TensorType type = TensorType::kF32;  // or kF16, kBF16: what the terms are stored in
-    std::string steps;                   // thimble.steps (quant/provenance.h); empty: none
+    std::string steps = {};              // thimble.steps (quant/provenance.h); empty: none
     IfExists if_exists = IfExists::kRefuse;
 };
 // Whole or not at all. Throw kCannotCreate and kIo.
