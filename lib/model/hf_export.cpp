@@ -67,16 +67,18 @@ std::vector<SourceTensor> hf_tensors(const ModelSource& source) {
         exported.name = tensor_name(rule.hf, tensor.layer);
         exported.source_row = nullptr;
         exported.add = 0;
-        if (!stored_so && (rule.transform == HfTransform::kPairQueries ||
-                           rule.transform == HfTransform::kPairKeys)) {
-            exported.source_row = [dim = source.config().head_dim](std::int64_t row) {
-                return pairs_row(row, dim);
-            };
-        }
+        if (!stored_so) exported.source_row = canonical_rows(tensor, source.config().head_dim);
         if (!stored_so && rule.transform == HfTransform::kPlusOne) exported.add = -1;
         out.push_back(std::move(exported));
     }
     return out;
+}
+
+std::function<std::int64_t(std::int64_t)> canonical_rows(const SourceTensor& tensor,
+                                                         std::int64_t head_dim) {
+    const HfTransform transform = tensor.rule->transform;
+    if (transform != HfTransform::kPairQueries && transform != HfTransform::kPairKeys) return {};
+    return [head_dim](std::int64_t row) { return pairs_row(row, head_dim); };
 }
 
 Json hf_config(const ModelSource& source, TensorType dtype) {
