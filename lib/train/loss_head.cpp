@@ -107,7 +107,8 @@ class LossPass {
 
     void compute(ops::MatmulInput& input, std::int64_t v, View z) const {
         const WorkspaceScope scope(*exec_.workspace);
-        ops::matmul(exec_, input, ops::Matmul{linear_.weight.slice_rows({v, z.cols}), z, std::nullopt, false});
+        ops::matmul(exec_, input,
+                    ops::Matmul{linear_.weight.slice_rows({v, z.cols}), z, std::nullopt, false});
     }
 
     template <class Fn>

@@ -10,6 +10,7 @@
 
 #include "core/options.h"
 #include "core/registry.h"
+#include "model/adapter.h"
 #include "train/parameters.h"
 
 namespace thimble::train {
@@ -41,6 +42,12 @@ class Method {
     // Before the optimizer reads gradients that backward made of what is derived.
     virtual void finish_gradients(const Exec& exec, ParameterSet& parameters) {
         (void)exec, (void)parameters;
+    }
+    // What was trained, for ResultKind::kAdapter; its values are the parameters'.
+    [[nodiscard]] virtual Adapter adapter(const ModelSource& source,
+                                          const ParameterSet& parameters) const {
+        (void)source, (void)parameters;
+        return {};
     }
     // Before a pass: which elements its dropout drops.
     virtual void set_pass(std::uint64_t seed, std::uint64_t pass) { (void)seed, (void)pass; }

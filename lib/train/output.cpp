@@ -2,6 +2,7 @@
 #include "train/output.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "core/error.h"
@@ -93,6 +94,40 @@ void write_trained_model(const ResultTarget& target, const Trainer& trainer) {
     });
 }
 
+// Row r of W becomes that of W + s B A, with DoRA scaled to its trained length.
+void merge_row(const AdapterSettings& settings, const AdapterMatrix& m, std::int64_t r, float* w) {
+    const double scale = adapter_scale(settings, m);
+    const std::int64_t cols = m.in();
+    std::vector<double> row(w, w + cols);
+    for (std::int64_t k = 0; k < m.rank; ++k) {
+        const double factor = scale * static_cast<double>(m.b[r * m.rank + k]);
+        for (std::int64_t c = 0; c < cols; ++c)
+            row[static_cast<std::size_t>(c)] += factor * static_cast<double>(m.a[k * cols + c]);
+    }
+    double stretch = 1;
+    if (m.lengths != nullptr) {
+        double squares = 0;
+        for (const double v : row) squares += v * v;
+        stretch = static_cast<double>(m.lengths[r]) / std::sqrt(squares);
+    }
+    for (std::int64_t c = 0; c < cols; ++c)
+        w[c] = static_cast<float>(stretch * row[static_cast<std::size_t>(c)]);
+}
+
+void write_merged_model(const ResultTarget& target, const Adapter& adapter) {
+    std::map<const SourceTensor*, const AdapterMatrix*> adapted;
+    for (const AdapterMatrix& matrix : adapter.matrices) adapted[matrix.tensor] = &matrix;
+    std::vector<std::byte> scratch;
+    write_model(target, [&](const SourceTensor& tensor, std::int64_t first, std::int64_t count,
+                            std::vector<float>& out) {
+        target.source.read_rows(tensor, first, count, out.data(), scratch);
+        const auto at = adapted.find(&tensor);
+        if (at == adapted.end()) return;
+        for (std::int64_t r = 0; r < count; ++r)
+            merge_row(adapter.settings, *at->second, first + r, out.data() + r * tensor.cols());
+    });
+}
+
 }  // namespace
 
 void check_output(const ResultTarget& target, const Method& method) {
@@ -115,7 +150,16 @@ void check_output(const ResultTarget& target, const Method& method) {
 void write_output(const ResultTarget& target, const Trainer& trainer) {
     if (trainer.method().result() == ResultKind::kModel)
         return write_trained_model(target, trainer);
-    throw Error(Exit::kFailure, "output", "adapters cannot be written yet");
+    const Adapter adapter = trainer.method().adapter(target.source, trainer.parameters());
+    if (target.merge) return write_merged_model(target, adapter);
+    AdapterOutput how;
+    how.steps = steps_text(metadata_of(target));
+    how.if_exists = target.replace ? IfExists::kReplace : IfExists::kRefuse;
+    if (is_gguf(target.path)) {
+        write_gguf_adapter(target.path, target.source, adapter, how);
+    } else {
+        write_peft(target.path, target.source, adapter, how);
+    }
 }
 
 }  // namespace thimble::train

@@ -149,6 +149,24 @@ class Lora final : public Method {
         }
     }
 
+    [[nodiscard]] Adapter adapter(const ModelSource& source,
+                                  const ParameterSet& parameters) const override {
+        Adapter out;
+        out.settings.rslora = options_.rslora, out.settings.dora = options_.dora;
+        out.settings.dropout = options_.dropout;
+        out.settings.base_model = source.spec().name;
+        for (std::size_t i = 0; i < parameters.size(); i += options_.dora ? 3 : 2) {
+            const Parameter& a = parameters.items()[i];
+            AdapterMatrix matrix;
+            matrix.tensor = source.find(a.name.substr(0, a.name.rfind('.')));
+            matrix.rank = options_.rank, matrix.alpha = options_.alpha;
+            matrix.a = a.values, matrix.b = parameters.items()[i + 1].values;
+            if (options_.dora) matrix.lengths = parameters.items()[i + 2].values;
+            out.matrices.push_back(matrix);
+        }
+        return out;
+    }
+
     void set_pass(std::uint64_t seed, std::uint64_t pass) override {
         std::uint64_t number = 0;
         for (auto& [place, adapter] : adapters_) {
