@@ -51,6 +51,22 @@ double adapter_scale(const AdapterSettings& settings, const AdapterMatrix& matri
     return matrix.alpha / (settings.rslora ? std::sqrt(rank) : rank);
 }
 
+void add_terms(const AdapterMatrix& matrix, double scale, std::int64_t r, std::span<double> row) {
+    const float* b = matrix.b + r * matrix.rank;
+    for (std::int64_t k = 0; k < matrix.rank; ++k) {
+        const double factor = scale * static_cast<double>(b[k]);
+        if (factor == 0) continue;
+        const float* a = matrix.a + k * matrix.in();
+        for (std::size_t c = 0; c < row.size(); ++c) row[c] += factor * static_cast<double>(a[c]);
+    }
+}
+
+double row_scale(const AdapterMatrix& matrix, std::int64_t r, std::span<const double> row) {
+    double sum = 0;
+    for (const double value : row) sum += value * value;
+    return sum > 0 ? static_cast<double>(matrix.lengths[r]) / std::sqrt(sum) : 0;
+}
+
 Error AdapterFile::Parts::error(const std::string& what, const std::string& hint) const {
     return {Exit::kBadData, escaped(path, 1024), what, hint};
 }

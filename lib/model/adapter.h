@@ -10,6 +10,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -46,6 +47,12 @@ struct Adapter {
 // Of B A.
 [[nodiscard]] double adapter_scale(const AdapterSettings& settings, const AdapterMatrix& matrix);
 
+// row [in] += scale * B_r A.
+void add_terms(const AdapterMatrix& matrix, double scale, std::int64_t r, std::span<double> row);
+// What scales row r, terms added, to its length; 0 for a row of zeros. With DoRA.
+[[nodiscard]] double row_scale(const AdapterMatrix& matrix, std::int64_t r,
+                               std::span<const double> row);
+
 // An adapter on disk, untrusted: its headers are read and checked against the model when it is
 // opened, its values when they are read.
 class AdapterFile {
@@ -58,7 +65,7 @@ class AdapterFile {
     AdapterFile(AdapterFile&& other) noexcept;
 
     [[nodiscard]] const std::string& path() const noexcept;
-    [[nodiscard]] std::vector<std::string> files() const;  // what it is made of
+    [[nodiscard]] std::vector<std::string> files() const;   // what it is made of
     [[nodiscard]] const Adapter& adapter() const noexcept;  // without values
     // Bytes that the values of one matrix, or of all, take in memory.
     [[nodiscard]] std::size_t value_bytes(std::size_t matrix) const noexcept;

@@ -42,7 +42,8 @@ AdapterParts open_gguf_adapter(const std::string& path, const ModelSource& sourc
     if (metadata.find("adapter.alora.invocation_tokens") != nullptr)
         throw parts.error("an activated LoRA (adapter.alora.*) is not supported");
     const double alpha = metadata.find_number(kAlphaKey).value_or(0);
-    if (!std::isfinite(alpha)) throw parts.error("key '" + std::string(kAlphaKey) + "' is no number");
+    if (!std::isfinite(alpha))
+        throw parts.error("key '" + std::string(kAlphaKey) + "' is no number");
     parts.adapter.settings.base_model = metadata.find_string(kBaseNameKey).value_or("");
 
     AdapterTable table;
@@ -90,10 +91,10 @@ void write_gguf_adapter(const std::string& path, const ModelSource& source, cons
     std::vector<TensorSpec> specs;
     for (const AdapterMatrix& m : adapter.matrices) {
         const auto rank = static_cast<std::uint64_t>(m.rank);
-        specs.push_back({m.tensor->name + std::string(kASuffix), output.type,
-                         {rank, m.tensor->dims[1]}});
-        specs.push_back({m.tensor->name + std::string(kBSuffix), output.type,
-                         {m.tensor->dims[0], rank}});
+        specs.push_back(
+            {m.tensor->name + std::string(kASuffix), output.type, {rank, m.tensor->dims[1]}});
+        specs.push_back(
+            {m.tensor->name + std::string(kBSuffix), output.type, {m.tensor->dims[0], rank}});
     }
     GgufWriter writer(path, metadata, std::move(specs), output.if_exists);
     for (std::size_t i = 0; i < adapter.matrices.size(); ++i) {

@@ -92,10 +92,11 @@ class PeftConfig {
     void check_kind() const {
         const Json* type = find("peft_type");
         if (type == nullptr || !type->is_string() || type->as_string(where_) != "LORA")
-            throw error("key 'peft_type' is not 'LORA'", "other kinds of adapter are not supported");
+            throw error("key 'peft_type' is not 'LORA'",
+                        "other kinds of adapter are not supported");
         static constexpr std::array kOff = {
-            "fan_in_fan_out",    "modules_to_save", "lora_bias",        "trainable_token_indices",
-            "layer_replication", "use_qalora",      "use_bdlora",       "alora_invocation_tokens",
+            "fan_in_fan_out",    "modules_to_save", "lora_bias",         "trainable_token_indices",
+            "layer_replication", "use_qalora",      "use_bdlora",        "alora_invocation_tokens",
             "arrow_config",      "kasa_config",     "target_parameters", "monteclora_config"};
         for (const char* key : kOff) {
             const Json* value = find(key);
@@ -153,10 +154,10 @@ struct Key {
 // "base_model.model.lm_head.lora_A.weight"; older files have the adapter's name in it.
 std::optional<Key> parse_key(std::string_view name) {
     using Role = AdapterTable::Role;
-    static constexpr std::array kRoles = {std::pair{std::string_view(".lora_A"), Role::kA},
-                                          std::pair{std::string_view(".lora_B"), Role::kB},
-                                          std::pair{std::string_view(".lora_magnitude_vector"),
-                                                    Role::kLengths}};
+    static constexpr std::array kRoles = {
+        std::pair{std::string_view(".lora_A"), Role::kA},
+        std::pair{std::string_view(".lora_B"), Role::kB},
+        std::pair{std::string_view(".lora_magnitude_vector"), Role::kLengths}};
     if (name.starts_with(kPrefix)) name.remove_prefix(kPrefix.size());
     for (const auto& [text, role] : kRoles) {
         const std::size_t at = name.find(text);
@@ -288,8 +289,8 @@ void write_peft(const std::string& directory, const ModelSource& source, const A
                              options);
     for (std::size_t i = 0; i < values.size(); ++i) write_floats(writer, i, values[i], output.type);
     writer.finish();
-    write_text_file(target.partial() + "/" + std::string(kConfigName),
-                    config_text(source, adapter), IfExists::kReplace);
+    write_text_file(target.partial() + "/" + std::string(kConfigName), config_text(source, adapter),
+                    IfExists::kReplace);
     target.commit();
 }
 

@@ -84,7 +84,9 @@ Runner::Runner(std::unique_ptr<ModelSource> source, const RunnerOptions& options
         s.device.workspace = s.device_workspace.get();
         s.device_logits = Buffer(plan.device_logits, Purpose::kLogits, Place::kDevice);
     } else {
-        s.store = make_store(*s.source, s.exec, {options.repack, options.weight_bytes});
+        s.store = make_adapted_store(
+            make_store(*s.source, s.exec, {options.repack, options.weight_bytes}), *s.source,
+            s.exec, options.adapters);
     }
     s.kv = std::make_unique<KvEngine>(s.spec().attention, plan.kv, plan.places);
     s.workspace = std::make_unique<Workspace>(plan.host_workspace);

@@ -9,6 +9,7 @@
 
 #include "core/plan.h"
 #include "kv/engine.h"
+#include "model/adapted_store.h"
 #include "model/source.h"
 #include "model/store.h"
 
@@ -37,6 +38,7 @@ struct RunnerOptions {
     std::int64_t logit_rows = 0;  // most logits rows materialised at once; 0: as many as fit 32 MiB
     KvOptions kv;
     CudaOptions cuda;
+    std::vector<AdapterUse> adapters = {};  // of the Runner's own source
 };
 
 class Runner {

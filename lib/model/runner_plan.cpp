@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "core/error.h"
+
 namespace thimble {
 namespace {
 
@@ -11,7 +13,11 @@ constexpr std::size_t kLogitBytes = std::size_t{32} << 20;
 }  // namespace
 
 RunnerPlan::RunnerPlan(const ModelSource& source, const RunnerOptions& options)
-    : kv(options.kv), units(units_of(source)), spec_(&source.spec()) {
+    : kv(options.kv), units(units_of(source)), adapters(options.adapters), spec_(&source.spec()) {
+    if (options.device == Device::kCuda && !adapters.empty()) {
+        throw Error(Exit::kUsage, "--lora", "adapters are not applied on a CUDA device",
+                    "merge it into the model first: quantize --lora; or use --device cpu");
+    }
     exec.device = options.device == Device::kCuda ? Device::kCpu : options.device;
     exec.isa = options.isa;
     exec.activations = options.activations;
@@ -103,7 +109,7 @@ void RunnerPlan::add_workspaces() {
         if (!here) host = std::max(host, attend.host);
     }
     const std::size_t x = view_bytes(exec, step_tokens, spec_->hidden);
-    host_workspace = x + host;
+    host_workspace = x + host + adapter_workspace_bytes(adapters, exec, step_tokens);
     // Rows whose logits are wanted may come from the host.
     device_workspace =
         any_on_device() ? x + there + view_bytes(away, logit_rows, spec_->hidden) : 0;
@@ -164,13 +170,15 @@ void Runner::add_to_plan(Plan& plan, const ModelSource& source, const RunnerOpti
     const std::uint64_t activations = Buffer::charged_bytes(runner.host_workspace);
     const std::uint64_t rows = Buffer::charged_bytes(
         runner.logit_bytes(std::clamp<std::int64_t>(logits, 0, runner.logit_rows)));
-    plan.at(Tier::kRam, Purpose::kWeights) += store.resident_bytes + store.lease_bytes;
+    const std::uint64_t adapted = adapter_bytes(options.adapters, runner.exec);
+    plan.at(Tier::kRam, Purpose::kWeights) += store.resident_bytes + store.lease_bytes + adapted;
     plan.at(Tier::kRam, Purpose::kIo) += store.io_bytes;
     plan.at(Tier::kRam, Purpose::kKv) += kv;
     plan.at(Tier::kRam, Purpose::kActivations) += activations;
     plan.at(Tier::kRam, Purpose::kLogits) += rows;
     // Loading needs a piece of the file before any of the others exist.
-    const std::uint64_t later = store.lease_bytes + store.io_bytes + kv + activations + rows;
+    const std::uint64_t later =
+        store.lease_bytes + store.io_bytes + adapted + kv + activations + rows;
     if (store.staging_bytes > later) {
         plan.at(Tier::kRam, Purpose::kIo) += store.staging_bytes - later;
     }

@@ -19,6 +19,7 @@ struct RunnerPlan {
     std::vector<std::vector<std::unique_ptr<Block>>> layers;  // blocks of each, in order
     DevicePlan device;                                        // no units: all on the host
     KvPlacement places;
+    std::vector<AdapterUse> adapters;
     std::size_t host_workspace = 0, device_workspace = 0, device_logits = 0;  // bytes
 
     [[nodiscard]] bool on_device(std::size_t unit) const noexcept {

@@ -71,7 +71,8 @@ std::string gguf_of(const test::GoldenAdapter& golden, const test::TempDir& dir)
 
 }  // namespace
 
-TEST_CASE("adapter: read and written again, PEFT's tensors are the same bytes under both containers") {
+TEST_CASE(
+    "adapter: read and written again, PEFT's tensors are the same bytes under both containers") {
     for (const test::GoldenAdapter& golden : test::golden_adapters()) {
         CAPTURE(golden.name);
         const test::TempDir dir;
@@ -89,7 +90,8 @@ TEST_CASE("adapter: read and written again, PEFT's tensors are the same bytes un
     }
 }
 
-TEST_CASE("adapter: a GGUF adapter holds the same terms, a scale by rank's root too, but not DoRA") {
+TEST_CASE(
+    "adapter: a GGUF adapter holds the same terms, a scale by rank's root too, but not DoRA") {
     for (const test::GoldenAdapter& golden : test::golden_adapters()) {
         CAPTURE(golden.name);
         const test::TempDir dir;
@@ -97,9 +99,8 @@ TEST_CASE("adapter: a GGUF adapter holds the same terms, a scale by rank's root 
         const Loaded loaded(golden.directory, *source);
         const std::string path = dir / "adapter.gguf";
         if (loaded.adapter.settings.dora) {
-            CHECK_THROWS_WITH_AS(
-                write_gguf_adapter(path, *source, loaded.adapter, {}),
-                doctest::Contains("write a PEFT directory, or merge"), Error);
+            CHECK_THROWS_WITH_AS(write_gguf_adapter(path, *source, loaded.adapter, {}),
+                                 doctest::Contains("write a PEFT directory, or merge"), Error);
             CHECK(dir.entries() == 0);
             continue;
         }
@@ -138,8 +139,7 @@ TEST_CASE("adapter: terms stored as f16 and bf16 come back rounded") {
         for (const std::string& path : {dir / "peft", dir / "adapter.gguf"}) {
             const Loaded again(path, *source);
             for (std::size_t i = 0; i < loaded.adapter.matrices.size(); ++i) {
-                const AdapterMatrix &m = loaded.adapter.matrices[i],
-                                    &n = again.adapter.matrices[i];
+                const AdapterMatrix &m = loaded.adapter.matrices[i], &n = again.adapter.matrices[i];
                 double worst = 0, changed = 0;
                 for (std::int64_t e = 0; e < m.rank * m.in(); ++e) {
                     const auto was = static_cast<double>(m.a[e]), is = static_cast<double>(n.a[e]);
