@@ -57,7 +57,6 @@ void for_slots(const ParameterSet& parameters, const Optimizer& optimizer,
         }
         slots.release(c);
     }
-    slots.flush();
 }
 
 }  // namespace

@@ -43,20 +43,26 @@ struct Pass::State {
     std::int64_t segment = 1, segments = 1;  // layers of a segment; how many there are
 
     std::unique_ptr<Workspace> workspace;
-    std::size_t layer_bytes = 0;  // that a layer keeps
-    Buffer saved;                 // [segment] of these
-    Buffer checkpoints;           // [segments - 1] inputs of a segment
-    Buffer residual;              // x and its gradient
+    std::size_t layer_bytes = 0;                   // that a layer keeps
+    std::unique_ptr<ActivationStore> saved;        // [segment] of these
+    std::unique_ptr<ActivationStore> checkpoints;  // [segments - 1] inputs of a segment
+    Buffer residual;                               // x and its gradient
 
-    [[nodiscard]] std::byte* at(Buffer& buffer, std::size_t offset) const {
-        return exec.dry ? reinterpret_cast<std::byte*>(64) : buffer.data() + offset;
-    }
     [[nodiscard]] std::size_t stream_bytes() const {
         return view_bytes(exec, options.most_tokens, source.spec().hidden);
     }
-    [[nodiscard]] View stream(Buffer& buffer, std::size_t place, std::int64_t rows) const {
+    // A residual stream that lies there.
+    [[nodiscard]] View stream(std::byte* at, std::int64_t rows) const {
         const std::int64_t hidden = source.spec().hidden;
-        return {at(buffer, place * stream_bytes()), exec.dtype(), rows, hidden, hidden};
+        return {at, exec.dtype(), rows, hidden, hidden};
+    }
+    [[nodiscard]] static std::byte* on_paper() { return reinterpret_cast<std::byte*>(64); }
+    // What every layer keeps lies on the tier where no layer is computed twice.
+    [[nodiscard]] bool saved_on_disk() const {
+        return options.activations_on_disk && segments == 1;
+    }
+    [[nodiscard]] std::size_t count_of_checkpoints() const {
+        return static_cast<std::size_t>(segments - 1);
     }
     [[nodiscard]] std::size_t blocks_per_layer() const { return layers.front().size(); }
 
@@ -64,6 +70,8 @@ struct Pass::State {
     // Runs a layer; keeps what its backward needs where `keeps`.
     void layer_forward(std::int64_t layer, View x, bool keeps);
     void layer_backward(std::int64_t layer, View dx, GradientSink& sink);
+    void put_checkpoint(std::int64_t at, View x);
+    void take_checkpoint(std::int64_t at, View x);
     [[nodiscard]] LossSums run(const Batch& batch, double scale, GradientSink* sink);
     void backward(const Batch& batch, View x, View dx, GradientSink& sink);
     void check(const Batch& batch) const;
@@ -78,25 +86,47 @@ void Pass::State::embed(const Batch& batch, View x) {
 void Pass::State::layer_forward(std::int64_t layer, View x, bool keeps) {
     const Lease lease = store.acquire({UnitKind::kLayer, layer});
     // What a layer keeps lies block after block.
-    const std::size_t place = static_cast<std::size_t>(layer % segment) * layer_bytes;
-    SavedViews views(at(saved, place));
+    const auto place = static_cast<std::size_t>(layer % segment);
+    SavedViews views(keeps && !exec.dry ? saved->room(place) : on_paper());
     BlockCtx ctx = {exec, lease, sequences, nullptr, keeps ? &views : nullptr};
     for (const auto& block : layers[static_cast<std::size_t>(layer)]) block->forward(ctx, x);
-    if (keeps && exec.dry) layer_bytes = std::max(layer_bytes, views.used());
+    if (!keeps) return;
+    if (exec.dry) {
+        layer_bytes = std::max(layer_bytes, views.used());
+    } else {
+        saved->put(place, views.used());
+    }
 }
 
 void Pass::State::layer_backward(std::int64_t layer, View dx, GradientSink& sink) {
     const Lease lease = store.acquire({UnitKind::kLayer, layer});
     const auto& blocks = layers[static_cast<std::size_t>(layer)];
     // Where each block's views begin follows from the ones before it.
-    std::vector<std::size_t> begins = {static_cast<std::size_t>(layer % segment) * layer_bytes};
+    const auto place = static_cast<std::size_t>(layer % segment);
+    std::byte* const kept = exec.dry ? on_paper() : saved->take(place);
+    std::vector<std::size_t> begins = {0};
     for (const auto& block : blocks)
         begins.push_back(begins.back() + block->saved_bytes(exec, dx.rows));
     for (std::size_t b = blocks.size(); b-- > 0;) {
-        SavedViews views(at(saved, begins[b]));
+        SavedViews views(kept + begins[b]);
         BackwardCtx ctx = {exec, lease, sequences, views, sink};
         blocks[b]->backward(ctx, dx);
     }
+    if (!exec.dry) saved->drop(place);
+}
+
+void Pass::State::put_checkpoint(std::int64_t at, View x) {
+    if (exec.dry) return;
+    const auto place = static_cast<std::size_t>(at);
+    ops::copy(exec, x, stream(checkpoints->room(place), x.rows));
+    checkpoints->put(place, view_bytes(exec, x.rows, x.cols));
+}
+
+void Pass::State::take_checkpoint(std::int64_t at, View x) {
+    if (exec.dry) return;
+    const auto place = static_cast<std::size_t>(at);
+    ops::copy(exec, stream(checkpoints->take(place), x.rows), x);
+    checkpoints->drop(place);
 }
 
 void Pass::State::check(const Batch& batch) const {
@@ -121,13 +151,13 @@ LossSums Pass::State::run(const Batch& batch, double scale, GradientSink* sink) 
     check(batch);
     sequences.set_documents(batch.documents);
     const std::int64_t rows = std::ssize(batch.tokens);
-    const View x = stream(residual, 0, rows), dx = stream(residual, 1, rows);
+    std::byte* const at = exec.dry ? on_paper() : residual.data();
+    const View x = stream(at, rows), dx = stream(at + stream_bytes(), rows);
     embed(batch, x);
     for (std::int64_t layer = 0; layer < std::ssize(layers); ++layer) {
         const std::int64_t at_segment = layer / segment;
         const bool last = at_segment + 1 == segments;
-        if (sink != nullptr && layer % segment == 0 && !last)
-            ops::copy(exec, x, stream(checkpoints, static_cast<std::size_t>(at_segment), rows));
+        if (sink != nullptr && layer % segment == 0 && !last) put_checkpoint(at_segment, x);
         layer_forward(layer, x, sink != nullptr && last);
     }
     const LossProblem problem{.kind = options.loss,
@@ -150,7 +180,7 @@ void Pass::State::backward(const Batch& batch, View x, View dx, GradientSink& si
         const std::int64_t first = s * segment;
         const std::int64_t end = std::min(first + segment, std::ssize(layers));
         if (s + 1 < segments) {
-            ops::copy(exec, stream(checkpoints, static_cast<std::size_t>(s), x.rows), x);
+            take_checkpoint(s, x);
             for (std::int64_t layer = first; layer < end; ++layer) layer_forward(layer, x, true);
         }
         for (std::int64_t layer = end; layer-- > first;) layer_backward(layer, dx, sink);
@@ -179,8 +209,12 @@ PassBytes Pass::measure(const ModelSource& source, Exec exec, WeightStore& store
     const auto count = [](std::int64_t n) { return static_cast<std::size_t>(n); };
     PassBytes bytes;
     bytes.workspace = workspace.peak();
-    bytes.saved = count(state.segment) * state.layer_bytes;
-    bytes.checkpoints = count(state.segments - 1) * state.stream_bytes();
+    bytes.layer = state.layer_bytes;
+    bytes.saved = (state.saved_on_disk() ? disk_activation_bytes : memory_activation_bytes)(
+        count(state.segment), state.layer_bytes);
+    bytes.checkpoints =
+        (options.activations_on_disk ? disk_activation_bytes : memory_activation_bytes)(
+            state.count_of_checkpoints(), state.stream_bytes());
     bytes.residual = 2 * state.stream_bytes();
     return bytes;
 }
@@ -191,13 +225,17 @@ Pass::Pass(const ModelSource& source, const Exec& exec, WeightStore& store,
 
 Pass::~Pass() = default;
 
-void Pass::allocate(const PassBytes& bytes) {
+void Pass::allocate(const PassBytes& bytes, storage::StorageTier* tier) {
     State& s = *state_;
     s.workspace = std::make_unique<Workspace>(bytes.workspace);
     s.exec.workspace = s.workspace.get();
-    s.saved = Buffer(bytes.saved, Purpose::kActivations);
-    s.layer_bytes = bytes.saved / static_cast<std::size_t>(s.segment);
-    s.checkpoints = Buffer(bytes.checkpoints, Purpose::kActivations);
+    const auto layers = static_cast<std::size_t>(s.segment);
+    s.saved = s.saved_on_disk() ? make_disk_activations(layers, bytes.layer, *tier)
+                                : make_memory_activations(layers, bytes.layer);
+    const std::size_t count = s.count_of_checkpoints();
+    s.checkpoints = s.options.activations_on_disk
+                        ? make_disk_activations(count, s.stream_bytes(), *tier)
+                        : make_memory_activations(count, s.stream_bytes());
     s.residual = Buffer(bytes.residual, Purpose::kActivations);
 }
 

@@ -10,6 +10,7 @@
 
 #include "model/block.h"
 #include "model/source.h"
+#include "train/activation_store.h"
 #include "train/loss_head.h"
 
 namespace thimble::train {
@@ -18,6 +19,9 @@ struct PassOptions {
     // Layers between checkpoints; the layers behind the last checkpoint keep everything, and those
     // before it are computed twice. 0: no checkpoints, every layer keeps everything.
     std::int64_t checkpoint_layers = 1;
+    // Checkpoints, or without them what every layer keeps, lie on a tier between forward and
+    // backward.
+    bool activations_on_disk = false;
     LossKind loss = LossKind::kCut;
     std::int64_t most_tokens = 0;    // in a batch
     std::int64_t most_document = 0;  // tokens of the longest document; 0: as many as a batch
@@ -33,12 +37,11 @@ struct Batch {
 // What a pass holds besides weights and gradients, in bytes.
 struct PassBytes {
     std::size_t workspace = 0;  // intermediates of one operation or layer
-    std::size_t saved = 0;      // what layers keep for backward
-    std::size_t checkpoints = 0;
-    std::size_t residual = 0;  // the residual stream and its gradient
-    [[nodiscard]] std::size_t total() const noexcept {
-        return workspace + saved + checkpoints + residual;
-    }
+    std::size_t layer = 0;      // what one layer keeps for backward
+    std::size_t residual = 0;   // the residual stream and its gradient
+    // As the ledger counts them.
+    ActivationBytes saved;        // what layers keep
+    ActivationBytes checkpoints;  // inputs of segments
 };
 
 class Pass {
@@ -48,8 +51,9 @@ class Pass {
          const PassOptions& options);
     ~Pass();
 
-    // Before the first pass: what measure() said for these options.
-    void allocate(const PassBytes& bytes);
+    // Before the first pass: what measure() said for these options. The tier is for activations on
+    // disk, and lives as long.
+    void allocate(const PassBytes& bytes, storage::StorageTier* tier = nullptr);
     // A pass of the most tokens with nothing computed; exec.dry, a store on paper.
     [[nodiscard]] static PassBytes measure(const ModelSource& source, Exec exec, WeightStore& store,
                                            GradientSink& sink, const PassOptions& options);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "storage/tier.h"
 #include "train/optimizer.h"
 #include "train/parameters.h"
 
@@ -28,10 +29,6 @@ class SlotStore {
     // A chunk's part of each slot, at rest until release().
     [[nodiscard]] virtual Slots acquire(std::size_t chunk) = 0;
     virtual void release(std::size_t chunk) = 0;  // changed
-    // All that was released is where it belongs.
-    virtual void flush() {}
-    // Bytes read from and written to disk so far.
-    [[nodiscard]] virtual std::uint64_t disk_bytes() const noexcept { return 0; }
 };
 
 // All of it in memory, zero at first.
@@ -40,5 +37,18 @@ class SlotStore {
                                                            const std::vector<Chunk>& chunks);
 [[nodiscard]] std::size_t memory_slot_bytes(const ParameterSet& parameters,
                                             const Optimizer& optimizer);
+
+// On a tier, with a few chunks in memory: the same bits. Chunks may come in any order; those of an
+// order that repeats are read ahead.
+[[nodiscard]] std::unique_ptr<SlotStore> make_disk_slots(const ParameterSet& parameters,
+                                                         const Optimizer& optimizer,
+                                                         const std::vector<Chunk>& chunks,
+                                                         storage::StorageTier& tier);
+struct SlotBytes {
+    std::size_t ram = 0;  // as the ledger counts them
+    std::uint64_t disk = 0;
+};
+[[nodiscard]] SlotBytes disk_slot_bytes(const ParameterSet& parameters, const Optimizer& optimizer,
+                                        const std::vector<Chunk>& chunks);
 
 }  // namespace thimble::train

@@ -190,7 +190,6 @@ void Trainer::State::update(double learning_rate, double gradient_scale) {
         train::update(*optimizer, *exec.team, exec.isa, tile);
         slots->release(i);
     }
-    slots->flush();
 }
 
 // What a checkpoint must agree with.
