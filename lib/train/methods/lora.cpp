@@ -114,7 +114,7 @@ class Lora final : public Method {
         for (std::size_t i = 0; i < weights.matrices.size(); ++i) {
             const auto a = parameters.find({id, Part::kLowRankA, i, 0});
             if (!a) continue;
-            Adapter& adapter = adapters_[{id.layer, i}];
+            Terms& adapter = adapters_[{id.layer, i}];
             adapter.term.a = parameters.items()[*a].packed();
             adapter.term.b = parameters.items()[*a + 1].packed();
             adapter.term.scale = scale_;
@@ -179,7 +179,7 @@ class Lora final : public Method {
     static constexpr std::uint64_t kInitialStream = std::uint64_t{1} << 56;
     static constexpr std::uint64_t kDropoutStream = std::uint64_t{2} << 56;
 
-    struct Adapter {
+    struct Terms {
         LowRank term;
         float* lengths = nullptr;    // m, [out]; DoRA
         std::vector<double> norms;   // n, [out]: lengths of the rows of W + s B A
@@ -209,7 +209,7 @@ class Lora final : public Method {
 
     // Lengths of the rows as they now are, and what scales them to the trained ones; at first both
     // are the rows' own.
-    void refresh_rows(const Exec& exec, Adapter& adapter, Linear& linear) const {
+    void refresh_rows(const Exec& exec, Terms& adapter, Linear& linear) const {
         const Shape2 shape = linear.weight.shape;
         const bool first = adapter.norms.empty();
         adapter.norms.resize(static_cast<std::size_t>(shape.rows));
@@ -259,7 +259,7 @@ class Lora final : public Method {
     std::string where_;
     double scale_ = 1;
     std::set<std::string, std::less<>> roles_;
-    std::map<std::pair<std::int64_t, std::size_t>, Adapter> adapters_;  // by layer and matrix
+    std::map<std::pair<std::int64_t, std::size_t>, Terms> adapters_;  // by layer and matrix
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 
 using namespace thimble;
 using namespace thimble::train;
+using namespace thimble::train;
 
 namespace {
 

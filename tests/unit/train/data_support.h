@@ -14,6 +14,8 @@
 
 namespace thimble::test {
 
+using namespace train;
+
 // Every byte a token (id = byte), "ab" and "\n\n" merged, and the marks of the chat forms. BOS is
 // put before texts only if asked.
 inline std::unique_ptr<Tokenizer> data_tokenizer(const std::string& chat_template,
