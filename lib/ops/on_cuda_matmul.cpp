@@ -9,8 +9,11 @@
 namespace thimble::ops::on_cuda {
 namespace {
 
-bool has_byte_products(LayoutId layout) {
-    return layout == LayoutId::k_affine || layout == LayoutId::k_q4_k;
+// Affine: as model/device_form.h makes it.
+bool has_byte_products(const PackedView& w) {
+    if (w.layout == LayoutId::k_affine)
+        return w.params.group == 32 && w.params.scale == ScaleType::kF16;
+    return w.layout == LayoutId::k_q4_k;
 }
 bool is_half(LayoutId layout) { return layout == LayoutId::k_f16 || layout == LayoutId::k_bf16; }
 
@@ -69,7 +72,7 @@ void few(const Exec& exec, View x, InputForms& forms, const Matmul& p, bool exac
     cuda::Matmul problem = problem_of(x, p);
     if (is_half(p.weight.layout) && cuda::supports_matvec_half(problem))
         return launch(exec, cuda::supports_matvec_half, cuda::matvec_half, problem);
-    if (!exact && has_byte_products(p.weight.layout)) {
+    if (!exact && has_byte_products(p.weight)) {
         quantise(exec, x, forms);
         problem.codes = forms.codes, problem.scales = forms.scales, problem.sums = forms.sums;
         if (cuda::supports_matvec_i8(problem))

@@ -45,7 +45,7 @@ void check_top(const std::vector<float>& x, std::int64_t k) {
 
 void check_top_k() {
     check_top({-3.5f}, 1);
-    for (const std::size_t cols : {40, 255, 2047, 2048, 2049, 6000}) {
+    for (const std::size_t cols : {40U, 255U, 2047U, 2048U, 2049U, 6000U}) {
         const std::vector<float> x = values(cols, 9, 4);
         for (const std::int64_t k : {1, 40}) check_top(x, k);
     }
