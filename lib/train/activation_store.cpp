@@ -52,7 +52,8 @@ class DiskActivations final : public ActivationStore {
     }
     void put(std::size_t piece, std::size_t bytes) override {
         put_bytes_[piece] = StorageTier::aligned(bytes);
-        if (leaves(piece)) tickets_[piece % seats_] = tier_.write(extent_, at(piece), memory(piece));
+        if (leaves(piece))
+            tickets_[piece % seats_] = tier_.write(extent_, at(piece), memory(piece));
     }
     std::byte* take(std::size_t piece) override { return room(piece); }
     void drop(std::size_t piece) override {

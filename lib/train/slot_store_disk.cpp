@@ -105,9 +105,9 @@ class DiskSlots final : public SlotStore {
     std::size_t seat_bytes_;
     TransferBuffer memory_;
     std::vector<Seat> seats_;
-    std::vector<bool> written_;       // else the state is zero
-    std::vector<std::size_t> next_;   // the chunk that came after each the last time
-    std::size_t last_ = kNobody;      // acquired
+    std::vector<bool> written_;      // else the state is zero
+    std::vector<std::size_t> next_;  // the chunk that came after each the last time
+    std::size_t last_ = kNobody;     // acquired
     std::uint64_t clock_ = 0;
 };
 
@@ -146,7 +146,8 @@ SlotStore::Slots DiskSlots::acquire(std::size_t chunk) {
     tier_.wait(seat.ticket);
     const std::span<std::byte> memory = memory_of(seat);
     Slots slots{};
-    for (std::size_t s = 0; s < kMaxSlots; ++s) slots[s] = memory.data() + layouts_[chunk].begins[s];
+    for (std::size_t s = 0; s < kMaxSlots; ++s)
+        slots[s] = memory.data() + layouts_[chunk].begins[s];
     return slots;
 }
 

@@ -18,7 +18,15 @@
 namespace thimble::train {
 namespace {
 
-constexpr std::int64_t kChunkElements = std::int64_t{1} << 22;
+// Of a chunk of the optimizer's state. On disk it is what is read at once, a few of them in memory.
+std::int64_t chunk_elements(const Offload& offload) {
+    return std::int64_t{1} << (offload.has_optimizer() ? 20 : 22);
+}
+PassOptions pass_options(const TrainerOptions& options) {
+    PassOptions pass = options.pass;
+    pass.activations_on_disk = options.offload.has_activations();
+    return pass;
+}
 
 Exec exec_of(const TrainerOptions& options) {
     Exec exec;
@@ -42,6 +50,7 @@ struct Trainer::State {
           optimizer(make_optimizer(how.optimizer, "--optimizer")),
           store(from, exec, *method, parameters, !optimizer->updates_in_backward()) {
         if (optimizer->updates_in_backward()) fused.emplace(parameters, *optimizer, exec);
+        chunks = chunks_of(parameters, *optimizer, chunk_elements(how.offload));
     }
     [[nodiscard]] GradientSink& sink() {
         return fused ? static_cast<GradientSink&>(*fused) : parameters;
@@ -56,6 +65,7 @@ struct Trainer::State {
     TrainedStore store;
     std::optional<FusedSink> fused;
     std::vector<Chunk> chunks;
+    std::unique_ptr<storage::StorageTier> tier;
     std::unique_ptr<SlotStore> slots;
     std::unique_ptr<Pass> pass;
     std::int64_t steps = 0;
@@ -72,7 +82,7 @@ Trainer::Trainer(const ModelSource& source, const TrainerOptions& options, Team&
         Exec dry = exec;
         dry.dry = true;
         State paper(source, options, dry);
-        return Pass::measure(source, dry, paper.store, paper.sink(), options.pass);
+        return Pass::measure(source, dry, paper.store, paper.sink(), pass_options(options));
     }();
     state_ = std::make_unique<State>(source, options, exec);
     State& s = *state_;
@@ -80,10 +90,12 @@ Trainer::Trainer(const ModelSource& source, const TrainerOptions& options, Team&
     for (std::size_t i = 0; i < s.parameters.size(); ++i)
         s.method->initialise(source, s.parameters, i, options.seed);
     s.store.refresh();
-    s.chunks = chunks_of(s.parameters, *s.optimizer, kChunkElements);
-    s.slots = make_memory_slots(s.parameters, *s.optimizer, s.chunks);
-    s.pass = std::make_unique<Pass>(source, exec, s.store, options.pass);
-    s.pass->allocate(bytes);
+    if (options.offload.any()) s.tier = storage::open_file_tier(options.offload_directory);
+    s.slots = options.offload.has_optimizer()
+                  ? make_disk_slots(s.parameters, *s.optimizer, s.chunks, *s.tier)
+                  : make_memory_slots(s.parameters, *s.optimizer, s.chunks);
+    s.pass = std::make_unique<Pass>(source, exec, s.store, pass_options(options));
+    s.pass->allocate(bytes, s.tier.get());
 }
 
 Trainer::~Trainer() = default;
@@ -94,7 +106,8 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
     dry.team = &team;
     dry.dry = true;
     State paper(source, options, dry);
-    const PassBytes bytes = Pass::measure(source, dry, paper.store, paper.sink(), options.pass);
+    const PassBytes bytes =
+        Pass::measure(source, dry, paper.store, paper.sink(), pass_options(options));
     const auto add = [&](Purpose purpose, std::size_t n) {
         plan.at(Tier::kRam, purpose) += Buffer::charged_bytes(n);
     };
@@ -102,16 +115,25 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
     add(Purpose::kWeights, paper.parameters.value_bytes());
     add(Purpose::kGradients,
         paper.fused ? paper.fused->bytes() : paper.parameters.gradient_bytes(dry.dtype()));
-    add(Purpose::kOptimizer, memory_slot_bytes(paper.parameters, *paper.optimizer));
     add(Purpose::kActivations, bytes.workspace);
-    add(Purpose::kActivations, bytes.saved);
-    add(Purpose::kActivations, bytes.checkpoints);
     add(Purpose::kActivations, bytes.residual);
+    for (const ActivationBytes& kept : {bytes.saved, bytes.checkpoints}) {
+        plan.at(Tier::kRam, Purpose::kActivations) += kept.ram;
+        plan.at(Tier::kDisk, Purpose::kActivations) += kept.disk;
+    }
+    if (options.offload.has_optimizer()) {
+        const SlotBytes slots = disk_slot_bytes(paper.parameters, *paper.optimizer, paper.chunks);
+        plan.at(Tier::kRam, Purpose::kOptimizer) += slots.ram;
+        plan.at(Tier::kDisk, Purpose::kOptimizer) += slots.disk;
+    } else {
+        add(Purpose::kOptimizer, memory_slot_bytes(paper.parameters, *paper.optimizer));
+    }
 }
 
 const ParameterSet& Trainer::parameters() const noexcept { return state_->parameters; }
 const Method& Trainer::method() const noexcept { return *state_->method; }
 std::int64_t Trainer::steps() const noexcept { return state_->steps; }
+const storage::StorageTier* Trainer::tier() const noexcept { return state_->tier.get(); }
 
 LossSums Trainer::evaluate(const Batch& batch) {
     state_->method->set_pass(0, 0);

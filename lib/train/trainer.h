@@ -8,6 +8,7 @@
 
 #include "core/plan.h"
 #include "train/method.h"
+#include "train/offload.h"
 #include "train/pass.h"
 
 namespace thimble::train {
@@ -19,6 +20,8 @@ struct TrainerOptions {
     bool bf16 = false;  // operands of products rounded to BF16
     std::string method = "lora", optimizer = "adamw";
     PassOptions pass;
+    Offload offload;
+    std::string offload_directory = ".";
     std::uint64_t seed = 0;
     double weight_decay = 0;
     std::string run;       // what else a checkpoint must agree with
@@ -41,6 +44,8 @@ class Trainer {
     [[nodiscard]] const ParameterSet& parameters() const noexcept;
     [[nodiscard]] const Method& method() const noexcept;
     [[nodiscard]] std::int64_t steps() const noexcept;  // done so far
+    // Where what is offloaded lies; null where nothing is.
+    [[nodiscard]] const storage::StorageTier* tier() const noexcept;
 
     // Gradients of the mean loss of `batches` (one pass each), then an update. Error(kFailure) when
     // the loss or a gradient is not finite: parameters are then as they were.

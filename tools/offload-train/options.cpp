@@ -63,6 +63,18 @@ void ToolOptions::visit(OptionVisitor& v) {
               .changes_output = false,
               .least = 0},
              loop.trainer.pass.checkpoint_layers);
+    v.option({.name = "offload",
+              .help = "what lies on disk and is fetched ahead of its use: optimizer=disk, "
+                      "activations=disk or both",
+              .value = "WHAT=WHERE,...",
+              .changes_output = false},
+             offload);
+    v.option({.name = "offload-dir",
+              .help = "directory on a fast disk for it; the file there has no name and goes with "
+                      "the process. Default: the output's",
+              .value = "DIR",
+              .changes_output = false},
+             offload_directory);
     v.option({.name = "loss",
               .help = "cut: no logits in memory; chunked: those of 128 tokens, less computation; "
                       "dense: all",

@@ -12,6 +12,7 @@ struct ToolOptions {
     std::string init = "pretrained", config, tokenizer;
     std::string precision = "auto", loss = "cut", outtype = "auto";
     std::string metrics;
+    std::string offload, offload_directory;
     bool merge = false, keep_state = false, force = false;
     std::string state;
     LoopOptions loop;

@@ -23,6 +23,11 @@ LossKind loss_named(const std::string& name) {
     return name == "dense" ? LossKind::kDense : LossKind::kCut;
 }
 
+std::string directory_of(const std::string& path) {
+    const std::string directory = std::filesystem::path(path).parent_path().string();
+    return directory.empty() ? "." : directory;
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -64,6 +69,13 @@ void Pipeline::open(const cli::CommonOptions& common) {
     loop.trainer.pass.loss = loss_named(options.loss);
     loop.trainer.bf16 =
         options.precision == "bf16" || (options.precision == "auto" && ops::has_bf16_products(isa));
+    loop.trainer.offload = Offload::parse(options.offload, "--offload");
+    if (!options.offload_directory.empty() && !loop.trainer.offload.any())
+        throw Error(Exit::kUsage, "--offload-dir", "nothing is offloaded",
+                    "--offload optimizer=disk");
+    loop.trainer.offload_directory = options.offload_directory.empty()
+                                         ? directory_of(options.output)
+                                         : options.offload_directory;
     open_model(loop.trainer.seed);
     check_output(result(), *make_method(loop.trainer.method, "--method"));
     if (loop.data.context_tokens > source_->spec().context_tokens) {
@@ -79,7 +91,8 @@ void Pipeline::open_model(std::uint64_t seed) {
     if (!random && options.model.empty())
         throw Error(Exit::kUsage, "--model", "no model given", "-m FILE, or --init random");
     if (random && (options.config.empty() || !options.model.empty())) {
-        throw Error(Exit::kUsage, "--init", "a random model is described by --model-config, not by -m",
+        throw Error(Exit::kUsage, "--init",
+                    "a random model is described by --model-config, not by -m",
                     "--init random --model-config config.json");
     }
     if (!random && !(options.config.empty() && options.tokenizer.empty())) {
@@ -161,6 +174,7 @@ void Pipeline::run(cli::Context& context) {
     context.report.set("validations", std::move(validations));
     context.report.set("trained_parameters", loop_->trainer().parameters().elements());
     report(context, seconds_since(start), tokens);
+    report_tier(context);
     if (!whole) {
         throw Error(Exit::kAgain, options.loop.state,
                     "stopped after step " + std::to_string(loop_->trainer().steps()) + " of " +
@@ -170,6 +184,29 @@ void Pipeline::run(cli::Context& context) {
     write_output(result(), loop_->trainer());
     if (!options.keep_state) std::filesystem::remove(options.loop.state);
     if (!context.stdout_is_json() && options.metrics != "-") context.print(options.output + "\n");
+}
+
+void Pipeline::report_tier(cli::Context& context) const {
+    const storage::StorageTier* tier = loop_->trainer().tier();
+    if (tier == nullptr) return;
+    const storage::TierCounters counters = tier->counters();
+    Json json = Json::object();
+    json.set("engine", tier->engine());
+    json.set("bytes_read", counters.bytes_read);
+    json.set("bytes_written", counters.bytes_written);
+    json.set("busy_seconds", counters.busy_seconds);
+    json.set("waited_seconds", counters.waited_seconds);
+    json.set("bytes_per_second", counters.bytes_per_second());
+    json.set("hidden", counters.hidden());
+    context.report.set("disk", std::move(json));
+    char text[192];
+    std::snprintf(text, sizeof(text),
+                  "disk (%s): %s read, %s written at %.2f GB/s; %.0f %% of that time hidden behind "
+                  "computation",
+                  tier->engine().c_str(), format_bytes(counters.bytes_read).c_str(),
+                  format_bytes(counters.bytes_written).c_str(), counters.bytes_per_second() / 1e9,
+                  100 * counters.hidden());
+    log_info(text);
 }
 
 void Pipeline::report(cli::Context& context, double seconds, std::int64_t tokens) const {

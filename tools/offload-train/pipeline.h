@@ -24,6 +24,7 @@ class Pipeline {
     void open_model(std::uint64_t seed);
     void open(const cli::CommonOptions& common);
     [[nodiscard]] ResultTarget result() const;
+    void report_tier(cli::Context& context) const;
     void report(cli::Context& context, double seconds, std::int64_t tokens) const;
 
     std::unique_ptr<ModelSource> source_;

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// Training with state and activations on disk against training in memory.
+#include <doctest/doctest.h>
+
+#include <cstring>
+
+#include "core/cpu.h"
+#include "core/error.h"
+#include "tests/support/golden_model.h"
+#include "tests/support/temp_dir.h"
+#include "train/trainer.h"
+
+using namespace thimble;
+using namespace thimble::train;
+
+namespace {
+
+// Two documents; steps see them in turns.
+struct Text {
+    explicit Text(std::int64_t vocab) {
+        for (std::int32_t i = 0; i < 40; ++i) {
+            tokens.push_back(static_cast<std::int32_t>((i * 7 + 3) % vocab));
+            targets.push_back(static_cast<std::int32_t>((i * 7 + 10) % vocab));
+        }
+    }
+    [[nodiscard]] Batch batch(std::int64_t step) const {
+        const std::size_t count = step % 2 == 0 ? 40 : 24;  // the shorter one is all of its batch
+        return {std::span(tokens).first(count), std::span(targets).first(count),
+                step % 2 == 0 ? std::span(both) : std::span(one)};
+    }
+    std::vector<std::int32_t> tokens, targets;
+    std::vector<std::int64_t> both = {24, 16}, one = {24};
+};
+
+struct Run {
+    std::vector<double> losses;
+    std::vector<std::vector<float>> values;
+};
+
+Run run_of(const ModelSource& source, TrainerOptions options, int steps, const char* state = "") {
+    Team team(2);
+    options.isa = best_isa();
+    options.threads = 2;
+    options.pass.most_tokens = 40;
+    Plan plan;
+    Trainer::add_to_plan(plan, source, options);
+    Ledger& ledger = Ledger::process();
+    const std::uint64_t ram = ledger.current_bytes(Tier::kRam);
+    const std::uint64_t disk = ledger.current_bytes(Tier::kDisk);
+    Trainer trainer(source, options, team);
+    CHECK(ledger.current_bytes(Tier::kRam) - ram == plan.total_bytes(Tier::kRam));
+    CHECK(ledger.current_bytes(Tier::kDisk) - disk == plan.total_bytes(Tier::kDisk));
+    const Text text(source.spec().vocab);
+    Run run;
+    if (*state != 0 && trainer.steps() == 0) (void)trainer.restore(state);
+    for (int step = 0; step < steps; ++step) {
+        const Batch batch = text.batch(trainer.steps());
+        run.losses.push_back(trainer.step({&batch, 1}, 1e-2).loss.loss);
+    }
+    for (const Parameter& p : trainer.parameters().items())
+        run.values.emplace_back(p.values, p.values + p.info.elements());
+    return run;
+}
+
+void check_same(const Run& a, const Run& b) {
+    CHECK(a.losses == b.losses);
+    REQUIRE(a.values.size() == b.values.size());
+    for (std::size_t i = 0; i < a.values.size(); ++i)
+        CHECK(std::memcmp(a.values[i].data(), b.values[i].data(),
+                          a.values[i].size() * sizeof(float)) == 0);
+}
+
+}  // namespace
+
+TEST_CASE("training with state and activations on disk has the bits of training in memory") {
+    for (const char* name : {"llama-tied", "gemma3"}) {
+        const auto source = ModelSource::open(test::golden_model(name).directory);
+        for (const char* method : {"full", "lora:rank=4"}) {
+            for (const char* optimizer : {"adamw", "lomo"}) {
+                for (const std::int64_t checkpoints : {0, 1, 2}) {
+                    CAPTURE(name);
+                    CAPTURE(method);
+                    CAPTURE(optimizer);
+                    CAPTURE(checkpoints);
+                    const test::TempDir directory;
+                    TrainerOptions options;
+                    options.method = method, options.optimizer = optimizer;
+                    options.pass.checkpoint_layers = checkpoints;
+                    const Run memory = run_of(*source, options, 4);
+                    CHECK(memory.losses[0] != memory.losses[2]);
+                    options.offload = Offload::parse("optimizer=disk,activations=disk", "test");
+                    options.offload_directory = directory.path();
+                    check_same(memory, run_of(*source, options, 4));
+                }
+            }
+        }
+    }
+}
+
+TEST_CASE("a checkpoint of a run in memory goes on with state on disk, and back") {
+    const auto source = ModelSource::open(test::golden_model("llama-tied").directory);
+    const test::TempDir directory;
+    const std::string state = directory / "state.safetensors";
+    TrainerOptions memory;
+    memory.method = "full";
+    TrainerOptions disk = memory;
+    disk.offload = Offload::parse("optimizer=disk", "test");
+    disk.offload_directory = directory.path();
+    Run whole = run_of(*source, memory, 5);
+    for (const bool first_on_disk : {false, true}) {
+        {
+            Team team(1);
+            TrainerOptions options = first_on_disk ? disk : memory;
+            options.isa = best_isa();
+            options.pass.most_tokens = 40;
+            Trainer trainer(*source, options, team);
+            const Text text(source->spec().vocab);
+            for (int step = 0; step < 2; ++step) {
+                const Batch batch = text.batch(step);
+                (void)trainer.step({&batch, 1}, 1e-2);
+            }
+            trainer.save(state, "notes");
+        }
+        const Run rest = run_of(*source, first_on_disk ? memory : disk, 3, state.c_str());
+        CHECK(std::equal(rest.losses.begin(), rest.losses.end(), whole.losses.begin() + 2));
+        check_same({{}, rest.values}, {{}, whole.values});
+    }
+}
+
+TEST_CASE("what cannot be offloaded is refused with the nearest name") {
+    CHECK_THROWS_WITH_AS((void)Offload::parse("optimiser=disk", "--offload"),
+                         doctest::Contains("optimizer"), Error);
+    CHECK_THROWS_AS((void)Offload::parse("optimizer=tape", "--offload"), Error);
+}
