@@ -119,7 +119,8 @@ TEST_CASE("optimizers: every level gives the same bits") {
     });
 }
 
-TEST_CASE("optimizers: a team gives the bits of one thread, with F32 and with bf16 weights") {
+TEST_CASE(
+    "optimizers: a team and cuts give the bits of one thread, with F32 and with bf16 weights") {
     const ParameterInfo parameter{{300, 384}};
     for (const std::string& spec : specs()) {
         CAPTURE(spec);
@@ -144,7 +145,12 @@ TEST_CASE("optimizers: a team gives the bits of one thread, with F32 and with bf
         std::vector<float> a_scratch = scratch(1), b_scratch = scratch(3);
         for (std::int64_t step = 3; step <= 4; ++step) {
             update_bf16(*optimizer, one, best_isa(), a.tile(step), key, a_bf16.data(), a_scratch);
-            update_bf16(*optimizer, three, best_isa(), b.tile(step), key, b_bf16.data(), b_scratch);
+            const std::int64_t cut = 10 * 4096, n_b = parameter.elements();
+            for (const auto& [at, count] : {std::pair{cut, n_b - cut}, {std::int64_t{0}, cut}}) {
+                const UpdateTile part = slice(*optimizer, b.tile(step), at, count);
+                update_bf16(*optimizer, three, best_isa(), part, key, b_bf16.data() + at,
+                            b_scratch);
+            }
         }
         CHECK(a_scratch.back() == -77.5f);
         CHECK(b_scratch.back() == -77.5f);
