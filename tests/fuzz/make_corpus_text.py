@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Writes the seed inputs of the targets above the containers: config, model, vocabulary, tokenizer, chat,
-profile, record, yaml (corpus/<target>/)."""
+profile, record, yaml, training_data (corpus/<target>/)."""
 import json
 import struct
 
@@ -199,6 +199,37 @@ def yaml_seeds():
     yield "documents", "flag: 1\n---\nflag: 0\n"
 
 
+def training_data_seeds():
+    """The first byte chooses how the rest is read: even ones as JSON lines."""
+    def talk(*turns, **more):
+        return dict(messages=[{"role": r, "content": c} for r, c in turns], **more)
+
+    def lines(*records):
+        return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+
+    jsonl = {
+        "text": lines({"text": "one two"}, {"text": "three " * 9, "id": 3}),
+        "messages": lines(talk(("user", "Hi"), ("assistant", "Hello")), talk(("system", "S"), ("user", "a<|im_end|>"),
+                                                                            ("assistant", "\n\nb"))),
+        "conversations": lines({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}),
+        "completion": lines({"prompt": "2+2=", "completion": "4"}, {"prompt": "", "completion": "</s>"}),
+        "lists": lines({"prompt": [{"role": "user", "content": "Q"}],
+                        "completion": [{"role": "assistant", "content": "A"}]}),
+        "instruction": lines({"instruction": "Do", "input": "it", "output": "Done", "system": None}),
+        "weight": lines({"messages": [{"role": "assistant", "content": "x", "weight": 0},
+                                      {"role": "assistant", "content": "y", "weight": 1.0}]}),
+        "mixed": lines({"text": "one"}, {"prompt": "a", "completion": "b"}),
+        "tools": lines(talk(("user", "Q"), ("assistant", "A"), tools=[{"name": "f"}])),
+        "deep": '{"text": ' + "[" * 40,
+    }
+    for number, (name, text) in enumerate(jsonl.items()):
+        yield name, bytes([2 * number]) + text.encode()
+        yield name + "_bos", bytes([128 + 2 * number]) + text.encode()
+    for choice in (1, 3, 5, 7, 21, 129):
+        yield f"plain{choice}", bytes([choice]) + "\ufeffone line\nand two\n\n\u00fcber ".encode() + b"x" * 500
+    yield "not_utf8", b"\x01abc\n\n\xff\n"
+
+
 def write(target, seeds):
     (CORPUS / target).mkdir(parents=True, exist_ok=True)
     for name, *parts in seeds:
@@ -219,3 +250,4 @@ if __name__ == "__main__":
     write("profile", profile_seeds())
     write("record", record_seeds())
     write("yaml", yaml_seeds())
+    write("training_data", training_data_seeds())

@@ -9,6 +9,20 @@
 
 namespace thimble::train {
 
+namespace {
+
+std::uint64_t row_bytes(const std::vector<PackedRow>& rows) {
+    std::uint64_t sum = 0;
+    for (const PackedRow& row : rows) {
+        sum += row.tokens.capacity() * sizeof(Token) +
+               row.targets.capacity() * sizeof(std::int32_t) +
+               row.document_lengths.capacity() * sizeof(std::int64_t);
+    }
+    return sum;
+}
+
+}  // namespace
+
 BatchStream::BatchStream(const DataSet& data, const DataOptions& options, const BatchPlan& plan)
     : data_(data),
       plan_(plan),
@@ -56,6 +70,11 @@ std::span<const std::uint32_t> BatchStream::samples(std::int64_t row) const {
 
 PackedRow BatchStream::read(std::int64_t row) const {
     PackedRow out;
+    std::int64_t tokens = 0;
+    for (const std::uint32_t position : samples(row)) tokens += window_.lengths[position];
+    out.tokens.reserve(static_cast<std::size_t>(tokens));
+    out.targets.reserve(static_cast<std::size_t>(tokens));
+    out.document_lengths.reserve(samples(row).size());
     const std::int64_t begin = window_.index * window_samples_;
     for (const std::uint32_t position : samples(row)) {
         const TrainingSample sample =
@@ -100,6 +119,7 @@ bool BatchStream::next(TrainingBatch& batch) {
         ++cursor_.row;
         settle();
     }
+    batch.charge = Charge(Tier::kRam, Purpose::kIo, row_bytes(batch.rows));
     return batch.global_rows > 0;
 }
 
@@ -133,6 +153,16 @@ std::uint64_t BatchStream::most_bytes(const DataOptions& options, std::int64_t s
     const auto all = static_cast<std::uint64_t>(samples);
     const std::uint64_t window = std::min(static_cast<std::uint64_t>(options.pack_window), all);
     return sizeof(std::uint32_t) * (all + 2 * window) + PackedWindow::most_bytes(window);
+}
+
+std::uint64_t BatchStream::batch_bytes(const DataSet& data, const DataOptions& options,
+                                       const BatchPlan& plan) noexcept {
+    const auto rows =
+        static_cast<std::uint64_t>((plan.rows_per_step + plan.ranks - 1) / plan.ranks);
+    // A document has two tokens or more.
+    const std::uint64_t row = static_cast<std::uint64_t>(options.context_tokens) *
+                              (sizeof(Token) + sizeof(std::int32_t) + sizeof(std::int64_t) / 2);
+    return rows * row + data.reading_bytes();
 }
 
 }  // namespace thimble::train

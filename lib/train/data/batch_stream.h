@@ -11,6 +11,7 @@
 #include <span>
 #include <vector>
 
+#include "core/ledger.h"
 #include "train/data/data_set.h"
 #include "train/data/packing.h"
 
@@ -31,6 +32,7 @@ struct TrainingBatch {
     std::int64_t epoch = 0;
     // Of all ranks together.
     std::int64_t global_rows = 0, global_tokens = 0, global_targets = 0;
+    Charge charge;  // of the rows
 };
 
 // The next row of the order. Saved with a checkpoint.
@@ -66,9 +68,12 @@ class BatchStream {
     };
     [[nodiscard]] EpochCounts count(std::int64_t epoch) const;
 
-    // Bytes of Purpose::kIo that a stream over `samples` samples may hold, for plans.
+    // Bytes of Purpose::kIo, for plans: what a stream over `samples` samples may hold (count() as
+    // much again while it works), and what a batch and reading it may hold besides.
     [[nodiscard]] static std::uint64_t most_bytes(const DataOptions& options,
                                                   std::int64_t samples) noexcept;
+    [[nodiscard]] static std::uint64_t batch_bytes(const DataSet& data, const DataOptions& options,
+                                                   const BatchPlan& plan) noexcept;
 
   private:
     // One window of an epoch's order as rows.

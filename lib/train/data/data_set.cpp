@@ -18,6 +18,8 @@ namespace {
 // A line of JSON is one record: more values than that are no conversation.
 constexpr JsonLimits kLimits = {
     .max_bytes = std::size_t{16} << 20, .max_depth = 16, .max_values = std::size_t{1} << 18};
+// A record while it is read: its text, the same as JSON, and a token of five bytes at most a byte.
+constexpr std::uint64_t kBytesPerByte = 8;
 constexpr std::int64_t kBlockBytesPerToken = 16;  // a block of a long text fills about four rows
 
 DataForm form_of(const DataOptions& options, const std::string& path) {
@@ -36,10 +38,6 @@ RecordRules rules_of(const DataOptions& options, DataForm form) {
     rules.block_bytes = std::clamp<std::size_t>(static_cast<std::size_t>(block), rules.block_bytes,
                                                 std::size_t{16} << 20);
     return rules;
-}
-
-std::uint64_t bytes_of(const TrainingSample& sample) {
-    return sample.tokens.capacity() * sizeof(Token) + sample.is_target.capacity();
 }
 
 std::string expanded(const std::string& path, const char* file) {
@@ -85,6 +83,7 @@ void DataSet::add_record(const DataOptions& options, DataForm form, const Record
     Source& source = *source_;
     const std::size_t file = source.files.size() - 1;
     const std::string where = where_in(source.files[file].path, record.line);
+    const Charge charge(Tier::kRam, Purpose::kIo, kBytesPerByte * record.text.size());
     TrainingSample sample;
     if (form == DataForm::kText) {
         sample = source.encoder.encode_text(record.text, record.ends_document);
@@ -103,31 +102,35 @@ void DataSet::add_record(const DataOptions& options, DataForm form, const Record
         sample = source.encoder.encode(json, found, where);
     }
     ++source.files[file].records;
-    const Charge charge(Tier::kRam, Purpose::kIo, record.text.size() + bytes_of(sample));
-    Item item;
-    item.offset = record.offset;
-    item.bytes = static_cast<std::uint32_t>(record.text.size());
-    item.line = static_cast<std::uint32_t>(
-        std::min<std::int64_t>(record.line, std::numeric_limits<std::uint32_t>::max()));
-    item.file = static_cast<std::uint16_t>(file);
-    item.ends_document = record.ends_document;
-    add_pieces(options, sample, item, where);
+    source.largest_record_bytes = std::max(source.largest_record_bytes, record.text.size());
+    add_pieces(options, record, sample);
 }
 
-void DataSet::add_pieces(const DataOptions& options, const TrainingSample& sample, Item item,
-                         const std::string& where) {
+void DataSet::add_pieces(const DataOptions& options, const Record& record,
+                         const TrainingSample& sample) {
+    const std::size_t file = source_->files.size() - 1;
     const auto row = static_cast<std::size_t>(options.context_tokens);
-    if (sample.tokens.size() > row) {
+    const bool whole = record.begins_document && record.ends_document;
+    const bool truncate = options.too_long == "truncate";
+    if (sample.tokens.size() > row || !whole) {
         if (options.too_long == "error") {
-            throw Error(Exit::kBadData, where,
-                        "has " + std::to_string(sample.tokens.size()) + " tokens, a row has " +
+            throw Error(Exit::kBadData, where_in(source_->files[file].path, record.line),
+                        "has " + std::to_string(sample.tokens.size()) +
+                            (record.ends_document ? "" : " or more") + " tokens, a row has " +
                             std::to_string(row),
                         "a larger --ctx-size, or --long split, truncate or drop");
         }
-        const bool drop = options.too_long == "drop", truncate = options.too_long == "truncate";
-        ++(drop ? counts_.dropped : truncate ? counts_.truncated : counts_.split);
-        if (drop) return;
+        const bool drop = options.too_long == "drop";
+        if (record.begins_document)
+            ++(drop ? counts_.dropped : truncate ? counts_.truncated : counts_.split);
+        if (drop || (truncate && !record.begins_document)) return;
     }
+    Item item;
+    item.offset = record.offset;
+    item.bytes = static_cast<std::uint32_t>(record.text.size());
+    item.line = static_cast<std::uint32_t>(std::min<std::int64_t>(record.line, UINT32_MAX));
+    item.file = static_cast<std::uint16_t>(file);
+    item.ends_document = record.ends_document;
     item.first = true;
     for (std::size_t begin = 0; begin < sample.tokens.size();) {
         const TrainingSample part = source_->piece(sample, begin, row);
@@ -140,7 +143,7 @@ void DataSet::add_pieces(const DataOptions& options, const TrainingSample& sampl
         } else {
             ++counts_.without_targets;
         }
-        if (options.too_long == "truncate") break;
+        if (truncate) break;
         begin += part.tokens.size() - source_->marks(sample, begin);
     }
 }
@@ -180,7 +183,7 @@ TrainingSample DataSet::read(std::int64_t sample) const {
     const Source& source = *source_;
     const DataFile& file = source.files[item.file];
     const std::string where = where_in(file.path, item.line);
-    const Charge charge(Tier::kRam, Purpose::kIo, item.bytes);
+    const Charge charge(Tier::kRam, Purpose::kIo, kBytesPerByte * item.bytes);
     std::string text(item.bytes, '\0');
     source.open[item.file].check_unchanged();
     source.open[item.file].read(item.offset, std::as_writable_bytes(std::span(text)));
@@ -221,6 +224,15 @@ DataSet DataSet::split_off(double fraction, std::uint64_t seed) {
     count();
     out.count();
     return out;
+}
+
+std::uint64_t DataSet::most_bytes() const noexcept {
+    // A deque's blocks and its list of them, which grows by doubling.
+    return static_cast<std::uint64_t>(size()) * (sizeof(Item) + 4) + 4096;
+}
+
+std::uint64_t DataSet::reading_bytes() const noexcept {
+    return kBytesPerByte * source_->largest_record_bytes;
 }
 
 TrainingData open_training_data(const DataOptions& options, const Tokenizer& tokenizer,

@@ -62,6 +62,9 @@ class DataSet {
 
     [[nodiscard]] const DataCounts& counts() const noexcept { return counts_; }
     [[nodiscard]] const std::vector<DataFile>& files() const noexcept { return source_->files; }
+    // Of Purpose::kIo, for plans: what it holds at most, and what reading a sample holds besides.
+    [[nodiscard]] std::uint64_t most_bytes() const noexcept;
+    [[nodiscard]] std::uint64_t reading_bytes() const noexcept;
 
     // Takes `fraction` of the records out, at least one and not all, and gives them as a data set
     // of their own. The choice depends on the seed alone; pieces of a record stay together.
@@ -82,6 +85,7 @@ class DataSet {
         std::vector<File> open;
         std::vector<std::optional<SampleForm>> forms;  // of JSON lines
         SampleEncoder encoder;
+        std::uint64_t largest_record_bytes = 0;
         [[nodiscard]] std::size_t marks(const TrainingSample& sample, std::size_t begin) const;
         [[nodiscard]] TrainingSample piece(const TrainingSample& sample, std::size_t begin,
                                            std::size_t most) const;
@@ -89,8 +93,7 @@ class DataSet {
     DataSet() = default;
     void add_file(const DataOptions& options, const std::string& path);
     void add_record(const DataOptions& options, DataForm form, const Record& record);
-    void add_pieces(const DataOptions& options, const TrainingSample& sample, Item item,
-                    const std::string& where);
+    void add_pieces(const DataOptions& options, const Record& record, const TrainingSample& sample);
     void count();
 
     std::shared_ptr<Source> source_;

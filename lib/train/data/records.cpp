@@ -101,9 +101,11 @@ class TextReader {
                         "convert the file: iconv -t UTF-8");
         }
         if (!is_blank(text)) {
+            const bool goes_on = !waiting_text_.empty();
             give(false);
             waiting_text_ = text;
             waiting_ = place_;
+            waiting_.begins_document = !goes_on;
         }
         place_.line += std::count(text.begin(), text.end(), '\n');
         place_.offset += count;
@@ -139,7 +141,7 @@ void read_json_lines(const std::string& path, const std::function<void(const Rec
             text.remove_prefix(kBom.size());
             at += kBom.size();
         }
-        if (!is_blank(text)) take({at, text, lines.line_number(), true});
+        if (!is_blank(text)) take({at, text, lines.line_number()});
     }
 }
 

@@ -29,8 +29,8 @@ struct RecordRules {
 struct Record {
     std::uint64_t offset = 0;  // in the file
     std::string_view text;
-    std::int64_t line = 0;      // where it begins, from 1
-    bool ends_document = true;  // no further block of the same document follows
+    std::int64_t line = 0;                              // where it begins, from 1
+    bool begins_document = true, ends_document = true;  // not both: a block of a long document
 };
 
 // In the order of the file; records without a letter are passed over. `where` is "file:line".

@@ -95,7 +95,11 @@ SampleEncoder::SampleEncoder(const DataOptions& options, const Tokenizer& tokeni
       chat_template_(options.chat_template),
       mask_prompt_(options.mask_prompt),
       add_eos_(options.add_eos),
-      parse_special_(options.parse_special) {}
+      parse_special_(options.parse_special) {
+    const std::vector<Token> empty = tokenizer.encode("", {});
+    const std::size_t begins = !empty.empty() && empty.front() == tokenizer.bos() ? 1 : 0;
+    vocabulary_ends_ = empty.size() > begins && empty.back() == tokenizer.eos();
+}
 
 TrainingSample SampleEncoder::encode(const Json& record, SampleForm form,
                                      const std::string& where) const {
@@ -194,13 +198,10 @@ std::vector<Token> SampleEncoder::encode_tokens(std::string_view text, bool spec
     std::vector<Token> tokens = tokenizer_.encode(text, how);
     if (!special) return tokens;
     // A text that was rendered with BOS does not get another one.
-    const Token bos = tokenizer_.bos(), eos = tokenizer_.eos();
+    const Token bos = tokenizer_.bos();
     if (tokens.size() > 1 && bos >= 0 && tokens[0] == bos && tokens[1] == bos)
         tokens.erase(tokens.begin());
-    // Vocabularies that end every text with EOS: end() says whether this one does.
-    const std::vector<Token> empty = tokenizer_.encode("", {});
-    const std::size_t begins = !empty.empty() && empty.front() == bos ? 1 : 0;
-    if (empty.size() > begins && empty.back() == eos && !tokens.empty()) tokens.pop_back();
+    if (vocabulary_ends_ && !tokens.empty()) tokens.pop_back();  // end() says whether this one does
     return tokens;
 }
 

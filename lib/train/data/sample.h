@@ -74,6 +74,7 @@ class SampleEncoder {
     const Tokenizer& tokenizer_;
     std::string chat_template_;
     bool mask_prompt_, add_eos_, parse_special_;
+    bool vocabulary_ends_;  // texts with EOS, by its own rule
 };
 
 }  // namespace thimble::train

@@ -358,30 +358,30 @@ TEST_CASE("training data: a part is split off for validation, whole records, by 
     bytes += R"({"text": ")" + std::string(200, 'y') + "\"}\n";  // four pieces
     Files files(bytes);
     std::set<std::string> choices;
+    const auto samples_of = [&](const DataSet& data) {
+        std::multiset<std::string> out;
+        for (std::int64_t i = 0; i < data.size(); ++i)
+            out.insert(files.tokenizer->decode(data.read(i).tokens, true));
+        return out;
+    };
+    const std::multiset<std::string> whole = samples_of(files.open());
     for (std::uint64_t seed = 0; seed < 20; ++seed) {
         DataSet train = files.open();
         const DataSet validation = train.split_off(0.25, seed);
         CHECK(validation.counts().records == 10);
         CHECK(train.counts().records == 31);
-        CHECK(train.size() + validation.size() == 44);
-        std::string chosen, all;
-        int pieces = 0;
-        for (std::int64_t i = 0; i < validation.size(); ++i) {
-            const std::string text = files.tokenizer->decode(validation.read(i).tokens, true);
-            chosen += text + "|";
-            pieces += text.starts_with("y") ? 1 : 0;
-        }
+        std::multiset<std::string> both = samples_of(train);
+        const std::multiset<std::string> chosen = samples_of(validation);
+        const auto pieces = std::count_if(chosen.begin(), chosen.end(),
+                                          [](const std::string& t) { return t.starts_with("y"); });
         CHECK((pieces == 0 || pieces == 4));
-        for (std::int64_t i = 0; i < train.size(); ++i)
-            CHECK(chosen.find(files.tokenizer->decode(train.read(i).tokens).substr(0, 5)) ==
-                  (pieces == 4 || train.tokens(i) < 64 ? std::string::npos : chosen.find("yyyyy")));
+        both.insert(chosen.begin(), chosen.end());
+        CHECK(both == whole);
         DataSet again = files.open();
-        const DataSet same = again.split_off(0.25, seed);
+        CHECK(samples_of(again.split_off(0.25, seed)) == chosen);
         std::string text;
-        for (std::int64_t i = 0; i < same.size(); ++i)
-            text += files.tokenizer->decode(same.read(i).tokens, true) + "|";
-        CHECK(text == chosen);
-        choices.insert(chosen);
+        for (const std::string& t : chosen) text += t + "|";
+        choices.insert(text);
     }
     CHECK(choices.size() == 20);
     DataSet small = files.open();
@@ -417,25 +417,62 @@ TEST_CASE("training data: a directory stands for its train.jsonl and valid.jsonl
 TEST_CASE("training data: memory grows with the number of samples, not with their text") {
     Ledger& ledger = Ledger::process();
     const std::uint64_t before = ledger.current_bytes(Tier::kRam, Purpose::kIo);
-    {
+    for (const char* pack : {"bfd", "ff"}) {
         Files files(texts(5000, 2000));
         ledger.reset_peaks();
         files.options.context_tokens = 512;
+        files.options.pack = pack;
         const DataSet data = files.open();
         const std::uint64_t index = ledger.current_bytes(Tier::kRam, Purpose::kIo) - before;
         CHECK(data.counts().tokens > 5000 * 900);
-        CHECK(index >= static_cast<std::uint64_t>(data.size()) * 32);
-        CHECK(index <= static_cast<std::uint64_t>(data.size()) * 36 + 4096);
-        // A buffer of the hash, one of the lines, a record.
+        CHECK(index <= data.most_bytes());
+        CHECK(index >= data.most_bytes() * 8 / 10);
+        CHECK(data.reading_bytes() <= 8 * 2100);
+        // While it was opened, a buffer of the hash or of the lines, and a record.
         CHECK(ledger.peak_bytes(Tier::kRam, Purpose::kIo) - before <= index + (2 << 20));
         ledger.reset_peaks();
-        BatchStream stream(data, files.options, {.rows_per_step = 4});
-        TrainingBatch batch;
-        for (int i = 0; i < 20; ++i) REQUIRE(stream.next(batch));
-        const std::uint64_t peak = ledger.peak_bytes(Tier::kRam, Purpose::kIo) - before - index;
-        const std::uint64_t most = BatchStream::most_bytes(files.options, data.size());
-        CHECK(peak <= most + 4096);
-        CHECK(peak >= most / 2);
+        const BatchPlan plan = {.rows_per_step = 4};
+        {
+            BatchStream stream(data, files.options, plan);
+            TrainingBatch batch;
+            for (int i = 0; i < 20; ++i) REQUIRE(stream.next(batch));
+            const std::uint64_t peak = ledger.peak_bytes(Tier::kRam, Purpose::kIo) - before - index;
+            const std::uint64_t most = BatchStream::most_bytes(files.options, data.size()) +
+                                       BatchStream::batch_bytes(data, files.options, plan);
+            CHECK(peak <= most);
+            CHECK(peak >= most / 2);
+        }
+        CHECK(ledger.current_bytes(Tier::kRam, Purpose::kIo) == before + index);
     }
     CHECK(ledger.current_bytes(Tier::kRam, Purpose::kIo) == before);
+}
+
+TEST_CASE("training data: a text longer than a block is one long sample, too") {
+    std::string text;
+    for (int i = 0; i < 20000; ++i) text += std::to_string(i) + "\n";
+    Files files(text);
+    files.options.format = "text";
+    files.options.shuffle = false;
+    files.options.context_tokens = 1000;
+    {
+        const DataSet data = files.open();
+        CHECK(data.counts().split == 1);
+        CHECK(data.counts().records == 2);  // blocks
+        std::string joined;
+        for (std::int64_t i = 0; i < data.size(); ++i)
+            joined += files.tokenizer->decode(data.read(i).tokens, true);
+        text.pop_back();
+        CHECK(joined == text + "</s>");
+    }
+    files.options.too_long = "truncate";
+    const DataSet data = files.open();
+    CHECK(data.size() == 1);
+    CHECK(data.counts().truncated == 1);
+    CHECK(files.tokenizer->decode(data.read(0).tokens, true) == text.substr(0, 1000));
+    files.options.too_long = "drop";
+    CHECK(error_of([&] { (void)files.open(); }) ==
+          "65: " + files.path +
+              ": has no samples to learn from (a larger --ctx-size keeps long ones)");
+    files.options.too_long = "error";
+    CHECK(error_of([&] { (void)files.open(); }).find(":1: has ") != std::string::npos);
 }
