@@ -198,12 +198,50 @@ Chat render(const Tokenizer& tokenizer, const Form& form, std::span<const ChatMe
     return chat;
 }
 
-std::vector<Token> encode(const Tokenizer& tokenizer, const Chat& chat) {
+// Cut at `cuts` (ascending, none within a literal range), each part encoded alone.
+std::vector<Token> encode(const Tokenizer& tokenizer, const Chat& chat,
+                          std::vector<std::size_t> cuts = {}) {
+    const std::string_view text = chat.text();
+    std::vector<Token> tokens;
+    cuts.push_back(text.size());
+    auto range = chat.literal().begin();
+    for (std::size_t begin = 0; const std::size_t end : cuts) {
+        std::vector<TextRange> literal;
+        for (; range != chat.literal().end() && range->end <= end; ++range)
+            literal.push_back({range->begin - begin, range->end - begin});
+        EncodeText how;
+        how.add_special = false;
+        how.parse_special = true;
+        how.literal = literal;
+        const std::vector<Token> part = tokenizer.encode(text.substr(begin, end - begin), how);
+        tokens.insert(tokens.end(), part.begin(), part.end());
+        begin = end;
+    }
+    return tokens;
+}
+
+// Where each token ends, in bytes of the text. Some vocabularies put a space before it.
+std::vector<std::size_t> ends_of(const Tokenizer& tokenizer, const std::vector<Token>& tokens,
+                                 std::size_t text_bytes) {
+    std::vector<std::size_t> ends;
+    std::size_t end = 0;
+    for (const Token token : tokens) {
+        end += tokenizer.piece(token, true).size();
+        ends.push_back(end);
+    }
+    const std::size_t shift = end == text_bytes + 1 ? 1 : 0;
+    if (end != text_bytes + shift) {
+        throw Error(Exit::kBadData, "chat message", "has characters outside the vocabulary");
+    }
+    for (std::size_t& e : ends) e -= std::min(e, shift);
+    return ends;
+}
+
+bool puts_space_before(const Tokenizer& tokenizer) {
     EncodeText how;
     how.add_special = false;
-    how.parse_special = true;
-    how.literal = chat.literal();
-    return tokenizer.encode(chat.text(), how);
+    const std::vector<Token> tokens = tokenizer.encode("x", how);
+    return !tokens.empty() && tokenizer.piece(tokens[0], true).starts_with(' ');
 }
 
 }  // namespace
@@ -230,23 +268,22 @@ ChatTokens encode_chat_turns(const Tokenizer& tokenizer, std::string_view form,
     const Chat chat = render(tokenizer, choose_form(tokenizer, form), messages, false);
     ChatTokens out;
     out.tokens = encode(tokenizer, chat);
-    std::vector<std::size_t> ends;  // of each token, in bytes of the text
-    std::size_t end = 0;
-    for (const Token token : out.tokens) {
-        end += tokenizer.piece(token, true).size();
-        ends.push_back(end);
+    std::vector<std::size_t> ends = ends_of(tokenizer, out.tokens, chat.text().size());
+    std::vector<std::size_t> cuts;
+    for (const TextRange& turn : chat.turns()) {
+        if (turn.end > turn.begin && !std::binary_search(ends.begin(), ends.end(), turn.begin))
+            cuts.push_back(turn.begin);
     }
-    // Some vocabularies put a space before the text.
-    const std::size_t shift = end == chat.text().size() + 1 ? 1 : 0;
-    if (end != chat.text().size() + shift) {
-        throw Error(Exit::kBadData, "chat message", "has characters outside the vocabulary");
+    if (!cuts.empty() && !puts_space_before(tokenizer)) {
+        out.tokens = encode(tokenizer, chat, cuts);
+        ends = ends_of(tokenizer, out.tokens, chat.text().size());
     }
     for (const TextRange& turn : chat.turns()) {
         ChatTurn& place = out.turns.emplace_back();
         if (turn.end == turn.begin) continue;
-        // The first token that reaches the turn's first byte ends before it, or belongs to both.
-        const auto before = std::lower_bound(ends.begin(), ends.end(), turn.begin + shift);
-        const auto after = std::upper_bound(before, ends.end(), turn.end + shift);
+        // The token before the turn ends at its first byte, or past it if the text was not cut.
+        const auto before = std::lower_bound(ends.begin(), ends.end(), turn.begin);
+        const auto after = std::upper_bound(before, ends.end(), turn.end);
         place.begin = static_cast<std::size_t>(before - ends.begin()) + 1;
         place.end = std::max(place.begin, static_cast<std::size_t>(after - ends.begin()));
     }

@@ -101,9 +101,12 @@ struct ChatMessage {
                                              std::span<const ChatMessage> messages,
                                              bool add_generation_prompt);
 // The same for training, with the place of each message's own part: its content and the text that
-// ends the turn, without the header before and the line end after. Tokens that belong to it only in
-// part are left out; empty where the form gives a message no turn of its own (gemma: system).
-// Error(kBadData) where the tokens do not spell the text (a character outside the vocabulary).
+// ends the turn, without the header before and the line end after; empty where the form gives a
+// message no turn of its own (gemma: system). Where a token would reach from a header into the
+// content (a line end and spaces, say), the text is cut there, so that what comes before an answer
+// has the tokens that the model is given to answer; but not for vocabularies that put a space
+// before each text. A token that reaches over a turn's border is no part of it. Error(kBadData)
+// where the tokens do not spell the text (a character outside the vocabulary).
 struct ChatTurn {
     std::size_t begin = 0, end = 0;  // tokens
 };

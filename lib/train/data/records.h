@@ -23,7 +23,7 @@ struct RecordRules {
     std::string separator;  // a line with this text divides documents; "": a blank line
     // A longer document is read in blocks of about this size, each a document of its own: so the
     // text of a large one need never be held as a whole. At least 16.
-    std::size_t block_bytes = std::size_t{64} << 10;
+    std::size_t block_bytes = std::size_t{4} << 10;
 };
 
 struct Record {

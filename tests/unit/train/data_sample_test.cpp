@@ -61,14 +61,40 @@ TEST_CASE("training data: of a chat the assistant's turns are learnt, with their
     }
 }
 
-TEST_CASE("training data: a token that reaches over the border of an answer is not learnt") {
+TEST_CASE("training data: no token reaches from a header into an answer") {
     const auto tokenizer = data_tokenizer(test::kChatml);
-    const char* const line = R"({"messages": [{"role": "user", "content": "x"},
-                                             {"role": "assistant", "content": "\n\nab"}]})";
-    const TrainingSample sample = sample_of(*tokenizer, line);
-    const Token both = tokenizer->find("\u010a\u010a");  // the header's line end and the first
-    CHECK(std::count(sample.tokens.begin(), sample.tokens.end(), both) == 1);
-    CHECK(learnt(*tokenizer, sample) == "\nab<|im_end|>");
+    const std::vector<ChatMessage> messages = {
+        {"user", "\n\n<|im_end|>"}, {"assistant", "\n\nab"}, {"user", "y"}, {"assistant", "\n\n"}};
+    Json list = Json::array();
+    for (const ChatMessage& message : messages) {
+        Json json = Json::object();
+        json.set("role", message.role);
+        json.set("content", message.content);
+        list.push(json);
+    }
+    Json record = Json::object();
+    record.set("messages", list);
+    const TrainingSample sample =
+        SampleEncoder({}, *tokenizer).encode(record, SampleForm::kMessages, "f:1");
+    CHECK(learnt(*tokenizer, sample) == "\n\nab<|im_end|>\n\n<|im_end|>");
+    CHECK(tokenizer->decode(sample.tokens, true) == render_chat(*tokenizer, "", messages, false));
+    for (const std::size_t turns : {1u, 3u}) {
+        // Of what is given, as it is in the sample.
+        const std::string given =
+            render_chat(*tokenizer, "", std::span(messages).first(turns), true);
+        std::size_t tokens = 0;
+        std::string text;
+        while (text.size() < given.size()) text += tokenizer->piece(sample.tokens[tokens++], true);
+        CHECK(text == given);
+        CHECK(sample.is_target[tokens] == 1);
+        CHECK(sample.is_target[tokens - 1] == 0);
+        CHECK(sample.tokens[tokens - 1] == '\n');
+    }
+    CHECK(std::count(sample.tokens.begin(), sample.tokens.end(), tokenizer->find("<|im_end|>")) ==
+          4);
+    // Joined, the header's line end and the first of the answer would be one token.
+    const auto joined = encode_chat(*tokenizer, "", messages, false);
+    CHECK(joined.size() != sample.tokens.size());
 }
 
 TEST_CASE("training data: an answer cannot end its turn by spelling the mark") {

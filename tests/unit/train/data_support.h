@@ -54,7 +54,7 @@ inline constexpr const char* kGemma = "<start_of_turn> <end_of_turn>";
 inline constexpr const char* kLlama3 = "<|start_header_id|> <|eot_id|>";
 
 // The text of the tokens that are learnt.
-inline std::string learnt(const Tokenizer& tokenizer, const TrainingSample& sample) {
+inline std::string learnt(const Tokenizer& tokenizer, const train::TrainingSample& sample) {
     std::string out;
     for (std::size_t i = 1; i < sample.tokens.size(); ++i)
         if (sample.is_target[i] != 0) out += tokenizer.piece(sample.tokens[i], true);
