@@ -8,11 +8,12 @@
 #include "core/error.h"
 #include "format/weight_format.h"
 #include "io/gguf_writer.h"
+#include "io/sha256.h"
 
 namespace thimble::train {
 namespace {
 
-constexpr std::int64_t kRows = 256;  // of a matrix in memory at once
+constexpr std::int64_t kRows = 64;  // of a matrix in memory at once
 
 bool is_gguf(const std::string& path) { return path.ends_with(".gguf"); }
 
@@ -53,7 +54,7 @@ Metadata metadata_of(const ResultTarget& target) {
 
 // Rows [first, first + count) of a tensor as they are after training.
 using ReadRows = std::function<void(const SourceTensor&, std::int64_t first, std::int64_t count,
-                                    std::vector<float>& out)>;
+                                    std::span<float> out)>;
 
 void write_model(const ResultTarget& target, const ReadRows& read) {
     std::vector<TensorSpec> specs;
@@ -63,7 +64,10 @@ void write_model(const ResultTarget& target, const ReadRows& read) {
     }
     GgufWriter writer(target.path, metadata_of(target), specs,
                       target.replace ? IfExists::kReplace : IfExists::kRefuse);
-    std::vector<float> rows;
+    std::int64_t widest = 0;
+    for (const SourceTensor& tensor : target.source.tensors())
+        widest = std::max(widest, tensor.cols());
+    Buffer memory(static_cast<std::size_t>(kRows * widest) * sizeof(float), Purpose::kIo);
     std::size_t index = 0;
     for (const SourceTensor& tensor : target.source.tensors()) {
         const WeightFormat& format = format_for(target, tensor);
@@ -72,7 +76,8 @@ void write_model(const ResultTarget& target, const ReadRows& read) {
         TensorSink sink(writer, index++);
         for (std::int64_t first = 0; first < shape.rows; first += kRows) {
             const std::int64_t count = std::min(kRows, shape.rows - first);
-            rows.resize(static_cast<std::size_t>(count * shape.cols));
+            const auto rows =
+                memory.span<float>().first(static_cast<std::size_t>(count * shape.cols));
             read(tensor, first, count, rows);
             encoder->encode(first, rows, sink);
         }
@@ -85,7 +90,7 @@ void write_trained_model(const ResultTarget& target, const Trainer& trainer) {
     for (const Parameter& p : trainer.parameters().items()) trained[p.tensor] = &p;
     std::vector<std::byte> scratch;
     write_model(target, [&](const SourceTensor& tensor, std::int64_t first, std::int64_t count,
-                            std::vector<float>& out) {
+                            std::span<float> out) {
         const auto at = trained.find(&tensor);
         if (at == trained.end())
             return target.source.read_rows(tensor, first, count, out.data(), scratch);
@@ -119,7 +124,7 @@ void write_merged_model(const ResultTarget& target, const Adapter& adapter) {
     for (const AdapterMatrix& matrix : adapter.matrices) adapted[matrix.tensor] = &matrix;
     std::vector<std::byte> scratch;
     write_model(target, [&](const SourceTensor& tensor, std::int64_t first, std::int64_t count,
-                            std::vector<float>& out) {
+                            std::span<float> out) {
         target.source.read_rows(tensor, first, count, out.data(), scratch);
         const auto at = adapted.find(&tensor);
         if (at == adapted.end()) return;
@@ -145,6 +150,13 @@ void check_output(const ResultTarget& target, const Method& method) {
     inputs.insert(inputs.end(), target.inputs.begin(), target.inputs.end());
     refuse_overwriting_inputs(target.path, inputs);
     if (is_gguf(target.path)) check_can_create(target.path);
+}
+
+std::size_t output_bytes(const ResultTarget& target) {
+    std::size_t rows = 0;
+    for (const SourceTensor& tensor : target.source.tensors())
+        rows = std::max(rows, static_cast<std::size_t>(kRows * tensor.cols()) * sizeof(float));
+    return kHashBufferBytes + Buffer::charged_bytes(rows);
 }
 
 void write_output(const ResultTarget& target, const Trainer& trainer) {

@@ -25,6 +25,8 @@ struct ResultTarget {
 
 // Before long work: Error(kUsage, kCannotCreate) when the result could not be written there.
 void check_output(const ResultTarget& target, const Method& method);
+// Most bytes held (Purpose::kIo) while it is written, apart from the trainer's own.
+[[nodiscard]] std::size_t output_bytes(const ResultTarget& target);
 void write_output(const ResultTarget& target, const Trainer& trainer);
 
 }  // namespace thimble::train

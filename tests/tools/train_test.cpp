@@ -259,6 +259,7 @@ TEST_CASE("training: from random weights, and what is asked wrongly") {
     wrong({"--method", "full"}, 2, ".gguf");
     wrong({"--data", bench.directory.file("none.jsonl")}, 66, "none.jsonl");
     wrong({"--method", "full", "-o", bench.model}, 2, "");
-    wrong({"--steps", "3", "--lr", "1e30"}, 1, "lower --learning-rate");
+    wrong({"--steps", "9", "--optimizer", "sgd", "--lr", "1000", "--max-grad-norm", "0"}, 1,
+          "lower --learning-rate");
     wrong({"--optimizer", "lomo", "--grad-accumulation", "2"}, 2, "--grad-accumulation");
 }

@@ -11,10 +11,11 @@ void ToolOptions::visit(OptionVisitor& v) {
               .value = "FILE",
               .is_input = true},
              model);
-    v.option({.name = "init",
-              .help = "random: begin with random weights, as --model-config says, instead of a model's",
-              .choices = {"pretrained", "random"}},
-             init);
+    v.option(
+        {.name = "init",
+         .help = "random: begin with random weights, as --model-config says, instead of a model's",
+         .choices = {"pretrained", "random"}},
+        init);
     v.option({.name = "model-config",
               .help = "of a random model: config.json, or a directory with it",
               .value = "FILE",
@@ -22,7 +23,8 @@ void ToolOptions::visit(OptionVisitor& v) {
              config);
     v.option(
         {.name = "tokenizer",
-         .help = "model whose tokenizer a random model takes; default: the one beside --model-config",
+         .help =
+             "model whose tokenizer a random model takes; default: the one beside --model-config",
          .value = "FILE",
          .is_input = true},
         tokenizer);
