@@ -30,12 +30,36 @@ THIMBLE_INLINE vf load_part(const float* p, std::int64_t count) {
     for (std::int64_t j = 0; j < count; ++j) rest[j] = p[j];
     return load(rest);
 }
+// The lanes past `count` as minus infinity.
+THIMBLE_INLINE vf lowest_past(std::int64_t count, vf v) {
+    if (count >= kLanes) return v;
+    float lanes[kLanes];
+    store(lanes, v);
+    for (std::int64_t j = count; j < kLanes; ++j) lanes[j] = -__builtin_inff();
+    return load(lanes);
+}
 THIMBLE_INLINE void store_part(float* p, std::int64_t count, vf v) {
     if (count >= kLanes) return store(p, v);
     float rest[kLanes];
     store(rest, v);
     for (std::int64_t j = 0; j < count; ++j) p[j] = rest[j];
 }
+
+THIMBLE_INLINE void store_bf16_part(std::uint16_t* p, std::int64_t count, vf v) {
+    if (count >= kLanes) return store_bf16(p, v);
+    std::uint16_t rest[kLanes];
+    store_bf16(rest, v);
+    for (std::int64_t j = 0; j < count; ++j) p[j] = rest[j];
+}
+
+// fn(i, left) for every vector of n elements; `left` is a constant but for the last.
+template <class Fn>
+THIMBLE_INLINE void for_vectors(std::int64_t n, Fn fn) {
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) fn(i, kLanes);
+    if (i < n) fn(i, n - i);
+}
+#define THIMBLE_EACH [&](std::int64_t i, std::int64_t left) __attribute__((always_inline))
 
 struct Slope {
     vf value, slope;  // of the activation
@@ -44,66 +68,109 @@ struct Slope {
 template <class Act>
 THIMBLE_INLINE void glu_row(const float* gate, const float* up, const float* dy, std::int64_t n,
                             float* dgate, float* dup, Act act) {
-    for (std::int64_t i = 0; i < n; i += kLanes) {
-        const std::int64_t left = n - i;
-        const vf u = load_part(up + i, left), d = load_part(dy + i, left);
-        const Slope a = act(load_part(gate + i, left));
-        store_part(dgate + i, left, d * u * a.slope);
-        store_part(dup + i, left, d * a.value);
-    }
+    for_vectors(
+        n, THIMBLE_EACH {
+            const vf u = load_part(up + i, left), d = load_part(dy + i, left);
+            const Slope a = act(load_part(gate + i, left));
+            store_part(dgate + i, left, d * u * a.slope);
+            store_part(dup + i, left, d * a.value);
+        });
+}
+
+template <bool capped>
+THIMBLE_INLINE void softmax_row(const SoftmaxGradient& row) {
+    const vf scale = broadcast(row.scale), cap = broadcast(row.softcap);
+    const vf inverse_cap = broadcast(capped ? 1.0f / row.softcap : 0.0f);
+    vf largest = broadcast(-__builtin_inff());
+    for_vectors(
+        row.n, THIMBLE_EACH {
+            vf logit = load_part(row.s + i, left) * scale;
+            if (capped) logit = cap * tanh(logit * inverse_cap);
+            store_part(row.s + i, left, logit);
+            largest = max(lowest_past(left, logit), largest);
+        });
+    const vf top = broadcast(max_lanes(largest));
+    vf sum = {}, along = {};
+    for_vectors(
+        row.n, THIMBLE_EACH {
+            const vf e = exp(lowest_past(left, load_part(row.s + i, left)) - top);
+            if (!capped) store_part(row.s + i, left, e);
+            sum += e;
+            along = fma(e, load_part(row.dp + i, left), along);
+        });
+    const float total = sum_lanes(sum);
+    const vf inverse = broadcast(1.0f / total), mean = broadcast(sum_lanes(along) / total);
+    for_vectors(
+        row.n, THIMBLE_EACH {
+            const vf at = load_part(row.s + i, left);
+            const vf p = (capped ? exp(at - top) : at) * inverse;
+            vf ds = p * (load_part(row.dp + i, left) - mean) * scale;
+            if (capped) {
+                const vf t = at * inverse_cap;
+                ds = ds * (broadcast(1.0f) - t * t);
+            }
+            if (row.p_bf16 != nullptr) {
+                store_bf16_part(row.p_bf16 + i, left, p);
+                store_bf16_part(row.ds_bf16 + i, left, ds);
+            } else {
+                store_part(row.s + i, left, p);
+                store_part(row.dp + i, left, ds);
+            }
+        });
 }
 
 }  // namespace
 
 void narrow_bf16(const float* x, std::int64_t n, std::uint16_t* out) {
-    std::int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) store_bf16(out + i, load(x + i));
-    if (i == n) return;
-    std::uint16_t rest[kLanes];
-    store_bf16(rest, load_part(x + i, n - i));
-    for (std::int64_t j = i; j < n; ++j) out[j] = rest[j - i];
+    for_vectors(
+        n, THIMBLE_EACH { store_bf16_part(out + i, left, load_part(x + i, left)); });
 }
 
 // The same values as floats.
 void round_bf16(const float* x, std::int64_t n, float* out) {
-    for (std::int64_t i = 0; i < n; i += kLanes)
-        store_part(out + i, n - i, reinterpret_cast<vf>(bf16_bits(load_part(x + i, n - i))));
+    for_vectors(
+        n, THIMBLE_EACH {
+            store_part(out + i, left, reinterpret_cast<vf>(bf16_bits(load_part(x + i, left))));
+        });
 }
 
 // to += factor * x
 void add_scaled(const float* x, float factor, std::int64_t n, float* to) {
     const vf f = broadcast(factor);
-    for (std::int64_t i = 0; i < n; i += kLanes)
-        store_part(to + i, n - i, fma(f, load_part(x + i, n - i), load_part(to + i, n - i)));
+    for_vectors(
+        n, THIMBLE_EACH {
+            store_part(to + i, left, fma(f, load_part(x + i, left), load_part(to + i, left)));
+        });
 }
 
 // 1 / sqrt(mean(x^2) + epsilon)
 void inverse_rms(const float* x, std::int64_t n, float epsilon, float* out) {
     vf sum = {};
-    for (std::int64_t i = 0; i < n; i += kLanes) {
-        const vf v = load_part(x + i, n - i);
-        sum = fma(v, v, sum);
-    }
+    for_vectors(
+        n, THIMBLE_EACH {
+            const vf v = load_part(x + i, left);
+            sum = fma(v, v, sum);
+        });
     *out = 1.0f / __builtin_sqrtf(sum_lanes(sum) / static_cast<float>(n) + epsilon);
 }
 
 // dx (+)= r (dy w - x r^2 mean(dy w x)), r = inverse_rms(x). dx may be dy.
 void rms_norm_backward(const RmsNormGradient& p) {
     vf along = {};
-    for (std::int64_t i = 0; i < p.n; i += kLanes) {
-        const std::int64_t left = p.n - i;
-        along = fma(load_part(p.dy + i, left) * load_part(p.weight + i, left),
-                    load_part(p.x + i, left), along);
-    }
+    for_vectors(
+        p.n, THIMBLE_EACH {
+            const vf upstream = load_part(p.dy + i, left) * load_part(p.weight + i, left);
+            along = fma(upstream, load_part(p.x + i, left), along);
+        });
     const float mean = sum_lanes(along) / static_cast<float>(p.n);
     const vf r = broadcast(p.r), factor = broadcast(p.r * p.r * mean);
-    for (std::int64_t i = 0; i < p.n; i += kLanes) {
-        const std::int64_t left = p.n - i;
-        const vf upstream = load_part(p.dy + i, left) * load_part(p.weight + i, left);
-        vf gradient = r * (upstream - load_part(p.x + i, left) * factor);
-        if (p.accumulate) gradient += load_part(p.dx + i, left);
-        store_part(p.dx + i, left, gradient);
-    }
+    for_vectors(
+        p.n, THIMBLE_EACH {
+            const vf upstream = load_part(p.dy + i, left) * load_part(p.weight + i, left);
+            vf gradient = r * (upstream - load_part(p.x + i, left) * factor);
+            if (p.accumulate) gradient += load_part(p.dx + i, left);
+            store_part(p.dx + i, left, gradient);
+        });
 }
 
 // sums[i] += sum over rows t of y[t][i], or of y[t][i] x[t][i] r[t] where x is not null: 64 rows in
@@ -159,46 +226,7 @@ void gelu_glu_backward(const float* gate, const float* up, const float* dy, std:
 // In: s = q k^T and dp = dout v^T of one row over the n slots that it sees. Out: the probabilities
 // p = softmax(l(scale s)) and ds = p (dp - sum(p dp)) l'(scale s) scale, in place or as bfloat16.
 void softmax_backward(const SoftmaxGradient& row) {
-    const vf scale = broadcast(row.scale), cap = broadcast(row.softcap);
-    const vf inverse_cap = broadcast(row.softcap > 0 ? 1.0f / row.softcap : 0.0f);
-    const vf lowest = broadcast(-__builtin_inff());
-    const auto padded = [&](vf v, std::int64_t left) __attribute__((always_inline)) {
-        if (left >= kLanes) return v;
-        float lanes[kLanes];
-        store(lanes, v);
-        for (std::int64_t j = left; j < kLanes; ++j) lanes[j] = -__builtin_inff();
-        return load(lanes);
-    };
-    vf largest = lowest;
-    for (std::int64_t i = 0; i < row.n; i += kLanes) {
-        vf l = load_part(row.s + i, row.n - i) * scale;
-        if (row.softcap > 0) l = cap * tanh(l * inverse_cap);
-        store_part(row.s + i, row.n - i, l);
-        largest = max(padded(l, row.n - i), largest);
-    }
-    const vf top = broadcast(max_lanes(largest));
-    vf sum = {}, along = {};
-    for (std::int64_t i = 0; i < row.n; i += kLanes) {
-        const vf e = exp(padded(load_part(row.s + i, row.n - i), row.n - i) - top);
-        sum += e;
-        along = fma(e, load_part(row.dp + i, row.n - i), along);
-    }
-    const float total = sum_lanes(sum);
-    const vf inverse = broadcast(1.0f / total), mean = broadcast(sum_lanes(along) / total);
-    for (std::int64_t i = 0; i < row.n; i += kLanes) {
-        const std::int64_t left = row.n - i;
-        const vf l = load_part(row.s + i, left), p = exp(l - top) * inverse;
-        vf ds = p * (load_part(row.dp + i, left) - mean) * scale;
-        if (row.softcap > 0) {
-            const vf t = l * inverse_cap;
-            ds = ds * (broadcast(1.0f) - t * t);
-        }
-        store_part(row.s + i, left, p);
-        store_part(row.dp + i, left, ds);
-    }
-    if (row.p_bf16 == nullptr) return;
-    narrow_bf16(row.s, row.n, row.p_bf16);
-    narrow_bf16(row.dp, row.n, row.ds_bf16);
+    row.softcap > 0 ? softmax_row<true>(row) : softmax_row<false>(row);
 }
 
 }  // namespace thimble::cpu::THIMBLE_ISA

@@ -44,24 +44,22 @@ void decode_row(const Exec& exec, const PackedView& weight, std::int64_t row, st
 }
 
 // Rows and columns of a result that one task computes: large enough that packing the operands is
-// cheap, small enough that there are several tasks.
+// cheap, small enough that there are several tasks; measured best in whole multiples of 48 columns.
 struct Tile {
-    std::int64_t rows = 512, cols = 256;
+    std::int64_t rows, cols;
 };
 Tile tile_of(std::int64_t m, std::int64_t n) {
-    constexpr std::int64_t kTasks = 16, kLeast = 64;
+    constexpr std::int64_t kRows = 256, kCols = 384, kTasks = 6, kLeast = 64, kStep = 48;
     const auto parts = [](std::int64_t all, std::int64_t one) { return (all + one - 1) / one; };
-    Tile tile;
-    while (parts(m, tile.rows) * parts(n, tile.cols) < kTasks) {
-        const std::int64_t rows = std::min(tile.rows, m), cols = std::min(tile.cols, n);
-        if (std::max(rows, cols) <= kLeast) break;
-        if (rows >= cols) {
-            tile.rows = std::max(kLeast, tile.rows / 2);
-        } else {
-            tile.cols = std::max(kLeast, tile.cols / 2);
-        }
+    std::int64_t down = parts(m, kRows), across = parts(n, kCols);
+    Tile tile{};
+    for (;;) {
+        tile.rows = parts(m, down), tile.cols = parts(parts(n, across), kStep) * kStep;
+        const std::int64_t cols = std::min(tile.cols, n);
+        if (parts(m, tile.rows) * parts(n, tile.cols) >= kTasks) return tile;
+        if (std::max(tile.rows, cols) <= kLeast) return tile;
+        ++(tile.rows >= cols ? down : across);
     }
-    return tile;
 }
 
 // The operand's rows (of a) or columns (of b) [first, first + count).

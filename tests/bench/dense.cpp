@@ -5,7 +5,7 @@
 // of the GEMM's.
 #include <benchmark/benchmark.h>
 
-#include <chrono>
+#include <ctime>
 
 #include "kernels/cpu/dense/gemm.h"
 #include "ops/gradients.h"
@@ -16,9 +16,10 @@ using namespace thimble::test;
 
 namespace {
 
-double seconds() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
-        .count();
+double seconds() {  // of this thread
+    timespec now{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
 struct Clock {
@@ -47,7 +48,8 @@ void dense(benchmark::State& state, Pass pass, LayoutId layout, Activations kind
     Guarded dw(m.exec, Random(323).normals(shape.rows * shape.cols), shape.rows);
     const bool bf16 = kind == Activations::kBf16 && ops::has_bf16_products(m.exec.isa);
     const std::size_t unit = bf16 ? 2 : 4;
-    std::vector<std::byte> a(static_cast<std::size_t>(tokens * std::max(shape.rows, shape.cols)) * unit),
+    std::vector<std::byte> a(static_cast<std::size_t>(tokens * std::max(shape.rows, shape.cols)) *
+                             unit),
         b(static_cast<std::size_t>(std::max(tokens, shape.rows) * shape.cols) * unit);
     cpu::Gemm g{};
     g.bf16 = bf16;
@@ -101,14 +103,16 @@ void attention_backward(benchmark::State& state, Activations kind, std::int64_t 
     a.heads = kHeads, a.kv_heads = kKvHeads, a.head_dim = kDim, a.scale = 0.125;
     const bool bf16 = kind == Activations::kBf16 && ops::has_bf16_products(m.exec.isa);
     std::vector<float> s(1024 * 1024), t(1024 * 1024), c(1024 * 1024);
-    const cpu::Gemm g = {bf16,       512, 512, 512, {s.data(), 512, 1}, {t.data(), 512, 1},
+    const cpu::Gemm g = {bf16,     512, 512,  512, {s.data(), 512, 1}, {t.data(), 512, 1},
                          c.data(), 512, false};
     Clock clock;
     for (auto _ : state)
-        clock.turn(state, [&] { ops::attention_backward(m.exec, a); }, [&] { cpu::gemm(g); });
+        clock.turn(
+            state, [&] { ops::attention_backward(m.exec, a); }, [&] { cpu::gemm(g); });
     const std::int64_t work = 5 * kHeads * kDim * tokens * (tokens + 1);
     state.SetItemsProcessed(state.iterations() * work);
-    state.counters["of_plain"] = clock.plain / clock.ours * static_cast<double>(work) / (2.0 * 512 * 512 * 512);
+    state.counters["of_plain"] =
+        clock.plain / clock.ours * static_cast<double>(work) / (2.0 * 512 * 512 * 512);
 }
 
 const bool kRegistered = [] {
@@ -123,10 +127,9 @@ const bool kRegistered = [] {
                     const LayoutId layout = weight_formats().get(format, "format").info().layout;
                     for (Shape2 shape : {Shape2{576, 576}, Shape2{1536, 576}, Shape2{576, 1536}}) {
                         if (layout == LayoutId::k_q4_k) shape.cols = (shape.cols + 255) / 256 * 256;
-                        const std::string name = "dense/" + held + "/" + title + format + "/" +
-                                                 std::to_string(tokens) + "x" +
-                                                 std::to_string(shape.rows) + "x" +
-                                                 std::to_string(shape.cols);
+                        const std::string name =
+                            "dense/" + held + "/" + title + format + "/" + std::to_string(tokens) +
+                            "x" + std::to_string(shape.rows) + "x" + std::to_string(shape.cols);
                         benchmark::RegisterBenchmark(name.c_str(), dense, pass, layout, kind, shape,
                                                      tokens)
                             ->UseManualTime();

@@ -73,7 +73,8 @@ Isa limit_gemm(Isa isa) {
 bool gemm_has_bf16() {
     // A level's bits include those of the levels below it.
     constexpr auto kWanted = static_cast<unsigned>(dnnl::cpu_isa::avx512_core_bf16);
-    return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & kWanted) == kWanted;
+    static const auto level = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+    return (level & kWanted) == kWanted;
 }
 
 void gemm(const Gemm& p) {
