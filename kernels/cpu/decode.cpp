@@ -8,11 +8,21 @@ namespace thimble::cpu::THIMBLE_ISA {
 namespace {
 
 template <LayoutId id>
-THIMBLE_INLINE void decode_blocks(const void* row, std::int64_t cols, float* out) {
+THIMBLE_INLINE void decode_blocks(const void* __restrict row, std::int64_t cols,
+                                  float* __restrict out) {
     using L = Layout<id>;
+    // GCC makes vectors of these only from a copy, whose bytes cannot be among those of `out`: five
+    // times as fast. The others gain nothing or lose.
+    constexpr bool kCopied = id == LayoutId::k_q4_0 || id == LayoutId::k_q4_1;
     const auto* blocks = static_cast<const typename L::Block*>(row);
-    for (std::int64_t b = 0; b * L::kElements < cols; ++b)
-        L::unpack(blocks[b], out + b * L::kElements);
+    for (std::int64_t b = 0; b * L::kElements < cols; ++b) {
+        if constexpr (kCopied) {
+            const typename L::Block block = blocks[b];
+            L::unpack(block, out + b * L::kElements);
+        } else {
+            L::unpack(blocks[b], out + b * L::kElements);
+        }
+    }
 }
 
 // Blocks of 32: d = max|x| / 127, stored as f16; codes to nearest, ties to even.

@@ -160,10 +160,11 @@ Values gradient(Machine& m, const Values& dy, const Values& x, const Shape& s, d
 }  // namespace
 
 TEST_CASE("dense products agree with double in every layout") {
-    for (const auto& [layout, seed] : layouts_and_seeds()) {
+    for (const auto& one : layouts_and_seeds()) {
+        const LayoutId layout = one.first;
         CAPTURE(layout_info(layout).name);
         const Shape s = {5, 37, 768};
-        const Matrix w = make_matrix(layout, {s.out, s.in}, seed);
+        const Matrix w = make_matrix(layout, {s.out, s.in}, one.second);
         const Values x = random_values(20, s.tokens * s.in),
                      dy = random_values(21, s.tokens * s.out);
         check([&](Machine& m) { return forward(m, w.view, x, s.tokens, {}, 0); }, x,
