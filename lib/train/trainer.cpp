@@ -122,7 +122,7 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
         plan.at(Tier::kDisk, Purpose::kActivations) += kept.disk;
     }
     if (options.offload.has_optimizer()) {
-        const SlotBytes slots = disk_slot_bytes(paper.parameters, *paper.optimizer, paper.chunks);
+        const storage::PageBytes slots = disk_slot_bytes(paper.parameters, *paper.optimizer, paper.chunks);
         plan.at(Tier::kRam, Purpose::kOptimizer) += slots.ram;
         plan.at(Tier::kDisk, Purpose::kOptimizer) += slots.disk;
     } else {
