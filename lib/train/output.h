@@ -25,6 +25,6 @@ struct ResultTarget {
 
 // Before long work: Error(kUsage, kCannotCreate) when the result could not be written there.
 void check_output(const ResultTarget& target, const Method& method);
-void write_output(const ResultTarget& target, const Trainer& trainer);
+void write_output(const ResultTarget& target, Trainer& trainer);
 
 }  // namespace thimble::train

@@ -260,5 +260,8 @@ TEST_CASE("training: from random weights, and what is asked wrongly") {
     wrong({"--data", bench.directory.file("none.jsonl")}, 66, "none.jsonl");
     wrong({"--method", "full", "-o", bench.model}, 2, "");
     wrong({"--steps", "3", "--lr", "1e30"}, 1, "lower --learning-rate");
-    wrong({"--optimizer", "lomo", "--grad-accumulation", "2"}, 2, "--grad-accumulation");
+    wrong({"--optimizer", "lomo"}, 2, "--method full");
+    wrong({"--method", "full", "-o", bench.directory.file("out.gguf"), "--optimizer", "lomo",
+           "--grad-accumulation", "2"},
+          2, "--grad-accumulation");
 }
