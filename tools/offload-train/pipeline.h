@@ -29,6 +29,7 @@ class Pipeline {
 
     std::unique_ptr<ModelSource> source_;
     std::unique_ptr<Tokenizer> tokenizer_;
+    std::uint64_t tokenizer_bytes_ = 0;  // predicted
     std::unique_ptr<Loop> loop_;
 };
 
