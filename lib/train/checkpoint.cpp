@@ -61,9 +61,9 @@ void for_slots(const ParameterSet& parameters, const Optimizer& optimizer,
 
 }  // namespace
 
-void write_checkpoint(const std::string& path, const CheckpointHead& head,
-                      const ParameterSet& parameters, const Optimizer& optimizer,
-                      const std::vector<Chunk>& chunks, SlotStore& slots) {
+void write_checkpoint(const std::string& path, const CheckpointHead& head, ParameterSet& parameters,
+                      const Optimizer& optimizer, const std::vector<Chunk>& chunks,
+                      SlotStore& slots) {
     Json json = Json::object();
     json.set("fingerprint", head.fingerprint);
     json.set("notes", head.notes);
@@ -73,7 +73,8 @@ void write_checkpoint(const std::string& path, const CheckpointHead& head,
     options.if_exists = IfExists::kReplace;
     SafetensorsWriter writer(path, specs_of(parameters, optimizer, text.size()), options);
     for (std::size_t i = 0; i < parameters.size(); ++i) {
-        const Parameter& p = parameters.items()[i];
+        const HeldValues held(parameters, i);
+        const Parameter& p = parameters[i];
         writer.write(
             i, 0, std::as_bytes(std::span(p.values, static_cast<std::size_t>(p.info.elements()))));
     }
@@ -120,10 +121,12 @@ CheckpointHead read_checkpoint(const std::string& path, const std::string& finge
         entries.push_back(tensor);
     }
     for (std::size_t i = 0; i < parameters.size(); ++i) {
+        const HeldValues held(parameters, i);
         Parameter& p = parameters[i];
         file->read(*entries[i], 0,
                    std::as_writable_bytes(
                        std::span(p.values, static_cast<std::size_t>(p.info.elements()))));
+        parameters.change(i);
     }
     for_slots(parameters, optimizer, chunks, slots,
               [&](std::size_t tensor, std::size_t offset, std::span<std::byte> bytes) {

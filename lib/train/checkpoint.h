@@ -15,9 +15,9 @@ struct CheckpointHead {
     std::int64_t step = 0;
 };
 
-void write_checkpoint(const std::string& path, const CheckpointHead& head,
-                      const ParameterSet& parameters, const Optimizer& optimizer,
-                      const std::vector<Chunk>& chunks, SlotStore& slots);
+void write_checkpoint(const std::string& path, const CheckpointHead& head, ParameterSet& parameters,
+                      const Optimizer& optimizer, const std::vector<Chunk>& chunks,
+                      SlotStore& slots);
 // Fills parameters and slots. Error(kBadData) naming the file when it belongs to another run or is
 // damaged: nothing may be trained on then.
 [[nodiscard]] CheckpointHead read_checkpoint(const std::string& path,

@@ -19,7 +19,7 @@ FusedSink::FusedSink(ParameterSet& parameters, const Optimizer& optimizer, const
                                           size_of(exec.dtype()));
         uses_.push_back(parameters.uses(i));
         places_.push_back(0);
-        if (uses_.back() > 1) {
+        if (stays(i)) {
             places_.back() = bytes_;
             bytes_ += bytes;
         } else {
@@ -28,7 +28,7 @@ FusedSink::FusedSink(ParameterSet& parameters, const Optimizer& optimizer, const
     }
     // The others take turns behind those.
     for (std::size_t i = 0; i < parameters.size(); ++i) {
-        if (uses_[i] == 1) places_[i] = bytes_;
+        if (!stays(i)) places_[i] = bytes_;
     }
     bytes_ += largest;
     if (!exec.dry) memory_ = Buffer(bytes_, Purpose::kGradients);
@@ -85,6 +85,7 @@ void FusedSink::update(std::size_t at) {
         train::update(optimizer_, *exec_.team, exec_.isa, tile);
         slots_->release(c);
     }
+    parameters_.change(at);
 }
 
 }  // namespace thimble::train

@@ -13,7 +13,7 @@ class FusedSink final : public GradientSink {
   public:
     FusedSink(ParameterSet& parameters, const Optimizer& optimizer, const Exec& exec);
 
-    // Of the gradient at hand, and of those that two uses add to (a tied head).
+    // Of the matrix at hand, of those that two uses add to (a tied head) and of vectors.
     [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
     void begin_step(std::int64_t step, double learning_rate, double weight_decay, SlotStore& slots,
                     const std::vector<Chunk>& chunks);
@@ -23,6 +23,11 @@ class FusedSink final : public GradientSink {
 
   private:
     void update(std::size_t parameter);
+    // Its gradient shares its place with no other: backward is at work on a vector and a matrix at
+    // once.
+    [[nodiscard]] bool stays(std::size_t parameter) const {
+        return uses_[parameter] > 1 || parameters_[parameter].info.shape.rows == 1;
+    }
 
     ParameterSet& parameters_;
     const Optimizer& optimizer_;

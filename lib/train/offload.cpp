@@ -14,6 +14,11 @@ void Offload::visit(OptionVisitor& v) {
               .changes_output = false,
               .choices = {"memory", "disk"}},
              activations);
+    v.option({.name = "parameters",
+              .help = "values of the layers that are trained",
+              .changes_output = false,
+              .choices = {"memory", "disk"}},
+             parameters);
 }
 
 Offload Offload::parse(std::string_view text, std::string_view where) {

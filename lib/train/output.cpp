@@ -85,16 +85,17 @@ void write_model(const ResultTarget& target, const ReadRows& read) {
     writer.finish();
 }
 
-void write_trained_model(const ResultTarget& target, const Trainer& trainer) {
-    std::map<const SourceTensor*, const Parameter*> trained;
-    for (const Parameter& p : trainer.parameters().items()) trained[p.tensor] = &p;
+void write_trained_model(const ResultTarget& target, ParameterSet& parameters) {
+    std::map<const SourceTensor*, std::size_t> trained;
+    for (std::size_t i = 0; i < parameters.size(); ++i) trained[parameters[i].tensor] = i;
     std::vector<std::byte> scratch;
     write_model(target, [&](const SourceTensor& tensor, std::int64_t first, std::int64_t count,
                             std::span<float> out) {
         const auto at = trained.find(&tensor);
         if (at == trained.end())
             return target.source.read_rows(tensor, first, count, out.data(), scratch);
-        const float* values = at->second->values + first * tensor.cols();
+        const HeldValues held(parameters, at->second);
+        const float* values = parameters[at->second].values + first * tensor.cols();
         std::copy_n(values, out.size(), out.data());
     });
 }
@@ -159,9 +160,9 @@ std::size_t output_bytes(const ResultTarget& target) {
     return kHashBufferBytes + Buffer::charged_bytes(rows);
 }
 
-void write_output(const ResultTarget& target, const Trainer& trainer) {
+void write_output(const ResultTarget& target, Trainer& trainer) {
     if (trainer.method().result() == ResultKind::kModel)
-        return write_trained_model(target, trainer);
+        return write_trained_model(target, trainer.parameters());
     const Adapter adapter = trainer.method().adapter(target.source, trainer.parameters());
     if (target.merge) return write_merged_model(target, adapter);
     AdapterOutput how;

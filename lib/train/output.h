@@ -27,6 +27,6 @@ struct ResultTarget {
 void check_output(const ResultTarget& target, const Method& method);
 // Most bytes held (Purpose::kIo) while it is written, apart from the trainer's own.
 [[nodiscard]] std::size_t output_bytes(const ResultTarget& target);
-void write_output(const ResultTarget& target, const Trainer& trainer);
+void write_output(const ResultTarget& target, Trainer& trainer);
 
 }  // namespace thimble::train

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/parameters.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/error.h"
@@ -8,6 +9,9 @@
 
 namespace thimble::train {
 namespace {
+
+// Layers in memory of those on disk: the one at work, the next one, and one that is written.
+constexpr std::size_t kSeats = 3;
 
 constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; }
 
@@ -27,6 +31,7 @@ View Parameter::vector() const {
 std::size_t ParameterSet::add(const ParameterId& id, Parameter parameter) {
     items_.push_back(std::move(parameter));
     uses_.push_back(0);
+    units_.push_back(id.unit);
     also(id, items_.size() - 1);
     return items_.size() - 1;
 }
@@ -48,10 +53,25 @@ std::int64_t ParameterSet::elements() const noexcept {
     return sum;
 }
 
+void ParameterSet::page_layers() {
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+        if (units_[i].kind != UnitKind::kLayer) continue;
+        const auto page = static_cast<std::size_t>(units_[i].layer);
+        page_sizes_.resize(std::max(page_sizes_.size(), page + 1), 0);
+        items_[i].page = page;
+        items_[i].page_offset = page_sizes_[page];
+        page_sizes_[page] += aligned(items_[i].value_bytes());
+    }
+}
+
 std::size_t ParameterSet::value_bytes() const noexcept {
     std::size_t sum = 0;
-    for (const Parameter& p : items_) sum += aligned(p.value_bytes());
+    for (const Parameter& p : items_) sum += p.page ? 0 : aligned(p.value_bytes());
     return sum;
+}
+
+storage::PageBytes ParameterSet::page_bytes() const {
+    return storage::PageCache::bytes(page_sizes_, kSeats);
 }
 
 std::size_t ParameterSet::gradient_bytes(DType dtype) const noexcept {
@@ -61,9 +81,13 @@ std::size_t ParameterSet::gradient_bytes(DType dtype) const noexcept {
     return sum;
 }
 
-void ParameterSet::allocate(const Exec& exec, bool with_gradients) {
+void ParameterSet::allocate(const Exec& exec, bool with_gradients, storage::StorageTier* tier) {
     if (!exec.dry) {
         values_ = Buffer(value_bytes(), Purpose::kWeights);
+        if (!page_sizes_.empty()) {
+            pages_ =
+                std::make_unique<storage::PageCache>(*tier, page_sizes_, kSeats, Purpose::kWeights);
+        }
         if (with_gradients) gradients_ = Buffer(gradient_bytes(exec.dtype()), Purpose::kGradients);
     }
     std::size_t value = 0, gradient = 0;
@@ -77,8 +101,10 @@ void ParameterSet::allocate(const Exec& exec, bool with_gradients) {
     doubles = 0;
     for (Parameter& p : items_) {
         const Shape2 shape = p.info.shape;
-        p.values = reinterpret_cast<float*>(at(values_, value));
-        value += aligned(p.value_bytes());
+        if (!p.page || exec.dry) {
+            p.values = reinterpret_cast<float*>(at(values_, value));
+            value += aligned(p.value_bytes());
+        }
         if (exec.dtype() == DType::kF64 && shape.rows == 1) {
             p.in_double = in_double_.data() + doubles;
             doubles += static_cast<std::size_t>(shape.cols);
@@ -87,6 +113,12 @@ void ParameterSet::allocate(const Exec& exec, bool with_gradients) {
         p.gradient = {at(gradients_, gradient), exec.dtype(), shape.rows, shape.cols, shape.cols};
         gradient += aligned(static_cast<std::size_t>(p.info.elements()) * size_of(exec.dtype()));
     }
+}
+
+void ParameterSet::hold(std::size_t page) {
+    std::byte* const memory = pages_->acquire(page);
+    for (Parameter& p : items_)
+        if (p.page == page) p.values = reinterpret_cast<float*>(memory + p.page_offset);
 }
 
 void ParameterSet::refresh() {

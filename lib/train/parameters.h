@@ -4,12 +4,15 @@
 
 #include <deque>
 #include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "model/gradient_sink.h"
 #include "ops/exec.h"
+#include "storage/page_cache.h"
 #include "tensor/buffer.h"
 #include "train/optimizer.h"
 
@@ -21,9 +24,11 @@ struct Parameter {
     bool decays = true;                    // takes weight decay: matrices do, vectors do not
     double rate = 1;                       // times the learning rate
     const SourceTensor* tensor = nullptr;  // that it replaces; null for adapters
-    float* values = nullptr;               // [rows, cols]
-    double* in_double = nullptr;           // a vector's values again, on the reference device
-    View gradient = {};                    // [rows, cols] in exec.dtype(), where it is stored
+    float* values = nullptr;               // [rows, cols]; on disk: while its page is held
+    std::optional<std::size_t> page = {};  // where values on disk lie: their layer's
+    std::size_t page_offset = 0;
+    double* in_double = nullptr;  // a vector's values again, on the reference device
+    View gradient = {};           // [rows, cols] in exec.dtype(), where it is stored
 
     [[nodiscard]] std::size_t value_bytes() const noexcept {
         return static_cast<std::size_t>(info.elements()) * sizeof(float);
@@ -51,14 +56,29 @@ class ParameterSet final : public GradientSink {
     [[nodiscard]] std::size_t size() const noexcept { return items_.size(); }
     [[nodiscard]] std::int64_t elements() const noexcept;
 
-    // Bytes that allocate() takes for values and for gradients.
+    // The values of layers will lie on a tier, a page each. Before allocate().
+    void page_layers();
+    // Bytes that allocate() takes for values in memory and on pages, and for gradients.
     [[nodiscard]] std::size_t value_bytes() const noexcept;
+    [[nodiscard]] storage::PageBytes page_bytes() const;
     [[nodiscard]] std::size_t gradient_bytes(DType dtype) const noexcept;
-    // With exec.dry nothing but addresses that nothing may touch.
-    void allocate(const Exec& exec, bool with_gradients);
+    // With exec.dry nothing but addresses that nothing may touch. The tier is for page_layers(),
+    // and lives as long.
+    void allocate(const Exec& exec, bool with_gradients, storage::StorageTier* tier = nullptr);
     void zero_gradients(const Exec& exec);
     // The values changed.
     void refresh();
+
+    [[nodiscard]] bool has_pages() const noexcept { return pages_ != nullptr; }
+    // A page that is to be held soon.
+    void prefetch(std::size_t page) { pages_->prefetch(page); }
+    // While it is held the values on it are in memory.
+    void hold(std::size_t page);
+    void release(std::size_t page) { pages_->release(page); }
+    // The values of a parameter, in memory now, are changed.
+    void change(std::size_t parameter) {
+        if (has_pages() && items_[parameter].page) pages_->change(*items_[parameter].page);
+    }
 
     [[nodiscard]] std::optional<View> gradient(const ParameterId& id) override;
     void done(const ParameterId&) override {}
@@ -72,8 +92,29 @@ class ParameterSet final : public GradientSink {
     std::deque<Parameter> items_;
     std::vector<int> uses_;
     std::map<Key, std::size_t> places_;
+    std::vector<UnitId> units_;  // of each parameter's first use
+    std::vector<std::size_t> page_sizes_;
     Buffer values_, gradients_;
+    std::unique_ptr<storage::PageCache> pages_;
     std::vector<double> in_double_;  // vectors' values, on the reference device
+};
+
+// A parameter's values are in memory while it lives.
+class HeldValues {
+  public:
+    HeldValues(ParameterSet& parameters, std::size_t parameter)
+        : parameters_(parameters), page_(parameters[parameter].page) {
+        if (page_) parameters_.hold(*page_);
+    }
+    ~HeldValues() {
+        if (page_) parameters_.release(*page_);
+    }
+    HeldValues(const HeldValues&) = delete;
+    HeldValues& operator=(const HeldValues&) = delete;
+
+  private:
+    ParameterSet& parameters_;
+    std::optional<std::size_t> page_;
 };
 
 }  // namespace thimble::train

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "storage/tier.h"
+#include "storage/page_cache.h"
 #include "train/optimizer.h"
 #include "train/parameters.h"
 
@@ -44,11 +44,8 @@ class SlotStore {
                                                          const Optimizer& optimizer,
                                                          const std::vector<Chunk>& chunks,
                                                          storage::StorageTier& tier);
-struct SlotBytes {
-    std::size_t ram = 0;  // as the ledger counts them
-    std::uint64_t disk = 0;
-};
-[[nodiscard]] SlotBytes disk_slot_bytes(const ParameterSet& parameters, const Optimizer& optimizer,
-                                        const std::vector<Chunk>& chunks);
+[[nodiscard]] storage::PageBytes disk_slot_bytes(const ParameterSet& parameters,
+                                                 const Optimizer& optimizer,
+                                                 const std::vector<Chunk>& chunks);
 
 }  // namespace thimble::train

@@ -6,7 +6,7 @@ namespace thimble::train {
 using Part = ParameterId::Part;
 
 TrainedStore::TrainedStore(const ModelSource& source, const Exec& exec, Method& method,
-                           ParameterSet& parameters, bool with_gradients)
+                           ParameterSet& parameters, const Room& room)
     : exec_(exec),
       method_(method),
       parameters_(parameters),
@@ -14,7 +14,8 @@ TrainedStore::TrainedStore(const ModelSource& source, const Exec& exec, Method& 
       frozen_(source, exec, false) {
     for (std::size_t u = 0; u < specs_.size(); ++u) method.declare(specs_[u], id_of(u), parameters);
     method.check();
-    parameters.allocate(exec, with_gradients);
+    if (room.pages_layers) parameters.page_layers();
+    parameters.allocate(exec, room.gradients, room.tier);
     for (std::size_t u = 0; u < specs_.size(); ++u) {
         const UnitSpec& unit = specs_[u];
         for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
@@ -74,6 +75,19 @@ UnitWeights TrainedStore::unit_in_memory(std::size_t u) const {
                                       : frozen_.vector(*unit.vectors[i].weight));
     }
     return weights;
+}
+
+// A layer's values into memory, and the next one's on their way: passes go up and down in turns.
+void TrainedStore::fetch(UnitId unit) {
+    const std::int64_t layers = std::ssize(specs_) - 2;
+    if (unit.layer != last_layer_) direction_ = unit.layer > last_layer_ ? 1 : -1;
+    last_layer_ = unit.layer;
+    const std::int64_t ahead = unit.layer + direction_;
+    const std::int64_t next = ahead >= 0 && ahead < layers ? ahead : unit.layer - direction_;
+    parameters_.prefetch(static_cast<std::size_t>(unit.layer));
+    if (next >= 0 && next < layers) parameters_.prefetch(static_cast<std::size_t>(next));
+    parameters_.hold(static_cast<std::size_t>(unit.layer));
+    method_.bind(unit, parameters_, units_[index_of(unit, specs_)]);
 }
 
 void TrainedStore::load() {

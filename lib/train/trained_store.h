@@ -12,9 +12,14 @@ namespace thimble::train {
 
 class TrainedStore final : public WeightStore {
   public:
+    struct Room {
+        bool gradients = true;      // are stored
+        bool pages_layers = false;  // the values of layers lie on a tier
+        storage::StorageTier* tier = nullptr;
+    };
     // Declares the method's parameters and takes room for them; with exec.dry only on paper.
     TrainedStore(const ModelSource& source, const Exec& exec, Method& method,
-                 ParameterSet& parameters, bool with_gradients);
+                 ParameterSet& parameters, const Room& room);
 
     // Reads the frozen weights.
     void load();
@@ -22,6 +27,7 @@ class TrainedStore final : public WeightStore {
     void refresh();
 
     [[nodiscard]] Lease acquire(UnitId unit) override {
+        if (is_paged(unit)) fetch(unit);
         return {*this, unit, units_[index_of(unit, specs_)]};
     }
     [[nodiscard]] std::uint64_t bytes_per_token() const noexcept override {
@@ -32,7 +38,13 @@ class TrainedStore final : public WeightStore {
     [[nodiscard]] std::size_t frozen_bytes() const noexcept { return frozen_.bytes(); }
 
   private:
-    void release(UnitId) noexcept override {}
+    void release(UnitId unit) noexcept override {
+        if (is_paged(unit)) parameters_.release(static_cast<std::size_t>(unit.layer));
+    }
+    [[nodiscard]] bool is_paged(UnitId unit) const noexcept {
+        return unit.kind == UnitKind::kLayer && parameters_.has_pages();
+    }
+    void fetch(UnitId unit);
     [[nodiscard]] UnitId id_of(std::size_t unit) const noexcept;
     [[nodiscard]] UnitWeights unit_on_paper(const UnitSpec& unit) const;
     [[nodiscard]] UnitWeights unit_in_memory(std::size_t unit) const;
@@ -46,6 +58,7 @@ class TrainedStore final : public WeightStore {
     std::vector<UnitSpec> specs_;
     WeightMemory frozen_;
     std::vector<UnitWeights> units_;
+    std::int64_t last_layer_ = -1, direction_ = 1;  // of pages that were fetched
 };
 
 }  // namespace thimble::train

@@ -48,8 +48,13 @@ struct Trainer::State {
           exec(run_on),
           method(make_method(how.method, "--method")),
           optimizer(make_optimizer(how.optimizer, "--optimizer")),
-          store(from, exec, *method, parameters, !optimizer->updates_in_backward()) {
-        if (optimizer->updates_in_backward()) fused.emplace(parameters, *optimizer, exec);
+          fuses(how.update_in_backward || optimizer->updates_in_backward()),
+          tier(exec.dry || !how.offload.any() ? nullptr
+                                              : storage::open_file_tier(how.offload_directory)),
+          store(from, exec, *method, parameters,
+                {!fuses, how.offload.has_parameters(), tier.get()}) {
+        check();
+        if (fuses) fused.emplace(parameters, *optimizer, exec);
         chunks = chunks_of(parameters, *optimizer, chunk_elements(how.offload));
     }
     [[nodiscard]] GradientSink& sink() {
@@ -61,15 +66,17 @@ struct Trainer::State {
     Exec exec;
     std::unique_ptr<Method> method;
     std::unique_ptr<Optimizer> optimizer;
+    bool fuses;  // updates in backward
+    std::unique_ptr<storage::StorageTier> tier;
     ParameterSet parameters;
     TrainedStore store;
     std::optional<FusedSink> fused;
     std::vector<Chunk> chunks;
-    std::unique_ptr<storage::StorageTier> tier;
     std::unique_ptr<SlotStore> slots;
     std::unique_ptr<Pass> pass;
     std::int64_t steps = 0;
 
+    void check() const;
     [[nodiscard]] double gradient_norm() const;
     void update(double learning_rate, double gradient_scale);
     [[nodiscard]] std::string fingerprint() const;
@@ -87,10 +94,12 @@ Trainer::Trainer(const ModelSource& source, const TrainerOptions& options, Team&
     state_ = std::make_unique<State>(source, options, exec);
     State& s = *state_;
     s.store.load();
-    for (std::size_t i = 0; i < s.parameters.size(); ++i)
+    for (std::size_t i = 0; i < s.parameters.size(); ++i) {
+        const HeldValues held(s.parameters, i);
         s.method->initialise(source, s.parameters, i, options.seed);
+        s.parameters.change(i);
+    }
     s.store.refresh();
-    if (options.offload.any()) s.tier = storage::open_file_tier(options.offload_directory);
     s.slots = options.offload.has_optimizer()
                   ? make_disk_slots(s.parameters, *s.optimizer, s.chunks, *s.tier)
                   : make_memory_slots(s.parameters, *s.optimizer, s.chunks);
@@ -113,6 +122,9 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
     };
     add(Purpose::kWeights, paper.store.frozen_bytes());
     add(Purpose::kWeights, paper.parameters.value_bytes());
+    const storage::PageBytes pages = paper.parameters.page_bytes();
+    plan.at(Tier::kRam, Purpose::kWeights) += pages.ram;
+    plan.at(Tier::kDisk, Purpose::kWeights) += pages.disk;
     add(Purpose::kGradients,
         paper.fused ? paper.fused->bytes() : paper.parameters.gradient_bytes(dry.dtype()));
     add(Purpose::kActivations, bytes.workspace);
@@ -122,7 +134,8 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
         plan.at(Tier::kDisk, Purpose::kActivations) += kept.disk;
     }
     if (options.offload.has_optimizer()) {
-        const SlotBytes slots = disk_slot_bytes(paper.parameters, *paper.optimizer, paper.chunks);
+        const storage::PageBytes slots =
+            disk_slot_bytes(paper.parameters, *paper.optimizer, paper.chunks);
         plan.at(Tier::kRam, Purpose::kOptimizer) += slots.ram;
         plan.at(Tier::kDisk, Purpose::kOptimizer) += slots.disk;
     } else {
@@ -131,6 +144,7 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
 }
 
 const ParameterSet& Trainer::parameters() const noexcept { return state_->parameters; }
+ParameterSet& Trainer::parameters() noexcept { return state_->parameters; }
 const Method& Trainer::method() const noexcept { return *state_->method; }
 std::int64_t Trainer::steps() const noexcept { return state_->steps; }
 const storage::StorageTier* Trainer::tier() const noexcept { return state_->tier.get(); }
@@ -178,6 +192,32 @@ StepResult Trainer::step(std::span<const Batch> batches, double learning_rate) {
     ++s.steps;
     s.store.refresh();
     return result;
+}
+
+// Options that do not go together.
+void Trainer::State::check() const {
+    if (options.update_in_backward && options.most_norm > 0) {
+        throw Error(Exit::kUsage, "--max-grad-norm",
+                    "gradients are used up in backward, no norm of all is known before",
+                    "--max-grad-norm 0");
+    }
+    const bool adapts = method->result() != ResultKind::kModel;
+    if (fuses && adapts) {
+        throw Error(Exit::kUsage, "--method",
+                    "gradients of adapters cannot be used up in backward: it needs the parts of a "
+                    "pair together",
+                    "--method full, or another --optimizer");
+    }
+    if (!options.offload.has_parameters()) return;
+    if (adapts) {
+        throw Error(Exit::kUsage, "--offload", "parameters of adapters stay in memory",
+                    "drop parameters=disk");
+    }
+    if (!fuses) {
+        throw Error(Exit::kUsage, "--offload",
+                    "parameters on disk are updated while their layer is in memory",
+                    "--update-in-backward");
+    }
 }
 
 double Trainer::State::gradient_norm() const {

@@ -22,6 +22,9 @@ struct TrainerOptions {
     PassOptions pass;
     Offload offload;
     std::string offload_directory = ".";
+    // As optimizers do that say so, with any: each gradient is used up as soon as backward has made
+    // it. No sums over passes, no clipping.
+    bool update_in_backward = false;
     std::uint64_t seed = 0;
     double weight_decay = 0;
     std::string run;       // what else a checkpoint must agree with
@@ -42,6 +45,7 @@ class Trainer {
     static void add_to_plan(Plan& plan, const ModelSource& source, const TrainerOptions& options);
 
     [[nodiscard]] const ParameterSet& parameters() const noexcept;
+    [[nodiscard]] ParameterSet& parameters() noexcept;
     [[nodiscard]] const Method& method() const noexcept;
     [[nodiscard]] std::int64_t steps() const noexcept;  // done so far
     // Where what is offloaded lies; null where nothing is.

@@ -261,5 +261,8 @@ TEST_CASE("training: from random weights, and what is asked wrongly") {
     wrong({"--method", "full", "-o", bench.model}, 2, "");
     wrong({"--steps", "9", "--optimizer", "sgd", "--lr", "1000", "--max-grad-norm", "0"}, 1,
           "lower --learning-rate");
-    wrong({"--optimizer", "lomo", "--grad-accumulation", "2"}, 2, "--grad-accumulation");
+    wrong({"--optimizer", "lomo"}, 2, "--method full");
+    wrong({"--method", "full", "-o", bench.directory.file("out.gguf"), "--optimizer", "lomo",
+           "--grad-accumulation", "2"},
+          2, "--grad-accumulation");
 }

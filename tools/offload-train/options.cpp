@@ -67,7 +67,7 @@ void ToolOptions::visit(OptionVisitor& v) {
              loop.trainer.pass.checkpoint_layers);
     v.option({.name = "offload",
               .help = "what lies on disk and is fetched ahead of its use: optimizer=disk, "
-                      "activations=disk or both",
+                      "activations=disk, parameters=disk",
               .value = "WHAT=WHERE,...",
               .changes_output = false},
              offload);

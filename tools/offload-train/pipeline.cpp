@@ -101,8 +101,10 @@ void Pipeline::open_model(std::uint64_t seed) {
     }
     source_ = random ? std::make_unique<ModelSource>(random_model(options.config, seed))
                      : ModelSource::open(options.model);
-    if (!options.tokenizer.empty()) vocabulary_ = ModelFile::open(options.tokenizer);
-    tokenizer_ = Tokenizer::open(vocabulary());
+    const auto other = options.tokenizer.empty() ? nullptr : ModelFile::open(options.tokenizer);
+    const ModelFile& file = other ? *other : source_->file();
+    tokenizer_ = Tokenizer::open(file);
+    tokenizer_bytes_ = Tokenizer::predict_bytes(file);
     if (tokenizer_->size() > source_->spec().vocab) {
         throw Error(Exit::kBadData, "--tokenizer",
                     "has " + std::to_string(tokenizer_->size()) + " tokens, the model " +
@@ -127,7 +129,7 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
     Plan plan;
     loop_->add_to_plan(plan);
     plan.at(Tier::kRam, Purpose::kVocabulary) +=
-        Tokenizer::predict_bytes(vocabulary()) + source_->file().metadata().memory_bytes();
+        tokenizer_bytes_ + source_->file().metadata().memory_bytes();
     plan.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
     plan.at(Tier::kRam, Purpose::kIo) += output_bytes(result());
     const DataCounts& counts = loop_->data().train.counts();

@@ -27,13 +27,9 @@ class Pipeline {
     void report_tier(cli::Context& context) const;
     void report(cli::Context& context, double seconds, std::int64_t tokens) const;
 
-    [[nodiscard]] const ModelFile& vocabulary() const {
-        return vocabulary_ ? *vocabulary_ : source_->file();
-    }
-
     std::unique_ptr<ModelSource> source_;
-    std::unique_ptr<ModelFile> vocabulary_;  // another file that the tokenizer is from
     std::unique_ptr<Tokenizer> tokenizer_;
+    std::uint64_t tokenizer_bytes_ = 0;  // predicted
     std::unique_ptr<Loop> loop_;
 };
 

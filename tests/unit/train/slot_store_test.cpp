@@ -88,7 +88,7 @@ TEST_CASE("optimizer state on disk gives the bits of state in memory, in any ord
             const std::uint64_t ram = Ledger::process().current_bytes(Tier::kRam);
             const std::uint64_t room = Ledger::process().current_bytes(Tier::kDisk);
             const auto on_disk = make_disk_slots(disk.parameters, *optimizer, chunks, *tier);
-            const SlotBytes bytes = disk_slot_bytes(disk.parameters, *optimizer, chunks);
+            const storage::PageBytes bytes = disk_slot_bytes(disk.parameters, *optimizer, chunks);
             CHECK(Ledger::process().current_bytes(Tier::kRam) - ram == bytes.ram);
             CHECK(Ledger::process().current_bytes(Tier::kDisk) - room == bytes.disk);
 
