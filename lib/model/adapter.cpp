@@ -130,10 +130,23 @@ void AdapterTable::finish(
     }
 }
 
-AdapterFile::AdapterFile(const std::string& path, const ModelSource& source)
-    : parts_(std::make_unique<Parts>(std::filesystem::is_directory(path)
-                                         ? open_peft(path, source)
-                                         : open_gguf_adapter(path, source))) {}
+AdapterFile::AdapterFile(const std::string& path, const ModelSource& source) {
+    const bool directory = std::filesystem::is_directory(path);
+    if (!directory && (path.ends_with(".safetensors") || path.ends_with(".json"))) {
+        throw Error(Exit::kBadData, escaped(path, 1024), "a PEFT adapter is named by its directory",
+                    "give the directory that holds the file");
+    }
+    parts_ = std::make_unique<Parts>(directory ? open_peft(path, source)
+                                               : parse_gguf_adapter(ModelFile::open(path), source));
+    parts_->path = path;
+}
+
+AdapterFile::AdapterFile(std::unique_ptr<ModelFile> file, const Json& config,
+                         const ModelSource& source)
+    : parts_(std::make_unique<Parts>(
+          file->container() == Container::kGguf
+              ? parse_gguf_adapter(std::move(file), source)
+              : parse_peft(std::move(file), config, "adapter_config.json", source))) {}
 
 AdapterFile::~AdapterFile() = default;
 AdapterFile::AdapterFile(AdapterFile&& other) noexcept = default;

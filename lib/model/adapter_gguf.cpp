@@ -27,14 +27,10 @@ void check_text(const AdapterParts& parts, std::string_view key, std::string_vie
 
 }  // namespace
 
-AdapterParts open_gguf_adapter(const std::string& path, const ModelSource& source) {
+AdapterParts parse_gguf_adapter(std::unique_ptr<ModelFile> file, const ModelSource& source) {
     AdapterParts parts;
-    parts.path = path;
-    if (path.ends_with(".safetensors") || path.ends_with(".json")) {
-        throw parts.error("a PEFT adapter is named by its directory",
-                          "give the directory that holds the file");
-    }
-    parts.file = ModelFile::open(path);
+    parts.path = file->path();
+    parts.file = std::move(file);
     check_text(parts, kTypeKey, "adapter");
     check_text(parts, kAdapterTypeKey, "lora");
     check_text(parts, kArchitectureKey, source.architecture().id);

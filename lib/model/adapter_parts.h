@@ -29,7 +29,10 @@ struct AdapterFile::Parts {
 using AdapterParts = AdapterFile::Parts;
 
 [[nodiscard]] AdapterParts open_peft(const std::string& directory, const ModelSource& source);
-[[nodiscard]] AdapterParts open_gguf_adapter(const std::string& path, const ModelSource& source);
+[[nodiscard]] AdapterParts parse_peft(std::unique_ptr<ModelFile> file, const Json& config,
+                                      const std::string& config_path, const ModelSource& source);
+[[nodiscard]] AdapterParts parse_gguf_adapter(std::unique_ptr<ModelFile> file,
+                                              const ModelSource& source);
 
 // Pairs up the tensors of an adapter file.
 class AdapterTable {

@@ -168,7 +168,8 @@ class AdaptedStore final : public WeightStore {
 void AdapterOptions::visit(OptionVisitor& v) {
     v.option(
         {.name = "lora",
-         .help = "low-rank adapter to apply: PEFT directory or GGUF adapter; several are added",
+         .help = "low-rank adapter that changes the weights: PEFT directory or GGUF adapter; "
+                      "several are added",
          .value = "PATH",
          .is_input = true},
         lora);
