@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "eval/record.h"
 
+#include <array>
+#include <charconv>
 #include <limits>
 #include <type_traits>
 
@@ -232,7 +234,12 @@ std::string title(const ModelFacts& model) {
     std::string out = model.file;
     for (const AdapterFacts& adapter : model.adapters) {
         out += " + ";
-        if (adapter.scale != 1) out += Json(adapter.scale).dump() + " ";
+        std::array<char, 32> scale{};
+        if (adapter.scale != 1) {
+            const auto end =
+                std::to_chars(scale.data(), scale.data() + scale.size(), adapter.scale);
+            out += std::string(scale.data(), end.ptr) + " ";
+        }
         out += adapter.file;
     }
     return out;

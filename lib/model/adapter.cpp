@@ -71,10 +71,16 @@ Error AdapterFile::Parts::error(const std::string& what, const std::string& hint
     return {Exit::kBadData, escaped(path, 1024), what, hint};
 }
 
-void AdapterTable::add(const AdapterParts& parts, const SourceTensor* matrix, Role role,
-                       const TensorEntry& entry) {
+void AdapterTable::add(const AdapterParts& parts, const ModelSource& source, std::string_view name,
+                       const SourceTensor* matrix, Role role, const TensorEntry& entry) {
     const std::string what = "tensor '" + escaped(entry.name, 256) + "'";
     if (matrix == nullptr) {
+        for (const TensorRule& rule : source.architecture().tensors) {
+            if (rule.presence == Presence::kUntied && (rule.gguf == name || rule.hf == name))
+                throw parts.error(what +
+                                  ": the head of this model is its embedding, for which "
+                                  "adapters are not supported");
+        }
         throw parts.error(what + " is for no matrix of this model",
                           "mismatched adapter: it was made for another model");
     }

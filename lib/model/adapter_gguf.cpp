@@ -50,9 +50,11 @@ AdapterParts parse_gguf_adapter(std::unique_ptr<ModelFile> file, const ModelSour
             throw parts.error("tensor '" + escaped(name, 256) + "' is no low-rank term",
                               "only *.lora_a and *.lora_b are supported");
         }
-        const SourceTensor* matrix = source.find(name.substr(0, name.size() - kASuffix.size()));
+        const std::string_view of = name.substr(0, name.size() - kASuffix.size());
+        const SourceTensor* matrix = source.find(of);
         if (matrix != nullptr && !matrix->is_matrix) matrix = nullptr;
-        table.add(parts, matrix, is_a ? AdapterTable::Role::kA : AdapterTable::Role::kB, entry);
+        table.add(parts, source, of, matrix, is_a ? AdapterTable::Role::kA : AdapterTable::Role::kB,
+                  entry);
     }
     table.finish(source, parts, [alpha](const SourceTensor&, std::int64_t rank) {
         return alpha == 0 ? static_cast<double>(rank) : alpha;

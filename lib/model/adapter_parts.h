@@ -38,9 +38,10 @@ using AdapterParts = AdapterFile::Parts;
 class AdapterTable {
   public:
     enum class Role : std::uint8_t { kA, kB, kLengths };
-    // W must be a matrix of a layer or a head of its own.
-    void add(const AdapterParts& parts, const SourceTensor* matrix, Role role,
-             const TensorEntry& entry);
+    // W (null: there is none of that name, which either container has) must be a matrix of a layer
+    // or a head of its own.
+    void add(const AdapterParts& parts, const ModelSource& source, std::string_view name,
+             const SourceTensor* matrix, Role role, const TensorEntry& entry);
     // Checks the pairs and their shapes and moves them into `parts`, in the source's order.
     void finish(const ModelSource& source, AdapterParts& parts,
                 const std::function<double(const SourceTensor&, std::int64_t rank)>& alpha_of);

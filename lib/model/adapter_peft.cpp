@@ -260,7 +260,8 @@ AdapterParts parse_peft(std::unique_ptr<ModelFile> file, const Json& json,
                               embedding ? "" : "whole weights in an adapter are not supported");
         }
         const auto at = modules.find(key->module);
-        table.add(parts, at == modules.end() ? nullptr : at->second, key->role, entry);
+        table.add(parts, source, key->module + std::string(kWeight),
+                  at == modules.end() ? nullptr : at->second, key->role, entry);
     }
     table.finish(source, parts, [&](const SourceTensor& tensor, std::int64_t rank) {
         return config.alpha_of(module_of(tensor), rank);

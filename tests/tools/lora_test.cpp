@@ -155,7 +155,7 @@ TEST_CASE("lora: a merge keeps every other tensor as it is, tells what moved and
 }
 
 TEST_CASE("lora: merging into quantised weights is requantising, and asked for") {
-    const Setting s("lora", "q8_0");
+    const Setting s("rslora", "q8_0");
     const std::string merged = s.directory.file("merged.gguf");
     std::vector<std::string> command = {"-m", s.model, "--lora",   s.adapter,
                                         "-o", merged,  "--format", "copy"};
@@ -218,7 +218,7 @@ TEST_CASE("lora: an adapter of another model is refused by all tools, with one l
         refused(s.model, 65, "'adapter' was expected");
         refused(s.adapter + "/adapter_model.safetensors", 65, "named by its directory");
         refused(s.directory.file("none"), 66, "none");
-        refused(s.directory.path(), 66, "adapter_model.safetensors");
+        refused(s.directory.path(), 66, "adapter_config.json");
     }
     CHECK_FALSE(std::filesystem::exists(out));
 }

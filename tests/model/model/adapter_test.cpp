@@ -253,6 +253,9 @@ TEST_CASE("adapter: each missing, misshapen, doubled or unknown tensor is named"
         bad.specs[0].name = "base_model.model.model.norm.modules_to_save.weight";
         bad.write(path);
         CHECK(mentions(refusal(path, *source), "is no low-rank term"));
+        bad.specs[0].name = "base_model.model.lm_head.lora_A.weight";
+        bad.write(path);
+        CHECK(mentions(refusal(path, *source), "the head of this model is its embedding"));
         bad = good;
         bad.specs.push_back(bad.specs[0]);
         bad.data.push_back(bad.data[0]);
