@@ -82,8 +82,8 @@ std::string comparison_text(const Comparison& comparison, const Record& a, const
                         t.binary ? std::to_string(t.only_a) : "-",
                         t.binary ? std::to_string(t.only_b) : "-"});
     }
-    std::string out = "A: " + shown(a.model.file) + " (" + shown(a.model.format) + ")\n" +
-                      "B: " + shown(b.model.file) + " (" + shown(b.model.format) + ")\n\n" +
+    std::string out = "A: " + shown(title(a.model)) + " (" + shown(a.model.format) + ")\n" +
+                      "B: " + shown(title(b.model)) + " (" + shown(b.model.format) + ")\n\n" +
                       text_table(rows) +
                       "\np: two-sided paired t test; of right and wrong answers McNemar's exact "
                       "test\n";

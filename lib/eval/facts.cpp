@@ -59,4 +59,11 @@ ModelFacts model_facts(const ModelSource& source) {
     return facts;
 }
 
+std::vector<AdapterFacts> adapter_facts(const std::vector<AdapterUse>& adapters) {
+    std::vector<AdapterFacts> facts;
+    for (const AdapterUse& use : adapters)
+        facts.push_back({basename_of(use.file->path()), hash_of(use.file->files()), use.scale});
+    return facts;
+}
+
 }  // namespace thimble::eval

@@ -52,7 +52,9 @@ Json task_config(const TaskResult& task) {
 Json run_config(const Record& record, const LmEvalFacts& facts) {
     Json out = Json::object();
     out.set("model", "thimble");
-    out.set("model_args", "pretrained=" + record.model.file);
+    std::string arguments = "pretrained=" + record.model.file;
+    for (const AdapterFacts& adapter : record.model.adapters) arguments += ",peft=" + adapter.file;
+    out.set("model_args", arguments);
     out.set("model_num_parameters", record.model.parameters);
     out.set("model_dtype", record.model.format);
     out.set("model_sha", record.model.sha256);
@@ -68,7 +70,7 @@ Json own_facts(const Record& record) {
     bare.tasks.clear();
     const Json all = to_json(bare);
     Json out = Json::object();
-    for (const char* key : {"model", "reference", "settings", "speed"})
+    for (const char* key : {"model", "adapters", "reference", "settings", "speed"})
         if (const Json* found = all.find(key)) out.set(key, *found);
     out.set("peak_memory_bytes", record.peak.measured_bytes);
     out.set("predicted_memory_bytes", record.peak.predicted_bytes);
@@ -110,8 +112,8 @@ Json lm_eval_json(const Record& record, const LmEvalFacts& facts) {
     out.set("date", facts.date);
     out.set("task_hashes", std::move(hashes));
     out.set("model_source", "thimble " + facts.version);
-    out.set("model_name", record.model.file);
-    out.set("model_name_sanitized", record.model.file);
+    out.set("model_name", title(record.model));
+    out.set("model_name_sanitized", title(record.model));
     out.set("system_instruction", Json());
     out.set("chat_template", Json());
     out.set("chat_template_sha", Json());

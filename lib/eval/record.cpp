@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "eval/record.h"
 
+#include <array>
+#include <charconv>
 #include <limits>
 #include <type_traits>
 
@@ -66,6 +68,11 @@ void fields(Io& io, T& v) requires std::is_same_v<std::remove_const_t<T>, ModelF
     io("architecture", v.architecture), io("format", v.format);
     io("file_bytes", v.file_bytes), io("parameters", v.parameters);
     io("bits_per_weight", v.bits_per_weight);
+}
+
+template <class Io, class T>
+void fields(Io& io, T& v) requires std::is_same_v<std::remove_const_t<T>, AdapterFacts> {
+    io("file", v.file), io("sha256", v.sha256), io("scale", v.scale);
 }
 
 template <class Io, class T>
@@ -202,13 +209,48 @@ TaskResult read_task(const Json& in, const std::string& where) {
     return task;
 }
 
+Json adapters_json(const std::vector<AdapterFacts>& adapters) {
+    Json out = Json::array();
+    for (const AdapterFacts& adapter : adapters) {
+        Writer writer;
+        fields(writer, adapter);
+        out.push(std::move(writer.json));
+    }
+    return out;
+}
+
+std::vector<AdapterFacts> read_adapters(const Json& in, const std::string& where) {
+    std::vector<AdapterFacts> out;
+    for (const Json& json : in.as_array(where)) {
+        Reader reader(json, where);
+        fields(reader, out.emplace_back());
+    }
+    return out;
+}
+
 }  // namespace
+
+std::string title(const ModelFacts& model) {
+    std::string out = model.file;
+    for (const AdapterFacts& adapter : model.adapters) {
+        out += " + ";
+        std::array<char, 32> scale{};
+        if (adapter.scale != 1) {
+            const auto end =
+                std::to_chars(scale.data(), scale.data() + scale.size(), adapter.scale);
+            out += std::string(scale.data(), end.ptr) + " ";
+        }
+        out += adapter.file;
+    }
+    return out;
+}
 
 Json to_json(const Record& record) {
     Json out = Json::object();
     out.set("schema", kRecordSchema);
     write(out, "model", record.model);
     write(out, "reference", record.reference);
+    if (!record.model.adapters.empty()) out.set("adapters", adapters_json(record.model.adapters));
     write(out, "text", record.text);
     write(out, "settings", record.settings);
     write(out, "perplexity", record.perplexity);
@@ -233,6 +275,8 @@ Record record_from_json(const Json& json, std::string_view where) {
     Record record;
     read(json, "model", record.model, where);
     read(json, "reference", record.reference, where);
+    if (const Json* adapters = json.find("adapters"))
+        record.model.adapters = read_adapters(*adapters, std::string(where) + ": adapters");
     read(json, "text", record.text, where);
     read(json, "settings", record.settings, where);
     read(json, "perplexity", record.perplexity, where);

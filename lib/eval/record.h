@@ -16,6 +16,11 @@ namespace thimble::eval {
 
 inline constexpr std::string_view kRecordSchema = "thimble.evaluation.v1";
 
+struct AdapterFacts {
+    std::string file, sha256;
+    double scale = 1;
+};
+
 struct ModelFacts {
     std::string name;  // the model's own name
     std::string file;  // basename
@@ -24,8 +29,11 @@ struct ModelFacts {
     std::string format;  // the tensor type that holds most matrix bytes
     std::uint64_t file_bytes = 0;
     std::uint64_t parameters = 0;
-    double bits_per_weight = 0;  // all tensors' bytes over all their elements
+    double bits_per_weight = 0;          // all tensors' bytes over all their elements
+    std::vector<AdapterFacts> adapters;  // that it was evaluated with
 };
+// "model.gguf + 0.5 adapter": what reports call it.
+[[nodiscard]] std::string title(const ModelFacts& model);
 
 struct TextFacts {
     std::string file, sha256;

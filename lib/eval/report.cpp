@@ -115,7 +115,7 @@ std::string report_csv(std::span<const Record> records) {
     TableRows rows = {{"model", "format", "sha256", "figure", "value", "standard_error"}};
     for (const Record& record : records) {
         for (const Figure& figure : figures_of(record)) {
-            rows.push_back({record.model.file, record.model.format, record.model.sha256,
+            rows.push_back({title(record.model), record.model.format, record.model.sha256,
                             figure.name, Json(figure.value).dump(),
                             Json(figure.standard_error).dump()});
         }

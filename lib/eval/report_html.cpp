@@ -82,7 +82,7 @@ std::string table(const TableRows& rows) {
 }
 
 std::string label_of(const Record& record) {
-    return record.model.file + " (" + record.model.format + ")";
+    return title(record.model) + " (" + record.model.format + ")";
 }
 
 struct Point {

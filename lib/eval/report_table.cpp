@@ -41,7 +41,7 @@ std::vector<std::string> cells(const Record& r) {
     using Divergence = DivergenceFigures;
     const auto perplexity = text_figure(
         r, "ppl", r.perplexity ? std::optional(r.perplexity->perplexity) : std::nullopt);
-    return {r.model.file,
+    return {title(r.model),
             r.model.format,
             format_bytes(r.model.file_bytes),
             fixed(r.model.bits_per_weight, 2),
@@ -110,12 +110,12 @@ TableRows task_rows(std::span<const Record> records) {
                 record.averages.empty() && record.text && record.text->sha256 == task.sha256;
             for (const Metric& metric : task.metrics) {
                 if (has_columns && !metric.info.name.starts_with("ppl_from_")) continue;
-                rows.push_back({record.model.file, task.name, std::to_string(task.samples),
+                rows.push_back({title(record.model), task.name, std::to_string(task.samples),
                                 metric.info.name, with_error(metric.value, 4)});
             }
         }
         for (const Metric& metric : record.averages) {
-            rows.push_back({record.model.file, "mean of texts", "", metric.info.name,
+            rows.push_back({title(record.model), "mean of texts", "", metric.info.name,
                             with_error(metric.value, 4)});
         }
     }
@@ -129,7 +129,7 @@ std::vector<std::string> report_notes(std::span<const Record> records) {
     add_notes(out, records, "machine", describe_machine);
     for (const Record& r : records) {
         if (!r.reference) continue;
-        out.push_back("reference of " + r.model.file + ": " + r.reference->file + " (sha256 " +
+        out.push_back("reference of " + title(r.model) + ": " + r.reference->file + " (sha256 " +
                       r.reference->sha256.substr(0, 12) + ")");
     }
     return out;

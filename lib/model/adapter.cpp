@@ -71,10 +71,16 @@ Error AdapterFile::Parts::error(const std::string& what, const std::string& hint
     return {Exit::kBadData, escaped(path, 1024), what, hint};
 }
 
-void AdapterTable::add(const AdapterParts& parts, const SourceTensor* matrix, Role role,
-                       const TensorEntry& entry) {
+void AdapterTable::add(const AdapterParts& parts, const ModelSource& source, std::string_view name,
+                       const SourceTensor* matrix, Role role, const TensorEntry& entry) {
     const std::string what = "tensor '" + escaped(entry.name, 256) + "'";
     if (matrix == nullptr) {
+        for (const TensorRule& rule : source.architecture().tensors) {
+            if (rule.presence == Presence::kUntied && (rule.gguf == name || rule.hf == name))
+                throw parts.error(what +
+                                  ": the head of this model is its embedding, for which "
+                                  "adapters are not supported");
+        }
         throw parts.error(what + " is for no matrix of this model",
                           "mismatched adapter: it was made for another model");
     }
@@ -130,10 +136,23 @@ void AdapterTable::finish(
     }
 }
 
-AdapterFile::AdapterFile(const std::string& path, const ModelSource& source)
-    : parts_(std::make_unique<Parts>(std::filesystem::is_directory(path)
-                                         ? open_peft(path, source)
-                                         : open_gguf_adapter(path, source))) {}
+AdapterFile::AdapterFile(const std::string& path, const ModelSource& source) {
+    const bool directory = std::filesystem::is_directory(path);
+    if (!directory && (path.ends_with(".safetensors") || path.ends_with(".json"))) {
+        throw Error(Exit::kBadData, escaped(path, 1024), "a PEFT adapter is named by its directory",
+                    "give the directory that holds the file");
+    }
+    parts_ = std::make_unique<Parts>(directory ? open_peft(path, source)
+                                               : parse_gguf_adapter(ModelFile::open(path), source));
+    parts_->path = path;
+}
+
+AdapterFile::AdapterFile(std::unique_ptr<ModelFile> file, const Json& config,
+                         const ModelSource& source)
+    : parts_(std::make_unique<Parts>(
+          file->container() == Container::kGguf
+              ? parse_gguf_adapter(std::move(file), source)
+              : parse_peft(std::move(file), config, "adapter_config.json", source))) {}
 
 AdapterFile::~AdapterFile() = default;
 AdapterFile::AdapterFile(AdapterFile&& other) noexcept = default;

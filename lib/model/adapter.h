@@ -61,6 +61,8 @@ class AdapterFile {
     // needs what is not supported (DoRA apart, anything but low-rank terms of the model's
     // matrices), or is for another model.
     AdapterFile(const std::string& path, const ModelSource& source);
+    // Of open files: tensors as GGUF has them, or as PEFT has them with its config.
+    AdapterFile(std::unique_ptr<ModelFile> file, const Json& config, const ModelSource& source);
     ~AdapterFile();
     AdapterFile(AdapterFile&& other) noexcept;
 

@@ -27,14 +27,10 @@ void check_text(const AdapterParts& parts, std::string_view key, std::string_vie
 
 }  // namespace
 
-AdapterParts open_gguf_adapter(const std::string& path, const ModelSource& source) {
+AdapterParts parse_gguf_adapter(std::unique_ptr<ModelFile> file, const ModelSource& source) {
     AdapterParts parts;
-    parts.path = path;
-    if (path.ends_with(".safetensors") || path.ends_with(".json")) {
-        throw parts.error("a PEFT adapter is named by its directory",
-                          "give the directory that holds the file");
-    }
-    parts.file = ModelFile::open(path);
+    parts.path = file->path();
+    parts.file = std::move(file);
     check_text(parts, kTypeKey, "adapter");
     check_text(parts, kAdapterTypeKey, "lora");
     check_text(parts, kArchitectureKey, source.architecture().id);
@@ -54,9 +50,11 @@ AdapterParts open_gguf_adapter(const std::string& path, const ModelSource& sourc
             throw parts.error("tensor '" + escaped(name, 256) + "' is no low-rank term",
                               "only *.lora_a and *.lora_b are supported");
         }
-        const SourceTensor* matrix = source.find(name.substr(0, name.size() - kASuffix.size()));
+        const std::string_view of = name.substr(0, name.size() - kASuffix.size());
+        const SourceTensor* matrix = source.find(of);
         if (matrix != nullptr && !matrix->is_matrix) matrix = nullptr;
-        table.add(parts, matrix, is_a ? AdapterTable::Role::kA : AdapterTable::Role::kB, entry);
+        table.add(parts, source, of, matrix, is_a ? AdapterTable::Role::kA : AdapterTable::Role::kB,
+                  entry);
     }
     table.finish(source, parts, [alpha](const SourceTensor&, std::int64_t rank) {
         return alpha == 0 ? static_cast<double>(rank) : alpha;

@@ -29,15 +29,19 @@ struct AdapterFile::Parts {
 using AdapterParts = AdapterFile::Parts;
 
 [[nodiscard]] AdapterParts open_peft(const std::string& directory, const ModelSource& source);
-[[nodiscard]] AdapterParts open_gguf_adapter(const std::string& path, const ModelSource& source);
+[[nodiscard]] AdapterParts parse_peft(std::unique_ptr<ModelFile> file, const Json& config,
+                                      const std::string& config_path, const ModelSource& source);
+[[nodiscard]] AdapterParts parse_gguf_adapter(std::unique_ptr<ModelFile> file,
+                                              const ModelSource& source);
 
 // Pairs up the tensors of an adapter file.
 class AdapterTable {
   public:
     enum class Role : std::uint8_t { kA, kB, kLengths };
-    // W must be a matrix of a layer or a head of its own.
-    void add(const AdapterParts& parts, const SourceTensor* matrix, Role role,
-             const TensorEntry& entry);
+    // W (null: there is none of that name, which either container has) must be a matrix of a layer
+    // or a head of its own.
+    void add(const AdapterParts& parts, const ModelSource& source, std::string_view name,
+             const SourceTensor* matrix, Role role, const TensorEntry& entry);
     // Checks the pairs and their shapes and moves them into `parts`, in the source's order.
     void finish(const ModelSource& source, AdapterParts& parts,
                 const std::function<double(const SourceTensor&, std::int64_t rank)>& alpha_of);

@@ -22,6 +22,7 @@ constexpr std::string_view kConfigName = "adapter_config.json";
 constexpr std::string_view kWeightsName = "adapter_model.safetensors";
 constexpr std::string_view kPrefix = "base_model.model.";
 constexpr std::string_view kWeight = ".weight";
+constexpr JsonLimits kLimits = {std::size_t{16} << 20, 16, std::size_t{1} << 18};
 
 // "model.layers.3.self_attn.q_proj"; empty: has no name there.
 std::string module_of(const SourceTensor& tensor) {
@@ -38,8 +39,8 @@ bool exists(const std::string& path) {
 // adapter_config.json, as far as it changes what the terms mean.
 class PeftConfig {
   public:
-    explicit PeftConfig(const std::string& path)
-        : where_(escaped(path, 1024)), json_(read_json_file(path, kLimits)) {
+    PeftConfig(const Json& json, const std::string& path)
+        : where_(escaped(path, 1024)), json_(json) {
         if (!json_.is_object()) throw error("expected an object");
         check_kind();
         const Json* rank = find("r");
@@ -68,7 +69,6 @@ class PeftConfig {
     }
 
   private:
-    static constexpr JsonLimits kLimits = {std::size_t{16} << 20, 16, std::size_t{1} << 18};
     using Patterns = std::vector<std::pair<std::string, double>>;
 
     [[nodiscard]] Error error(const std::string& what, const std::string& hint = {}) const {
@@ -139,7 +139,7 @@ class PeftConfig {
     }
 
     std::string where_;
-    Json json_;
+    const Json& json_;
     std::int64_t rank_ = 0;
     double alpha_ = 0;
     Patterns ranks_, alphas_;
@@ -221,18 +221,25 @@ std::string config_text(const ModelSource& source, const Adapter& adapter) {
 }  // namespace
 
 AdapterParts open_peft(const std::string& directory, const ModelSource& source) {
-    AdapterParts parts;
-    parts.path = directory;
     const std::string weights = directory + "/" + std::string(kWeightsName);
-    const std::string config_path = directory + "/" + std::string(kConfigName);
+    const std::string config = directory + "/" + std::string(kConfigName);
     if (!exists(weights) && exists(directory + "/adapter_model.bin")) {
         throw Error(Exit::kNoInput, escaped(directory, 1024),
                     "adapter_model.bin is a pickle, which is never opened",
                     "save the adapter as safetensors");
     }
-    const PeftConfig config(config_path);
-    parts.beside.push_back(config_path);
-    parts.file = ModelFile::open(weights);
+    AdapterParts parts =
+        parse_peft(ModelFile::open(weights), read_json_file(config, kLimits), config, source);
+    parts.beside.push_back(config);
+    return parts;
+}
+
+AdapterParts parse_peft(std::unique_ptr<ModelFile> file, const Json& json,
+                        const std::string& config_path, const ModelSource& source) {
+    const PeftConfig config(json, config_path);
+    AdapterParts parts;
+    parts.path = file->path();
+    parts.file = std::move(file);
     parts.adapter.settings = config.settings();
     parts.hf_rows = true;
     parts.head_dim = source.config().head_dim;
@@ -253,7 +260,8 @@ AdapterParts open_peft(const std::string& directory, const ModelSource& source) 
                               embedding ? "" : "whole weights in an adapter are not supported");
         }
         const auto at = modules.find(key->module);
-        table.add(parts, at == modules.end() ? nullptr : at->second, key->role, entry);
+        table.add(parts, source, key->module + std::string(kWeight),
+                  at == modules.end() ? nullptr : at->second, key->role, entry);
     }
     table.finish(source, parts, [&](const SourceTensor& tensor, std::int64_t rank) {
         return config.alpha_of(module_of(tensor), rank);

@@ -10,11 +10,12 @@
 #include "core/strings.h"
 #include "io/gguf_split.h"
 #include "io/gguf_writer.h"
+#include "io/provenance.h"
 #include "io/sha256.h"
+#include "model/hf_export.h"
 #include "quant/hf_output.h"
 #include "quant/importance.h"
 #include "quant/name_rules.h"
-#include "io/provenance.h"
 #include "quant/reshard.h"
 #include "quant/row_stream.h"
 #include "text/tokenizer.h"
@@ -91,6 +92,7 @@ struct QuantizeJob::State {
     QuantizeOptions options;
     std::string version, output;
     ModelSource source;
+    AdapterMerge merge;
     std::vector<TensorChoice> choices;
     std::optional<ColumnImportance> importance;
     std::unique_ptr<HfOutput> hf;  // null: GGUF
@@ -109,7 +111,8 @@ struct QuantizeJob::State {
           version(v),
           output(o.output_path()),
           source(ModelFile::open(o.model)),
-          choices(choose_formats(source, with_format(options, source))),
+          merge(options.adapters, source),
+          choices(choose_formats(source, with_format(options, source), merge)),
           importance(load_importance(options, source)),
           checkpoint_bytes(parse_bytes(options.checkpoint_every, "--checkpoint-every")) {
         if (options.resume && options.measures_error()) {
@@ -169,6 +172,7 @@ void QuantizeJob::State::make_base() {
 std::vector<std::string> QuantizeJob::State::input_files() const {
     std::vector<std::string> files = source.file().files();
     if (importance) files.push_back(options.imatrix);
+    for (std::string& file : merge.files()) files.push_back(std::move(file));
     return files;
 }
 
@@ -266,7 +270,7 @@ QuantizeJob::QuantizeJob(const QuantizeOptions& options, std::string_view versio
         s.hf = std::make_unique<HfOutput>(s.source, s.choices, s.options.copies());
     }
     for (const TensorChoice& choice : s.choices) {
-        TensorReport report{&choice, choice.tensor->stored_bytes(), 0, {}};
+        TensorReport report{&choice, choice.tensor->stored_bytes(), 0, {}, {}};
         s.first_spec.push_back(s.specs.size());
         for (TensorSpec& spec : specs_of(choice)) {
             report.bytes_out += bytes_of(spec);
@@ -305,6 +309,12 @@ void QuantizeJob::State::add_notes(Plan& plan) const {
     plan.notes.insert(plan.notes.end(), edited.begin(), edited.end());
     if (hf && !hf->has_tokenizer())
         plan.notes.emplace_back("the source has no tokenizer: no tokenizer.json is written");
+    const auto merged = std::count_if(choices.begin(), choices.end(),
+                                      [](const TensorChoice& c) { return c.merged; });
+    if (merged > 0) {
+        plan.notes.push_back("adapters become part of " + std::to_string(merged) +
+                             (merged == 1 ? " matrix" : " matrices"));
+    }
     for (const auto& [format, sum] : formats) {
         plan.notes.push_back(format + ": " + std::to_string(sum.tensors) + " tensors, " +
                              format_bytes(sum.bytes));
@@ -328,11 +338,12 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
 
     const std::uint64_t importance = s.importance ? s.importance->bytes() : 0;
     plan.at(Tier::kRam, Purpose::kOther) = importance;
+    plan.at(Tier::kRam, Purpose::kWeights) = s.merge.bytes();
     s.slice = s.most_slice();
     const std::uint64_t hash = Buffer::charged_bytes(kHashBufferBytes);
     if (ram_limit_bytes) {
-        const std::uint64_t used =
-            baseline_bytes + vocabulary + importance + (s.options.resume ? hash : 0);
+        const std::uint64_t used = baseline_bytes + vocabulary + importance + s.merge.bytes() +
+                                   (s.options.resume ? hash : 0);
         const std::uint64_t left = *ram_limit_bytes > used ? *ram_limit_bytes - used : 0;
         const std::uint64_t share = left / workers / 64 * 64;
         s.slice = std::clamp<std::size_t>(share, s.least_slice(), s.slice);
@@ -373,8 +384,14 @@ bool QuantizeJob::State::store(std::size_t i, Progress& p) {
     std::int64_t first = next <= start.tensor ? rows : 0;
     if (single && index == start.tensor) first = static_cast<std::int64_t>(start.offset / row_out);
     resumed_bytes += row_in * static_cast<std::uint64_t>(first);
-    TensorError error;
+    RowStream::Sums sums;
     std::int64_t at = first;
+    if (report.choice->merged && first < rows) {
+        const SourceTensor& tensor = *report.choice->tensor;
+        std::function<std::int64_t(std::int64_t)> canonical;
+        if (hf) canonical = canonical_rows(tensor, source.config().head_dim);
+        merge.load(tensor, std::move(canonical));
+    }
     const auto between = [&](std::int64_t done) {
         p.unsafe += row_out * static_cast<std::uint64_t>(done - at);
         at = done;
@@ -390,11 +407,12 @@ bool QuantizeJob::State::store(std::size_t i, Progress& p) {
         }
         return on;
     };
-    if (!p.stream.convert(*report.choice, index, first, error, between))
+    if (!p.stream.convert(*report.choice, index, first, sums, between))
         return stopped(p.before + row_in * static_cast<std::uint64_t>(at));
     p.before += report.bytes_in;
     if (first == rows) return true;  // stored by an earlier run
-    if (options.measures_error()) report.error = error;
+    if (options.measures_error()) report.error = sums.error;
+    if (report.choice->merged && first == 0) report.change = sums.change;
     if (p.events.stored) p.events.stored(report);
     return true;
 }
@@ -409,7 +427,8 @@ bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
     }
     const std::unique_ptr<TensorWriter> writer = s.open_writer();
     const Charge disk(Tier::kDisk, Purpose::kWeights, writer->file_bytes());
-    RowStream stream({&s.source, writer.get(), &team, s.slice, isa, s.options.measures_error()});
+    RowStream stream(
+        {&s.source, writer.get(), &team, s.slice, isa, s.options.measures_error(), &s.merge});
     State::Progress progress{*writer, stream, events};
     try {
         for (std::size_t i = 0; i < s.choices.size(); ++i) {

@@ -19,7 +19,8 @@ namespace thimble {
 struct TensorReport {
     const TensorChoice* choice = nullptr;
     std::uint64_t bytes_in = 0, bytes_out = 0;
-    std::optional<TensorError> error;  // where it was measured
+    std::optional<TensorError> error;   // where it was measured
+    std::optional<TensorError> change;  // by merging adapters, before encoding
 };
 
 // Called on the caller's thread.

@@ -58,6 +58,7 @@ void QuantizeOptions::visit(OptionVisitor& v) {
               .choices = target_names()},
              format);
     visit_output(v, *this);
+    adapters.visit(v);
     v.option({.name = "tensor-type",
               .help = "format of the matrices whose name the regular expression finds; "
                       "the first match wins",

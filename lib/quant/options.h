@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/options.h"
+#include "model/adapted_store.h"
 #include "quant/metadata_edit.h"
 
 namespace thimble {
@@ -16,6 +17,7 @@ struct QuantizeOptions {
     std::string container, split_max_size;
     std::int64_t split_max_tensors = 0;
     MetadataEdits edits;
+    AdapterOptions adapters;               // merged into the weights
     std::vector<std::string> tensor_type;  // "regex=format"; the first that matches a name wins
     std::string tensor_type_file;
     std::string output_tensor_type, token_embedding_type;  // "": by --format

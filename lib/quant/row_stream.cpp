@@ -59,13 +59,14 @@ RowBytes row_bytes(const TensorChoice& choice, bool measure_error) {
     row.plain = static_cast<std::size_t>(tensor.cols()) * sizeof(float);
     row.packed = written_form(choice).bytes(1);
     if (measure_error) row.decoded = row.plain;
+    if (choice.merged) row.merging = static_cast<std::size_t>(tensor.cols()) * sizeof(double);
     return row;
 }
 
 std::size_t slice_bytes(const RowBytes& row, std::int64_t rows) {
     const auto n = static_cast<std::size_t>(rows);
     return row.tables + aligned(row.stored * n) + aligned(row.plain * n) + aligned(row.packed * n) +
-           aligned(row.decoded * n);
+           aligned(row.decoded * n) + aligned(row.merging);
 }
 
 std::int64_t rows_that_fit(const RowBytes& row, std::size_t slice) {
@@ -79,22 +80,22 @@ RowStream::RowStream(const Setup& setup)
       buffer_(setup.slice * static_cast<std::size_t>(setup.team->threads()), Purpose::kIo) {}
 
 std::int64_t RowStream::convert_some(const TensorChoice& choice, std::size_t index,
-                                     std::int64_t first, TensorError& error) {
+                                     std::int64_t first, Sums& sums) {
     const std::int64_t fit = rows_that_fit(row_bytes(choice, setup_.measure_error), setup_.slice);
     if (fit == 0) throw Error(Exit::kFailure, choice.tensor->name, "a row exceeds the row buffer");
     const std::int64_t rows = std::min(choice.tensor->rows() - first, fit * kChunksPerGroup);
-    std::array<TensorError, kChunksPerGroup> errors{};
+    std::array<Sums, kChunksPerGroup> parts{};
     std::mutex writing;
     setup_.team->run_indexed(rows, fit, [&](std::int64_t begin, std::int64_t end, int worker) {
-        errors[static_cast<std::size_t>(begin / fit)] =
+        parts[static_cast<std::size_t>(begin / fit)] =
             convert_chunk({choice, index, first + begin, end - begin, writing},
                           buffer_.data() + setup_.slice * static_cast<std::size_t>(worker));
     });
-    for (const TensorError& e : errors) error.add(e);
+    for (const Sums& part : parts) sums.add(part);
     return first + rows;
 }
 
-TensorError RowStream::convert_chunk(const Chunk& chunk, std::byte* slice) const try {
+RowStream::Sums RowStream::convert_chunk(const Chunk& chunk, std::byte* slice) const try {
     const RowBytes row = row_bytes(chunk.choice, setup_.measure_error);
     const auto count = static_cast<std::size_t>(chunk.count);
     std::byte* const plain = slice + row.tables + aligned(row.stored * count);
@@ -106,10 +107,16 @@ TensorError RowStream::convert_chunk(const Chunk& chunk, std::byte* slice) const
     const std::span<float> weights(reinterpret_cast<float*>(plain),
                                    count * static_cast<std::size_t>(chunk.choice.tensor->cols()));
     load(chunk, slice, weights);
+    Sums sums;
+    if (chunk.choice.merged) {
+        std::byte* const scratch = slice + slice_bytes(row, chunk.count) - aligned(row.merging);
+        sums.change = merge(chunk, weights, reinterpret_cast<double*>(scratch));
+    }
     encode(chunk, weights, packed);
-    if (!setup_.measure_error) return {};
+    if (!setup_.measure_error) return sums;
     auto* decoded = reinterpret_cast<float*>(packed.data() + aligned(packed.size()));
-    return measure(chunk, weights, packed, {decoded, weights.size()});
+    sums.error = measure(chunk, weights, packed, {decoded, weights.size()});
+    return sums;
 } catch (const Error& e) {
     if (e.exit() != Exit::kBadData) throw;
     throw Error(e.exit(),
@@ -135,6 +142,17 @@ void RowStream::load(const Chunk& chunk, std::byte* stored, std::span<float> wei
     const PackedView view = setup_.source->read_packed(tensor, chunk.first, chunk.count, stored);
     ops::decode_rows(setup_.isa, view, {0, chunk.count},
                      {weights.data(), DType::kF32, chunk.count, view.shape.cols, view.shape.cols});
+}
+
+TensorError RowStream::merge(const Chunk& chunk, std::span<float> weights, double* scratch) const {
+    const auto cols = static_cast<std::size_t>(chunk.choice.tensor->cols());
+    TensorError change;
+    for (std::int64_t r = 0; r < chunk.count; ++r) {
+        setup_.merge->apply(chunk.first + r,
+                            weights.subspan(static_cast<std::size_t>(r) * cols, cols),
+                            {scratch, cols}, change);
+    }
+    return change;
 }
 
 void RowStream::encode(const Chunk& chunk, std::span<const float> weights,

@@ -18,7 +18,7 @@ namespace thimble {
 // Bytes that one row needs in a worker's slice.
 struct RowBytes {
     std::size_t stored = 0, plain = 0, packed = 0, decoded = 0;
-    std::size_t tables = 0;  // besides, however many rows
+    std::size_t tables = 0, merging = 0;  // besides, however many rows
     [[nodiscard]] std::size_t sum() const noexcept { return stored + plain + packed + decoded; }
 };
 [[nodiscard]] RowBytes row_bytes(const TensorChoice& choice, bool measure_error);
@@ -36,19 +36,28 @@ class RowStream {
         std::size_t slice = 0;  // bytes per worker
         Isa isa = Isa::kPortable;
         bool measure_error = false;
+        const AdapterMerge* merge = nullptr;  // with the terms of the tensor at hand
+    };
+    struct Sums {
+        TensorError error;   // if errors are measured
+        TensorError change;  // by merging
+        void add(const Sums& other) noexcept {
+            error.add(other.error);
+            change.add(other.change);
+        }
     };
     explicit RowStream(const Setup& setup);
 
     // Converts the tensor from row `done` on into the writer's tensor `index`, or the planes of a
-    // copied one into `index` and those that follow; adds to `error` if errors are measured. Calls
+    // copied one into `index` and those that follow; adds to `sums`. Calls
     // between(rows done) between groups of chunks on the calling thread; stops when it returns
     // false.
     template <class Between>
-    bool convert(const TensorChoice& choice, std::size_t index, std::int64_t done,
-                 TensorError& error, Between&& between) {
+    bool convert(const TensorChoice& choice, std::size_t index, std::int64_t done, Sums& sums,
+                 Between&& between) {
         const std::int64_t rows = choice.tensor->rows();
         while (done < rows) {
-            done = convert_some(choice, index, done, error);
+            done = convert_some(choice, index, done, sums);
             if (!between(done)) return false;
         }
         return true;
@@ -58,10 +67,11 @@ class RowStream {
     struct Chunk;
     // Returns the row after the last one converted.
     std::int64_t convert_some(const TensorChoice& choice, std::size_t index, std::int64_t first,
-                              TensorError& error);
-    TensorError convert_chunk(const Chunk& chunk, std::byte* slice) const;
+                              Sums& sums);
+    Sums convert_chunk(const Chunk& chunk, std::byte* slice) const;
     void copy(const Chunk& chunk, std::byte* stored) const;
     void load(const Chunk& chunk, std::byte* stored, std::span<float> weights) const;
+    TensorError merge(const Chunk& chunk, std::span<float> weights, double* scratch) const;
     void encode(const Chunk& chunk, std::span<const float> weights,
                 std::span<std::byte> packed) const;
     [[nodiscard]] TensorError measure(const Chunk& chunk, std::span<const float> weights,

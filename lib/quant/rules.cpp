@@ -55,9 +55,10 @@ LayoutId base_layout(const Mix* mix, const QuantizeOptions& options) {
 
 class Chooser {
   public:
-    Chooser(const ModelSource& source, const QuantizeOptions& options)
+    Chooser(const ModelSource& source, const QuantizeOptions& options, const AdapterMerge& merge)
         : source_(source),
           options_(options),
+          merge_(merge),
           mix_(options.copies() ? nullptr : find_mix(to_lower(options.format))),
           base_(base_layout(mix_, options)),
           rules_(options.tensor_type) {}
@@ -166,7 +167,9 @@ class Chooser {
     void check_source(TensorChoice& choice) const {
         const SourceTensor& tensor = *choice.tensor;
         const LayoutId stored = tensor.layout();
-        choice.copied = stored == choice.layout && tensor.add == 0 && tensor.is_stored();
+        choice.merged = merge_.changes(tensor);
+        choice.copied =
+            !choice.merged && stored == choice.layout && tensor.add == 0 && tensor.is_stored();
         if (!choice.copied && !format_of(choice.layout).info().encodes) {
             throw Error(Exit::kUsage, "tensor '" + tensor.name + "'",
                         "there is no encoder for " + name_of(choice.layout) +
@@ -179,12 +182,15 @@ class Chooser {
         throw Error(Exit::kUsage, "tensor '" + tensor.name + "'",
                     "is stored as " + name_of(stored) + "; quantising it again to " +
                         name_of(choice.layout) + " adds to its error",
-                    "start from f16, bf16 or f32 weights, keep them with --format copy, or give "
-                    "--allow-requantize");
+                    choice.merged ? "merge into f16, bf16 or f32 weights, or give "
+                                    "--allow-requantize"
+                                  : "start from f16, bf16 or f32 weights, keep them with --format "
+                                    "copy, or give --allow-requantize");
     }
 
     const ModelSource& source_;
     const QuantizeOptions& options_;
+    const AdapterMerge& merge_;
     const Mix* mix_;
     LayoutId base_;
     NameRules rules_;
@@ -216,9 +222,9 @@ std::optional<std::uint32_t> file_type_of(const QuantizeOptions& options) {
     return mix == nullptr ? std::nullopt : std::optional(mix->file_type);
 }
 
-std::vector<TensorChoice> choose_formats(const ModelSource& source,
-                                         const QuantizeOptions& options) {
-    return Chooser(source, options).run();
+std::vector<TensorChoice> choose_formats(const ModelSource& source, const QuantizeOptions& options,
+                                         const AdapterMerge& merge) {
+    return Chooser(source, options, merge).run();
 }
 
 }  // namespace thimble

@@ -10,6 +10,7 @@
 
 #include "format/weight_format.h"
 #include "model/source.h"
+#include "quant/merge.h"
 #include "quant/options.h"
 
 namespace thimble {
@@ -19,6 +20,7 @@ struct TensorChoice {
     LayoutId layout = LayoutId::k_f32;
     bool copied = false;                     // the stored bytes are taken over as they are
     bool requantized = false;                // quantised in the source already
+    bool merged = false;                     // an adapter becomes part of it
     std::string reason = {};                 // "" for the base format, else what led to another
     std::span<const float> importance = {};  // of the columns, [cols]; empty: encoded without
     std::string no_importance = {};          // with --imatrix: why there is none
@@ -26,9 +28,11 @@ struct TensorChoice {
 
 // One choice per tensor, in the source's order. Throws Error(kUsage) for a rule or option that
 // concerns no matrix (with the nearest name), for rows that are not whole blocks under --strict,
-// and for quantised input without --allow-requantize.
+// and for quantised input without --allow-requantize. What `merge` changes is encoded again
+// whatever its format.
 [[nodiscard]] std::vector<TensorChoice> choose_formats(const ModelSource& source,
-                                                       const QuantizeOptions& options);
+                                                       const QuantizeOptions& options,
+                                                       const AdapterMerge& merge);
 
 // The names that --format takes: mixes whose base can be written, their aliases, and formats.
 [[nodiscard]] std::vector<std::string> target_names();

@@ -106,8 +106,8 @@ Written copied(const ModelSource& source, const TensorChoice& choice, std::int64
     Planes out;
     Team team(2);
     RowStream stream({&source, &out, &team, slice_bytes(row_bytes(choice, false), rows)});
-    TensorError error;
-    CHECK(stream.convert(choice, 0, 0, error, [](std::int64_t) { return true; }));
+    RowStream::Sums sums;
+    CHECK(stream.convert(choice, 0, 0, sums, [](std::int64_t) { return true; }));
     return out.planes;
 }
 
@@ -121,7 +121,8 @@ TEST_CASE("quantize copy: row by row, codes and tables are written as all at onc
         QuantizeOptions options;
         options.format = QuantizeOptions::kCopy;
         int packed = 0;
-        for (const TensorChoice& choice : choose_formats(*source, options)) {
+        for (const TensorChoice& choice :
+             choose_formats(*source, options, AdapterMerge({}, *source))) {
             if (!choice.tensor->packed) continue;
             ++packed;
             const Written whole = copied(*source, choice, choice.tensor->rows());

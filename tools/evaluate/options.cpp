@@ -14,6 +14,7 @@ void EvaluateOptions::visit(OptionVisitor& v) {
               .required = true,
               .is_input = true},
              model);
+    adapters.visit(v);
     v.option({.name = "file",
               .letter = 'f',
               .help = "text for perplexity; - for stdin; several are also averaged",

@@ -7,6 +7,7 @@
 #include "core/options.h"
 #include "eval/speed.h"
 #include "kv/engine.h"
+#include "model/adapted_store.h"
 
 namespace thimble::evaluate {
 
@@ -19,6 +20,7 @@ struct EvaluateOptions {
     std::string activations = "auto";
     bool bench = false;
     eval::SpeedOptions speed;
+    AdapterOptions adapters;
     KvOptions kv = {.context_tokens = 512};
     void visit(OptionVisitor& v);
 

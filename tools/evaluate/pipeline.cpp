@@ -58,6 +58,7 @@ void Pipeline::check_options() const {
 
 void Pipeline::open_models() {
     model_ = ModelSource::open(options.model);
+    adapters_ = open_adapters(options.adapters, *model_);
     if (!options.reference.empty()) reference_ = ModelSource::open(options.reference);
     if (reference_ && reference_->spec().vocab != model_->spec().vocab) {
         throw Error(Exit::kUsage, options.reference,
@@ -94,6 +95,7 @@ void Pipeline::open(const cli::CommonOptions& common) {
 void Pipeline::check_outputs() const {
     std::vector<std::string> inputs = suite_.inputs();
     inputs.insert(inputs.end(), {options.model, options.reference, options.baseline});
+    inputs.insert(inputs.end(), options.adapters.lora.begin(), options.adapters.lora.end());
     for (const std::string& output :
          {options.output, options.samples, options.lm_eval, journal_path()})
         if (!output.empty()) refuse_overwriting_inputs(output, inputs);
@@ -148,6 +150,7 @@ RunnerOptions Pipeline::model_options() const {
     const std::int64_t windows = suite_.has_text() ? options.kv.context_tokens : 0;
     out.kv.context_tokens = std::max(windows, most_tokens());
     out.weight_bytes = weight_bytes_;
+    out.adapters = adapters_;
     return out;
 }
 
@@ -275,9 +278,12 @@ std::string Pipeline::journal_path() const {
 
 Json Pipeline::journal_about(const eval::Record& record) const {
     const eval::Settings& s = record.settings;
-    Json about = Json::object();
+    Json about = Json::object(), adapters = Json::array();
     about.set("version", cli::version());
     about.set("model", record.model.sha256);
+    for (const eval::AdapterFacts& adapter : record.model.adapters)
+        adapters.push(adapter.sha256 + " " + Json(adapter.scale).dump());
+    if (!record.model.adapters.empty()) about.set("adapters", std::move(adapters));
     if (record.reference) about.set("reference", record.reference->sha256);
     about.set("context_tokens", s.context_tokens);
     about.set("step_tokens", s.step_tokens);
@@ -329,6 +335,7 @@ void Pipeline::run(cli::Context& context) {
     eval::Record record;
     fill_settings(record, context);
     record.model = eval::model_facts(*model_);
+    record.model.adapters = eval::adapter_facts(adapters_);
     if (reference_) record.reference = eval::model_facts(*reference_);
     if (score(context, record)) return finish(context, record);
     // Ctrl-C ends as everywhere; a scheduler is told to run the job again.

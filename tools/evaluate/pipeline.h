@@ -59,6 +59,7 @@ class Pipeline {
     Device device_ = Device::kCpu;
     Isa isa_ = Isa::kPortable;
     std::unique_ptr<ModelSource> model_, reference_;
+    std::vector<AdapterUse> adapters_;  // of the model
     std::unique_ptr<Tokenizer> tokenizer_;
     eval::TaskSetting setting_;
     eval::Suite suite_;

@@ -21,6 +21,8 @@ Json tensor_json(const TensorReport& report) {
              8 * static_cast<double>(report.bytes_out) / static_cast<double>(elements));
     if (choice.copied) json.set("copied", true);
     if (choice.requantized) json.set("requantized", true);
+    if (choice.merged) json.set("merged", true);
+    if (report.change) json.set("relative_change", report.change->relative_rmse());
     if (!choice.reason.empty()) json.set("reason", choice.reason);
     if (!choice.importance.empty()) json.set("importance", true);
     if (!choice.no_importance.empty()) json.set("no_importance", choice.no_importance);

@@ -18,6 +18,7 @@ constexpr const char* kEpilog = R"(Examples:
   quantize -m ./hf-model --format Q4_K_M --tensor-type 'ffn_down=q6_k' --tensor-type 'attn_v=q8_0'
   quantize -m model.gguf --format q4_0 --pure --dry-run
   quantize -m model.gguf --format q4_k --imatrix model.imatrix.gguf
+  quantize -m model.gguf --lora adapter -o merged.gguf --format f16
   quantize verify model-q8_0.gguf --manifest model-q8_0.sha256
   quantize -m model.gguf --collect-imatrix text.txt -o model.imatrix.gguf
   quantize imatrix a.gguf b.dat -o sum.gguf

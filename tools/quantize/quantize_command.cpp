@@ -72,6 +72,15 @@ class Quantize {
         context.report.set("resumed_bytes", job_->resumed_bytes());
         context.report.set("seconds", seconds);
         context.report.set("tensors", std::move(tensors));
+        TensorError change;
+        for (const TensorReport& r : job_->reports()) {
+            if (r.change) change.add(*r.change);
+        }
+        if (change.count > 0) {
+            context.report.set("relative_change", change.relative_rmse());
+            log_info("merged: weights moved by " + std::to_string(100 * change.relative_rmse()) +
+                     " % of their size");
+        }
         const double rate = static_cast<double>(job_->input_bytes()) / seconds / 1e6;
         log_info(format_bytes(job_->input_bytes()) + " -> " + format_bytes(job_->output_bytes()) +
                  " at " + std::to_string(static_cast<int>(rate)) + " MB/s of input");

@@ -11,6 +11,7 @@ void RunOptions::visit(OptionVisitor& v) {
               .value = "FILE",
               .is_input = true},
              model);
+    adapters.visit(v);
     v.option({.name = "prompt",
               .letter = 'p',
               .help = "text to go on from; - for stdin, also the default in a pipeline",

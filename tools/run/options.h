@@ -5,6 +5,7 @@
 
 #include "cost/probe.h"
 #include "decode/session.h"
+#include "model/adapted_store.h"
 
 namespace thimble::run {
 
@@ -15,6 +16,7 @@ struct RunOptions {
     std::string system, chat_template;
     GenerateOptions generate;
     KvOptions kv;
+    AdapterOptions adapters;
     std::int64_t batch = 512;
     std::string activations = "auto";
     std::int64_t gpu_layers = -1;

@@ -46,6 +46,7 @@ void Pipeline::open() {
         throw Error(Exit::kUsage, "--prompt", "no prompt", "-p TEXT, -f FILE or a pipe");
 
     source_ = ModelSource::open(options.model);
+    adapters_ = open_adapters(options.adapters, *source_);
     tokenizer_ = Tokenizer::open(source_->file());
     if (options.kv.context_tokens == 0) options.kv.context_tokens = source_->spec().context_tokens;
     capacity_ = KvEngine::capacity_tokens(source_->spec().attention, options.kv);
@@ -77,6 +78,7 @@ RunnerOptions Pipeline::runner_options(Device device, Isa isa) const {
     out.repack = options.repack;
     out.weight_bytes = weight_bytes_;
     out.kv = options.kv;
+    out.adapters = adapters_;
     out.cuda = {.layers = options.gpu_layers, .vram_bytes = vram_bytes_, .tokens = most_tokens()};
     // Memory for a step is not taken for more tokens than there are.
     out.step_tokens = conversation_ ? options.batch : std::min(options.batch, std::ssize(prompt_));

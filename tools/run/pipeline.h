@@ -38,6 +38,7 @@ class Pipeline {
     [[nodiscard]] std::string remedy(std::uint64_t limit_bytes, RunnerOptions runner) const;
 
     std::unique_ptr<ModelSource> source_;
+    std::vector<AdapterUse> adapters_;
     std::unique_ptr<Tokenizer> tokenizer_;
     std::vector<Token> prompt_;
     std::int64_t capacity_ = 0;

@@ -166,12 +166,12 @@ class AdaptedStore final : public WeightStore {
 }  // namespace
 
 void AdapterOptions::visit(OptionVisitor& v) {
-    v.option(
-        {.name = "lora",
-         .help = "low-rank adapter to apply: PEFT directory or GGUF adapter; several are added",
-         .value = "PATH",
-         .is_input = true},
-        lora);
+    v.option({.name = "lora",
+              .help = "low-rank adapter that changes the weights: PEFT directory or GGUF adapter; "
+                      "several are added",
+              .value = "PATH",
+              .is_input = true},
+             lora);
     v.option({.name = "lora-scale",
               .help = "factor of the adapter: one for all, or one for each in their order",
               .value = "N"},
