@@ -261,23 +261,26 @@ ChatTokens encode_whole(const Tokenizer& tokenizer, const Chat& chat,
     ChatTokens out;
     out.tokens = encode(tokenizer, chat);
     std::vector<std::size_t> ends;  // of each token, in bytes
+    const std::string_view text = chat.text();
     std::size_t end = 0;
     for (const Token token : out.tokens) {
-        end += tokenizer.piece(token, true).size();
+        const std::string piece = tokenizer.piece(token, true);
+        const std::string_view rest = text.substr(end);
+        const bool extra = !rest.starts_with(piece) && piece.starts_with(' ');  // not in the text
+        if (!rest.starts_with(std::string_view(piece).substr(extra ? 1 : 0)))
+            throw Error(Exit::kBadData, "chat message", "has characters outside the vocabulary");
+        end += piece.size() - (extra ? 1 : 0);
         ends.push_back(end);
-    }
-    const std::size_t shift = end == chat.text().size() + 1 ? 1 : 0;  // a space before the text
-    if (end != chat.text().size() + shift) {
-        throw Error(Exit::kBadData, "chat message", "has characters outside the vocabulary");
     }
     for (const TextRange& turn : turns) {
         ChatTurn& place = out.turns.emplace_back();
         if (turn.end == turn.begin) continue;
         // The token before the turn ends at its first byte, or reaches into it.
-        const auto before = std::lower_bound(ends.begin(), ends.end(), turn.begin + shift);
-        const auto after = std::upper_bound(before, ends.end(), turn.end + shift);
+        const auto before = std::lower_bound(ends.begin(), ends.end(), turn.begin);
+        const auto last = std::lower_bound(before, ends.end(), turn.end);
+        const std::ptrdiff_t whole = last != ends.end() && *last == turn.end ? 1 : 0;
         place.begin = static_cast<std::size_t>(before - ends.begin()) + 1;
-        place.end = std::max(place.begin, static_cast<std::size_t>(after - ends.begin()));
+        place.end = std::max(place.begin, static_cast<std::size_t>(last - ends.begin() + whole));
     }
     return out;
 }
