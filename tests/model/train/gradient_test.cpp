@@ -37,7 +37,8 @@ struct Golden {
         for (const Json& document : json.find("documents")->as_array(name)) {
             const auto& ids = document.find("tokens")->as_array(name);
             documents.push_back(std::ssize(ids));
-            for (const Json& id : ids) tokens.push_back(static_cast<std::int32_t>(id.as_int(name)));
+            for (const Json& id : ids)
+                tokens.push_back(static_cast<std::int32_t>(id.as_int(name)));
             for (const Json& id : document.find("targets")->as_array(name))
                 targets.push_back(static_cast<std::int32_t>(id.as_int(name)));
         }
@@ -57,9 +58,7 @@ struct Golden {
     std::vector<std::int64_t> documents;
 };
 
-std::string hf_name(const SourceTensor& tensor) {
-    return tensor_name(tensor.rule->hf, tensor.layer);
-}
+std::string hf_name(const SourceTensor& tensor) { return tensor_name(tensor.rule->hf, tensor.layer); }
 
 // A model in training, with adapters filled as the script fills them.
 struct Trained {
@@ -173,8 +172,9 @@ void compare(const Trained& trained, const Json& wanted, double tolerance) {
     std::size_t seen = 0;
     for (const Parameter& p : trained.parameters.items()) {
         const SourceTensor& tensor = p.tensor != nullptr ? *p.tensor : trained.tensor_of(p.name);
-        const std::string name =
-            p.tensor != nullptr ? hf_name(tensor) : Trained::peft_name(hf_name(tensor), p.name);
+        const std::string name = p.tensor != nullptr
+                                     ? hf_name(tensor)
+                                     : Trained::peft_name(hf_name(tensor), p.name);
         const Json* gradients = wanted.find("gradients")->find(name);
         REQUIRE_MESSAGE(gradients != nullptr, name);
         ++seen;
