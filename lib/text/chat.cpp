@@ -198,43 +198,29 @@ Chat render(const Tokenizer& tokenizer, const Form& form, std::span<const ChatMe
     return chat;
 }
 
-// Cut at `cuts` (ascending, none within a literal range), each part encoded alone.
-std::vector<Token> encode(const Tokenizer& tokenizer, const Chat& chat,
-                          std::vector<std::size_t> cuts = {}) {
-    const std::string_view text = chat.text();
-    std::vector<Token> tokens;
-    cuts.push_back(text.size());
-    auto range = chat.literal().begin();
-    for (std::size_t begin = 0; const std::size_t end : cuts) {
-        std::vector<TextRange> literal;
-        for (; range != chat.literal().end() && range->end <= end; ++range)
-            literal.push_back({range->begin - begin, range->end - begin});
-        EncodeText how;
-        how.add_special = false;
-        how.parse_special = true;
-        how.literal = literal;
-        const std::vector<Token> part = tokenizer.encode(text.substr(begin, end - begin), how);
-        tokens.insert(tokens.end(), part.begin(), part.end());
-        begin = end;
-    }
-    return tokens;
+// The tokens of text[from, to), encoded alone; no literal range reaches over a border.
+void encode_part(const Tokenizer& tokenizer, const Chat& chat, const TextRange& part,
+                 std::vector<Token>& out) {
+    std::vector<TextRange> literal;
+    const auto& all = chat.literal();
+    auto range =
+        std::lower_bound(all.begin(), all.end(), part.begin,
+                         [](const TextRange& r, std::size_t begin) { return r.begin < begin; });
+    for (; range != all.end() && range->end <= part.end; ++range)
+        literal.push_back({range->begin - part.begin, range->end - part.begin});
+    EncodeText how;
+    how.add_special = false;
+    how.parse_special = true;
+    how.literal = literal;
+    const auto tokens = tokenizer.encode(
+        std::string_view(chat.text()).substr(part.begin, part.end - part.begin), how);
+    out.insert(out.end(), tokens.begin(), tokens.end());
 }
 
-// Where each token ends, in bytes of the text. Some vocabularies put a space before it.
-std::vector<std::size_t> ends_of(const Tokenizer& tokenizer, const std::vector<Token>& tokens,
-                                 std::size_t text_bytes) {
-    std::vector<std::size_t> ends;
-    std::size_t end = 0;
-    for (const Token token : tokens) {
-        end += tokenizer.piece(token, true).size();
-        ends.push_back(end);
-    }
-    const std::size_t shift = end == text_bytes + 1 ? 1 : 0;
-    if (end != text_bytes + shift) {
-        throw Error(Exit::kBadData, "chat message", "has characters outside the vocabulary");
-    }
-    for (std::size_t& e : ends) e -= std::min(e, shift);
-    return ends;
+std::vector<Token> encode(const Tokenizer& tokenizer, const Chat& chat) {
+    std::vector<Token> tokens;
+    encode_part(tokenizer, chat, {0, chat.text().size()}, tokens);
+    return tokens;
 }
 
 bool puts_space_before(const Tokenizer& tokenizer) {
@@ -242,6 +228,61 @@ bool puts_space_before(const Tokenizer& tokenizer) {
     how.add_special = false;
     const std::vector<Token> tokens = tokenizer.encode("x", how);
     return !tokens.empty() && tokenizer.piece(tokens[0], true).starts_with(' ');
+}
+
+// Of the assistant's messages; empty ranges for the others.
+std::vector<TextRange> answers(const Chat& chat, std::span<const ChatMessage> messages) {
+    std::vector<TextRange> turns = chat.turns();
+    for (std::size_t i = 0; i < turns.size(); ++i)
+        if (messages[i].role != "assistant" && messages[i].role != "model") turns[i] = {};
+    return turns;
+}
+
+ChatTokens encode_parts(const Tokenizer& tokenizer, const Chat& chat,
+                        std::span<const TextRange> turns) {
+    ChatTokens out;
+    std::size_t at = 0;
+    for (const TextRange& turn : turns) {
+        ChatTurn& place = out.turns.emplace_back();
+        if (turn.end == turn.begin) continue;
+        encode_part(tokenizer, chat, {at, turn.begin}, out.tokens);
+        place.begin = out.tokens.size();
+        encode_part(tokenizer, chat, turn, out.tokens);
+        place.end = out.tokens.size();
+        at = turn.end;
+    }
+    encode_part(tokenizer, chat, {at, chat.text().size()}, out.tokens);
+    return out;
+}
+
+// Parts would begin with a space of their own: the turns' tokens are found by their bytes.
+ChatTokens encode_whole(const Tokenizer& tokenizer, const Chat& chat,
+                        std::span<const TextRange> turns) {
+    ChatTokens out;
+    out.tokens = encode(tokenizer, chat);
+    std::vector<std::size_t> ends;  // of each token, in bytes
+    const std::string_view text = chat.text();
+    std::size_t end = 0;
+    for (const Token token : out.tokens) {
+        const std::string piece = tokenizer.piece(token, true);
+        const std::string_view rest = text.substr(end);
+        const bool extra = !rest.starts_with(piece) && piece.starts_with(' ');  // not in the text
+        if (!rest.starts_with(std::string_view(piece).substr(extra ? 1 : 0)))
+            throw Error(Exit::kBadData, "chat message", "has characters outside the vocabulary");
+        end += piece.size() - (extra ? 1 : 0);
+        ends.push_back(end);
+    }
+    for (const TextRange& turn : turns) {
+        ChatTurn& place = out.turns.emplace_back();
+        if (turn.end == turn.begin) continue;
+        // The token before the turn ends at its first byte, or reaches into it.
+        const auto before = std::lower_bound(ends.begin(), ends.end(), turn.begin);
+        const auto last = std::lower_bound(before, ends.end(), turn.end);
+        const std::ptrdiff_t whole = last != ends.end() && *last == turn.end ? 1 : 0;
+        place.begin = static_cast<std::size_t>(before - ends.begin()) + 1;
+        place.end = std::max(place.begin, static_cast<std::size_t>(last - ends.begin() + whole));
+    }
+    return out;
 }
 
 }  // namespace
@@ -266,28 +307,9 @@ std::vector<Token> encode_chat(const Tokenizer& tokenizer, std::string_view form
 ChatTokens encode_chat_turns(const Tokenizer& tokenizer, std::string_view form,
                              std::span<const ChatMessage> messages) {
     const Chat chat = render(tokenizer, choose_form(tokenizer, form), messages, false);
-    ChatTokens out;
-    out.tokens = encode(tokenizer, chat);
-    std::vector<std::size_t> ends = ends_of(tokenizer, out.tokens, chat.text().size());
-    std::vector<std::size_t> cuts;
-    for (const TextRange& turn : chat.turns()) {
-        if (turn.end > turn.begin && !std::binary_search(ends.begin(), ends.end(), turn.begin))
-            cuts.push_back(turn.begin);
-    }
-    if (!cuts.empty() && !puts_space_before(tokenizer)) {
-        out.tokens = encode(tokenizer, chat, cuts);
-        ends = ends_of(tokenizer, out.tokens, chat.text().size());
-    }
-    for (const TextRange& turn : chat.turns()) {
-        ChatTurn& place = out.turns.emplace_back();
-        if (turn.end == turn.begin) continue;
-        // The token before the turn ends at its first byte, or past it if the text was not cut.
-        const auto before = std::lower_bound(ends.begin(), ends.end(), turn.begin);
-        const auto after = std::upper_bound(before, ends.end(), turn.end);
-        place.begin = static_cast<std::size_t>(before - ends.begin()) + 1;
-        place.end = std::max(place.begin, static_cast<std::size_t>(after - ends.begin()));
-    }
-    return out;
+    const std::vector<TextRange> turns = answers(chat, messages);
+    return puts_space_before(tokenizer) ? encode_whole(tokenizer, chat, turns)
+                                        : encode_parts(tokenizer, chat, turns);
 }
 
 }  // namespace thimble

@@ -100,19 +100,18 @@ struct ChatMessage {
 [[nodiscard]] std::vector<Token> encode_chat(const Tokenizer& tokenizer, std::string_view form,
                                              std::span<const ChatMessage> messages,
                                              bool add_generation_prompt);
-// The same for training, with the place of each message's own part: its content and the text that
-// ends the turn, without the header before and the line end after; empty where the form gives a
-// message no turn of its own (gemma: system). Where a token would reach from a header into the
-// content (a line end and spaces, say), the text is cut there, so that what comes before an answer
-// has the tokens that the model is given to answer; but not for vocabularies that put a space
-// before each text. A token that reaches over a turn's border is no part of it. Error(kBadData)
-// where the tokens do not spell the text (a character outside the vocabulary).
+// The same for training, with the place of each of the assistant's turns: its content and the text
+// that ends it, without the header before and the line end after. They are encoded apart from what
+// stands around them, so that what comes before an answer has the tokens that the model is given to
+// answer, whatever the answer begins with. A vocabulary that puts a space before each text encodes
+// the whole: a token that reaches over a turn's border is no part of it then, and characters
+// outside the vocabulary are Error(kBadData).
 struct ChatTurn {
     std::size_t begin = 0, end = 0;  // tokens
 };
 struct ChatTokens {
     std::vector<Token> tokens;
-    std::vector<ChatTurn> turns;  // one for each message
+    std::vector<ChatTurn> turns;  // one for each message, empty for those of others
 };
 [[nodiscard]] ChatTokens encode_chat_turns(const Tokenizer& tokenizer, std::string_view form,
                                            std::span<const ChatMessage> messages);

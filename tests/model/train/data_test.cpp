@@ -81,8 +81,7 @@ TEST_CASE("training data: real vocabularies, the documents of a text are its tex
         const auto path = test::real_model(model.file);
         if (!path) continue;
         const auto tokenizer = Tokenizer::open(*ModelFile::open(*path));
-        const std::string text =
-            test::slurp(std::string(THIMBLE_TESTS_DIR) + "/golden/text/lines.txt");
+        const std::string text = test::slurp(std::string(THIMBLE_SOURCE_DIR) + "/LICENSE");
         test::TempDir scratch;
         test::spew(scratch / "t.txt", text);
         DataOptions options;

@@ -232,3 +232,18 @@ TEST_CASE("training data: roles that a template lacks are the line's fault, no t
               (void)sample_of(*none, kTalk);
           }).find("2: --chat-template: the model has no chat template") == 0);
 }
+
+TEST_CASE("training data: turns are found in a vocabulary that puts a space before a text") {
+    Metadata metadata = test::tiny_scored({"\u2581", "Y", "\u2581Y"});
+    metadata.set("tokenizer.ggml.add_space_prefix", true);
+    const auto tokenizer = tokenizer_from_metadata(metadata);
+    DataOptions options;
+    options.chat_template = "zephyr";
+    const TrainingSample sample =
+        sample_of(*tokenizer, R"({"messages": [{"role": "user", "content": "Y"},
+                                    {"role": "assistant", "content": "Y Y"}]})",
+                  options);
+    // One before each text between special tokens.
+    CHECK(tokenizer->decode(sample.tokens, true) == "<|user|>\nY</s> \n<|assistant|>\nY Y</s> \n");
+    CHECK(learnt(*tokenizer, sample) == "Y Y</s>");
+}

@@ -173,7 +173,7 @@ TEST_CASE("training data: a cursor of other data is refused") {
     BatchStream stream(data, files.options, {.epochs = 2});
     for (const DataCursor cursor :
          {DataCursor{2, 0, 1}, DataCursor{0, 3, 0}, DataCursor{0, 0, 4}, DataCursor{-1, 0, 0},
-          DataCursor{0, -1, 0}, DataCursor{0, 0, -1}, DataCursor{3, 0, 0}}) {
+          DataCursor{0, -1, 0}, DataCursor{0, 0, -1}, DataCursor{3, 0, 0}, DataCursor{1, 1, 99}}) {
         CAPTURE(cursor.epoch);
         CAPTURE(cursor.window);
         CHECK(error_of([&] { stream.seek(cursor); }).find("65: data cursor: epoch ") == 0);
@@ -241,6 +241,22 @@ TEST_CASE("training data: epochs and seeds differ in their order, equal ones do 
     files.options.shuffle = false;
     const auto plain = order(1, 1);
     CHECK(std::is_sorted(plain.begin(), plain.end()));
+}
+
+TEST_CASE("training data: shuffled, the rows of a window do not begin with the longest") {
+    std::string bytes;
+    for (std::size_t i = 0; i < 30; ++i)
+        bytes += R"({"text": ")" + std::string(33 + i, 'x') + "\"}\n";
+    Files files(bytes);
+    for (const bool mixed : {false, true}) {
+        files.options.shuffle = mixed;
+        const DataSet data = files.open();
+        BatchStream stream(data, files.options, {});
+        std::vector<std::int64_t> lengths;
+        for (TrainingBatch batch; stream.next(batch);) lengths.push_back(batch.global_tokens);
+        CHECK(lengths.size() == 30);
+        CHECK(std::is_sorted(lengths.rbegin(), lengths.rend()) == !mixed);
+    }
 }
 
 TEST_CASE("training data: shuffled, every order of a few samples is about equally likely") {
