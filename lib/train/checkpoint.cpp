@@ -72,9 +72,9 @@ void write_checkpoint(const std::string& path, const CheckpointHead& head, Param
     SafetensorsOptions options;
     options.if_exists = IfExists::kReplace;
     SafetensorsWriter writer(path, specs_of(parameters, optimizer, text.size()), options);
+    HeldValues held(parameters);
     for (std::size_t i = 0; i < parameters.size(); ++i) {
-        const HeldValues held(parameters, i);
-        const Parameter& p = parameters[i];
+        const Parameter& p = held.hold(i);
         writer.write(
             i, 0, std::as_bytes(std::span(p.values, static_cast<std::size_t>(p.info.elements()))));
     }
@@ -120,9 +120,9 @@ CheckpointHead read_checkpoint(const std::string& path, const std::string& finge
             throw bad("tensor '" + spec.name + "' is not what this run has");
         entries.push_back(tensor);
     }
+    HeldValues held(parameters);
     for (std::size_t i = 0; i < parameters.size(); ++i) {
-        const HeldValues held(parameters, i);
-        Parameter& p = parameters[i];
+        const Parameter& p = held.hold(i);
         file->read(*entries[i], 0,
                    std::as_writable_bytes(
                        std::span(p.values, static_cast<std::size_t>(p.info.elements()))));

@@ -88,14 +88,14 @@ void write_model(const ResultTarget& target, const ReadRows& read) {
 void write_trained_model(const ResultTarget& target, ParameterSet& parameters) {
     std::map<const SourceTensor*, std::size_t> trained;
     for (std::size_t i = 0; i < parameters.size(); ++i) trained[parameters[i].tensor] = i;
+    HeldValues held(parameters);
     std::vector<std::byte> scratch;
     write_model(target, [&](const SourceTensor& tensor, std::int64_t first, std::int64_t count,
                             std::span<float> out) {
         const auto at = trained.find(&tensor);
         if (at == trained.end())
             return target.source.read_rows(tensor, first, count, out.data(), scratch);
-        const HeldValues held(parameters, at->second);
-        const float* values = parameters[at->second].values + first * tensor.cols();
+        const float* values = held.hold(at->second).values + first * tensor.cols();
         std::copy_n(values, out.size(), out.data());
     });
 }

@@ -121,6 +121,18 @@ void ParameterSet::hold(std::size_t page) {
         if (p.page == page) p.values = reinterpret_cast<float*>(memory + p.page_offset);
 }
 
+Parameter& HeldValues::hold(std::size_t parameter) {
+    const std::optional<std::size_t> page = parameters_[parameter].page;
+    if (page) parameters_.hold(*page);
+    if (page_) parameters_.release(*page_);
+    page_ = page;
+    return parameters_[parameter];
+}
+
+HeldValues::~HeldValues() {
+    if (page_) parameters_.release(*page_);
+}
+
 void ParameterSet::refresh() {
     for (Parameter& p : items_) {
         if (p.in_double == nullptr || p.info.shape.rows > 1) continue;

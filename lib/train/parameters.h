@@ -99,18 +99,16 @@ class ParameterSet final : public GradientSink {
     std::vector<double> in_double_;  // vectors' values, on the reference device
 };
 
-// A parameter's values are in memory while it lives.
+// Keeps the values of one parameter after the other in memory.
 class HeldValues {
   public:
-    HeldValues(ParameterSet& parameters, std::size_t parameter)
-        : parameters_(parameters), page_(parameters[parameter].page) {
-        if (page_) parameters_.hold(*page_);
-    }
-    ~HeldValues() {
-        if (page_) parameters_.release(*page_);
-    }
+    explicit HeldValues(ParameterSet& parameters) : parameters_(parameters) {}
+    ~HeldValues();
     HeldValues(const HeldValues&) = delete;
     HeldValues& operator=(const HeldValues&) = delete;
+
+    // Those of the parameter before are let go: a page that both lie on is written but once.
+    Parameter& hold(std::size_t parameter);
 
   private:
     ParameterSet& parameters_;

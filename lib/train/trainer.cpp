@@ -77,6 +77,7 @@ struct Trainer::State {
     std::int64_t steps = 0;
 
     void check() const;
+    [[nodiscard]] std::string cheapest_change();
     [[nodiscard]] double gradient_norm() const;
     void update(double learning_rate, double gradient_scale);
     [[nodiscard]] std::string fingerprint() const;
@@ -94,10 +95,13 @@ Trainer::Trainer(const ModelSource& source, const TrainerOptions& options, Team&
     state_ = std::make_unique<State>(source, options, exec);
     State& s = *state_;
     s.store.load();
-    for (std::size_t i = 0; i < s.parameters.size(); ++i) {
-        const HeldValues held(s.parameters, i);
-        s.method->initialise(source, s.parameters, i, options.seed);
-        s.parameters.change(i);
+    {
+        HeldValues held(s.parameters);
+        for (std::size_t i = 0; i < s.parameters.size(); ++i) {
+            held.hold(i);
+            s.method->initialise(source, s.parameters, i, options.seed);
+            s.parameters.change(i);
+        }
     }
     s.store.refresh();
     s.slots = options.offload.has_optimizer()
@@ -141,6 +145,24 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
     } else {
         add(Purpose::kOptimizer, memory_slot_bytes(paper.parameters, *paper.optimizer));
     }
+    plan.cheapest_change = paper.cheapest_change();
+}
+
+// To less memory: what only takes the disk's time before what changes the training.
+std::string Trainer::State::cheapest_change() {
+    const auto saves = [](const char* change, std::uint64_t before, std::uint64_t after) {
+        return std::string(change) + " saves " + format_bytes(before - after);
+    };
+    const std::uint64_t state = memory_slot_bytes(parameters, *optimizer);
+    const std::uint64_t at_hand = disk_slot_bytes(parameters, *optimizer, chunks).ram;
+    if (!options.offload.has_optimizer() && state > at_hand)
+        return saves("--offload optimizer=disk", state, at_hand);
+    if (method->result() != ResultKind::kModel) return "";
+    if (fuses) return options.offload.has_parameters() ? "" : "--offload parameters=disk";
+    Exec dry = exec;
+    dry.dry = true;
+    return saves("--update-in-backward --max-grad-norm 0", parameters.gradient_bytes(exec.dtype()),
+                 FusedSink(parameters, *optimizer, dry).bytes());
 }
 
 const ParameterSet& Trainer::parameters() const noexcept { return state_->parameters; }

@@ -57,9 +57,9 @@ Run run_of(const ModelSource& source, TrainerOptions options, int steps, const c
         const Batch batch = text.batch(trainer.steps());
         run.losses.push_back(trainer.step({&batch, 1}, 1e-2).loss.loss);
     }
+    HeldValues held(trainer.parameters());
     for (std::size_t i = 0; i < trainer.parameters().size(); ++i) {
-        const HeldValues held(trainer.parameters(), i);
-        const Parameter& p = trainer.parameters()[i];
+        const Parameter& p = held.hold(i);
         run.values.emplace_back(p.values, p.values + p.info.elements());
     }
     return run;
@@ -82,24 +82,18 @@ void check_same(const Run& a, const Run& b) {
 TEST_CASE("training with state and activations on disk has the bits of training in memory") {
     for (const std::string name : {"llama-tied", "gemma3"}) {
         const auto source = ModelSource::open(test::golden_model(name).directory);
-        for (const char* method : {"full", "lora:rank=4"}) {
-            for (const char* optimizer : {"adamw", "sgd:momentum=0.9"}) {
-                for (const std::int64_t checkpoints : {0, 1, 2}) {
-                    CAPTURE(name);
-                    CAPTURE(method);
-                    CAPTURE(optimizer);
-                    CAPTURE(checkpoints);
-                    const test::TempDir directory;
-                    TrainerOptions options;
-                    options.method = method, options.optimizer = optimizer;
-                    options.pass.checkpoint_layers = checkpoints;
-                    const Run memory = run_of(*source, options, 4);
-                    CHECK(memory.losses[0] != memory.losses[2]);
-                    options.offload = Offload::parse("optimizer=disk,activations=disk", "test");
-                    options.offload_directory = directory.path();
-                    check_same(memory, run_of(*source, options, 4));
-                }
-            }
+        for (const std::int64_t checkpoints : {0, 1, 2}) {
+            CAPTURE(name);
+            CAPTURE(checkpoints);
+            const test::TempDir directory;
+            TrainerOptions options;
+            options.method = name == "gemma3" ? "lora:rank=4" : "full";
+            options.pass.checkpoint_layers = checkpoints;
+            const Run memory = run_of(*source, options, 4);
+            CHECK(memory.losses[0] != memory.losses[2]);
+            options.offload = Offload::parse("optimizer=disk,activations=disk", "test");
+            options.offload_directory = directory.path();
+            check_same(memory, run_of(*source, options, 4));
         }
     }
 }
