@@ -7,20 +7,18 @@
 namespace thimble::cpu::THIMBLE_ISA {
 namespace {
 
+typedef std::uint32_t vu __attribute__((vector_size(4 * kLanes)));
 typedef std::uint16_t vh __attribute__((vector_size(2 * kLanes)));
 typedef vh vh_unaligned __attribute__((aligned(2), may_alias));
 
 // To nearest, ties to even, in the upper 16 bits; a NaN stays one.
-THIMBLE_INLINE vi bf16_bits(vf x) {
-    const vi bits = reinterpret_cast<vi>(x);
-    const vi odd = (bits >> 16) & 1;
-    const vi rounded = (bits + 0x7fff + odd) & static_cast<std::int32_t>(0xffff0000u);
-    return x == x ? rounded : ((bits | 0x400000) & static_cast<std::int32_t>(0xffff0000u));
+THIMBLE_INLINE vu bf16_bits(vf x) {
+    const vu bits = reinterpret_cast<vu>(x);
+    const vu rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    return (x == x ? rounded : bits | 0x400000) & 0xffff0000u;
 }
 THIMBLE_INLINE void store_bf16(std::uint16_t* p, vf x) {
-    typedef std::uint32_t vu __attribute__((vector_size(4 * kLanes)));
-    const vu upper = reinterpret_cast<vu>(bf16_bits(x)) >> 16;
-    *reinterpret_cast<vh_unaligned*>(p) = __builtin_convertvector(upper, vh);
+    *reinterpret_cast<vh_unaligned*>(p) = __builtin_convertvector(bf16_bits(x) >> 16, vh);
 }
 
 // Of the last `count` elements of an array: whole vectors, then its rest beside zeros.

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "operation.h"
+#include "ops/dispatch.h"
 
 using namespace thimble;
 using namespace thimble::test;
@@ -214,6 +215,30 @@ TEST_CASE("embed_backward adds scaled rows in the order of the tokens") {
         CHECK(plus(op.backward(*machine, op.inputs, dx)[0], -1, expected) ==
               Values(expected.size()));
         check_levels(op, dx, {expected}, {Values(expected.size(), 64 * kEpsilon)});
+    }
+}
+
+TEST_CASE("rounding to bfloat16 is that of half.h, infinities and NaN too") {
+    // Every upper half, with lower halves around the ties.
+    std::vector<float> x;
+    for (std::uint32_t upper = 0; upper < 0x10000; ++upper) {
+        for (const std::uint32_t lower : {0u, 1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
+            x.push_back(bits_to_float(upper << 16 | lower));
+    }
+    x.pop_back();  // so that there is a rest
+    const std::int64_t n = std::ssize(x);
+    std::vector<std::uint16_t> expected, narrow(x.size());
+    for (const float v : x) expected.push_back(f32_to_bf16(v));
+    std::vector<float> rounded(x.size());
+    for (const Isa isa : levels()) {
+        CAPTURE(name(isa));
+        ops::kernels(isa).narrow_bf16(x.data(), n, narrow.data());
+        CHECK(narrow == expected);
+        ops::kernels(isa).round_bf16(x.data(), n, rounded.data());
+        bool same = true;
+        for (std::size_t i = 0; i < x.size(); ++i)
+            same = same && float_to_bits(rounded[i]) == std::uint32_t{expected[i]} << 16;
+        CHECK(same);
     }
 }
 
