@@ -170,7 +170,17 @@ const TrainingData& Loop::data() const noexcept { return state_->data; }
 Trainer& Loop::trainer() noexcept { return *state_->trainer; }
 
 void Loop::add_to_plan(Plan& plan) const {
-    Trainer::add_to_plan(plan, state_->source, state_->options.trainer);
+    const State& s = *state_;
+    Trainer::add_to_plan(plan, s.source, s.options.trainer);
+    // The data's index is there already; the validation's stream lives beside the training's.
+    std::uint64_t bytes = Ledger::process().current_bytes(Tier::kRam, Purpose::kIo);
+    const auto add = [&](const DataSet& data) {
+        bytes += BatchStream::most_bytes(s.options.data, data.size()) +
+                 BatchStream::batch_bytes(data, s.options.data, s.batch_plan());
+    };
+    add(s.data.train);
+    if (s.data.validation) add(*s.data.validation);
+    plan.at(Tier::kRam, Purpose::kIo) += bytes;
 }
 
 void Loop::start(Team& team, Device device, Isa isa) {

@@ -4,6 +4,40 @@
 namespace thimble::train {
 
 void ToolOptions::visit(OptionVisitor& v) {
+    visit_model(v);
+    v.group("Method");
+    v.option({.name = "method",
+              .help = "what is trained: full | lora:rank=16,alpha=32,dropout=0.05,rslora,dora",
+              .value = "NAME[:KEY=VALUE,...]",
+              .inline_forms = method_forms},
+             loop.trainer.method);
+    v.option({.name = "optimizer",
+              .help = "how: adamw | adamw8bit | sgd | lomo, with options",
+              .value = "NAME[:KEY=VALUE,...]",
+              .inline_forms = optimizer_forms},
+             loop.trainer.optimizer);
+    loop.visit(v);
+    visit_memory(v);
+    v.group("Reports and state");
+    v.option({.name = "metrics",
+              .help = "a JSON line per step and validation",
+              .value = "FILE",
+              .changes_output = false,
+              .is_output = true},
+             metrics);
+    v.option({.name = "state",
+              .help = "where the whole state is saved when stopped or by --save-every; a run with "
+                      "the same options goes on from it. Default: OUTPUT.state",
+              .value = "FILE",
+              .changes_output = false},
+             state);
+    v.option({.name = "keep-state",
+              .help = "keep the state of a run that is done",
+              .changes_output = false},
+             keep_state);
+}
+
+void ToolOptions::visit_model(OptionVisitor& v) {
     v.group("Model");
     v.option({.name = "model",
               .letter = 'm',
@@ -45,18 +79,9 @@ void ToolOptions::visit(OptionVisitor& v) {
         outtype);
     v.option({.name = "force", .help = "replace an output that is there", .changes_output = false},
              force);
-    v.group("Method");
-    v.option({.name = "method",
-              .help = "what is trained: full | lora:rank=16,alpha=32,dropout=0.05,rslora,dora",
-              .value = "NAME[:KEY=VALUE,...]",
-              .inline_forms = method_forms},
-             loop.trainer.method);
-    v.option({.name = "optimizer",
-              .help = "how: adamw | adamw8bit | sgd | lomo, with options",
-              .value = "NAME[:KEY=VALUE,...]",
-              .inline_forms = optimizer_forms},
-             loop.trainer.optimizer);
-    loop.visit(v);
+}
+
+void ToolOptions::visit_memory(OptionVisitor& v) {
     v.group("Memory and speed");
     v.option({.name = "checkpoint-layers",
               .help = "layers between activation checkpoints: the others are computed twice; 0: "
@@ -87,23 +112,6 @@ void ToolOptions::visit(OptionVisitor& v) {
                       "has it",
               .choices = {"auto", "f32", "bf16"}},
              precision);
-    v.group("Reports and state");
-    v.option({.name = "metrics",
-              .help = "a JSON line per step and validation",
-              .value = "FILE",
-              .changes_output = false,
-              .is_output = true},
-             metrics);
-    v.option({.name = "state",
-              .help = "where the whole state is saved when stopped or by --save-every; a run with "
-                      "the same options goes on from it. Default: OUTPUT.state",
-              .value = "FILE",
-              .changes_output = false},
-             state);
-    v.option({.name = "keep-state",
-              .help = "keep the state of a run that is done",
-              .changes_output = false},
-             keep_state);
 }
 
 }  // namespace thimble::train

@@ -17,6 +17,10 @@ struct ToolOptions {
     std::string state;
     LoopOptions loop;
     void visit(OptionVisitor& v);
+
+  private:
+    void visit_model(OptionVisitor& v);
+    void visit_memory(OptionVisitor& v);
 };
 
 }  // namespace thimble::train

@@ -32,6 +32,18 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+std::string describe(const DataCounts& counts) {
+    std::string text = std::to_string(counts.samples) + " samples of " +
+                       std::to_string(counts.tokens) + " tokens, " +
+                       std::to_string(counts.targets) + " of them learnt";
+    for (const auto& [count, what] :
+         {std::pair(counts.split, "split"), std::pair(counts.truncated, "truncated"),
+          std::pair(counts.dropped, "dropped"),
+          std::pair(counts.without_targets, "without anything to learn")})
+        if (count > 0) text += "; " + std::to_string(count) + ' ' + what;
+    return text;
+}
+
 Json step_json(const StepReport& r) {
     Json json = Json::object();
     json.set("step", r.step);
@@ -132,18 +144,15 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
         tokenizer_bytes_ + source_->file().metadata().memory_bytes();
     plan.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
     plan.at(Tier::kRam, Purpose::kIo) += output_bytes(result());
-    const DataCounts& counts = loop_->data().train.counts();
-    plan.at(Tier::kRam, Purpose::kIo) += Ledger::process().current_bytes(Tier::kRam, Purpose::kIo) +
-                                         BatchStream::most_bytes(options.loop.data, counts.samples);
-    plan.notes.push_back(std::to_string(counts.samples) + " samples of " +
-                         std::to_string(counts.tokens) + " tokens, " +
-                         std::to_string(counts.targets) + " of them learnt; " +
+    plan.notes.push_back(describe(loop_->data().train.counts()) + "; " +
                          std::to_string(loop_->total_steps()) + " steps");
     return plan;
 }
 
 void Pipeline::run(cli::Context& context) {
     const auto start = std::chrono::steady_clock::now();
+    log_info(describe(loop_->data().train.counts()) + "; " + std::to_string(loop_->total_steps()) +
+             " steps");
     loop_->start(context.team, context.device, context.isa);
     JsonLines metrics(
         options.metrics, [&](std::string_view line) { context.print(line); },
