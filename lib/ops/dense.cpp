@@ -72,6 +72,44 @@ cpu::GemmOperand strides(const View& view, bool transposed) {
     return {view.data, view.stride, 1};
 }
 
+// The rows and columns of the result from (row, col) on.
+Product part_of(const Product& p, std::int64_t row, std::int64_t rows, std::int64_t col,
+                std::int64_t cols) {
+    Product one = p;
+    one.a = part(p.a, !p.a_transposed, row, rows);
+    one.b = part(p.b, p.b_transposed, col, cols);
+    one.c = p.c.slice_rows(row, rows).slice_cols(col, cols);
+    if (p.bias != nullptr) one.bias = p.bias + col;
+    return one;
+}
+
+// Without the split of multiply().
+void multiply_once(const Product& p) {
+    bool accumulate = p.accumulate;
+    for (std::int64_t t = 0; p.bias != nullptr && t < p.c.rows; ++t) {
+        float* c = p.c.row<float>(t);
+        for (std::int64_t i = 0; i < p.c.cols; ++i)
+            c[i] = p.accumulate ? c[i] + p.bias[i] : p.bias[i];
+        accumulate = true;
+    }
+    cpu::Gemm g{};
+    g.bf16 = p.a.dtype == DType::kBF16;
+    g.m = p.c.rows, g.n = p.c.cols, g.k = p.a_transposed ? p.a.rows : p.a.cols;
+    g.a = strides(p.a, p.a_transposed), g.b = strides(p.b, p.b_transposed);
+    g.c = p.c.row<float>(0), g.c_stride = p.c.stride;
+    g.accumulate = accumulate;
+    if (g.k == 0) {
+        for (std::int64_t t = 0; !accumulate && t < p.c.rows; ++t)
+            std::fill_n(p.c.row<float>(t), p.c.cols, 0.0f);
+        return;
+    }
+    try {
+        cpu::gemm(g);
+    } catch (const std::runtime_error& e) {
+        throw Error(Exit::kFailure, "dense product", e.what());
+    }
+}
+
 }  // namespace
 
 bool rounds(const Exec& exec) { return exec.activations == Activations::kBf16; }
@@ -134,30 +172,10 @@ std::size_t panel_bytes(const Exec& exec, Shape2 weight) {
 }
 
 void multiply(const Product& p) {
-    if (p.c.rows == 0 || p.c.cols == 0) return;
-    bool accumulate = p.accumulate;
-    for (std::int64_t t = 0; p.bias != nullptr && t < p.c.rows; ++t) {
-        float* c = p.c.row<float>(t);
-        for (std::int64_t i = 0; i < p.c.cols; ++i)
-            c[i] = p.accumulate ? c[i] + p.bias[i] : p.bias[i];
-        accumulate = true;
-    }
-    cpu::Gemm g{};
-    g.bf16 = p.a.dtype == DType::kBF16;
-    g.m = p.c.rows, g.n = p.c.cols, g.k = p.a_transposed ? p.a.rows : p.a.cols;
-    g.a = strides(p.a, p.a_transposed), g.b = strides(p.b, p.b_transposed);
-    g.c = p.c.row<float>(0), g.c_stride = p.c.stride;
-    g.accumulate = accumulate;
-    if (g.k == 0) {
-        for (std::int64_t t = 0; !accumulate && t < p.c.rows; ++t)
-            std::fill_n(p.c.row<float>(t), p.c.cols, 0.0f);
-        return;
-    }
-    try {
-        cpu::gemm(g);
-    } catch (const std::runtime_error& e) {
-        throw Error(Exit::kFailure, "dense product", e.what());
-    }
+    // The GEMM's own packing buffer grows with the columns.
+    constexpr std::int64_t kColumns = 2048;
+    for (std::int64_t col = 0; p.c.rows > 0 && col < p.c.cols; col += kColumns)
+        multiply_once(part_of(p, 0, p.c.rows, col, std::min(kColumns, p.c.cols - col)));
 }
 
 void multiply_tiled(const Exec& exec, const Product& p) {
@@ -167,14 +185,8 @@ void multiply_tiled(const Exec& exec, const Product& p) {
     exec.team->run(across * down, 1, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t task = begin; task < end; ++task) {
             const std::int64_t row = task / across * tile.rows, col = task % across * tile.cols;
-            const std::int64_t rows = std::min(tile.rows, p.c.rows - row);
-            const std::int64_t cols = std::min(tile.cols, p.c.cols - col);
-            Product one = p;
-            one.a = part(p.a, !p.a_transposed, row, rows);
-            one.b = part(p.b, p.b_transposed, col, cols);
-            one.c = p.c.slice_rows(row, rows).slice_cols(col, cols);
-            if (p.bias != nullptr) one.bias = p.bias + col;
-            multiply(one);
+            multiply(part_of(p, row, std::min(tile.rows, p.c.rows - row), col,
+                             std::min(tile.cols, p.c.cols - col)));
         }
     });
 }

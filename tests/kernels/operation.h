@@ -45,6 +45,7 @@ struct Operation {
     std::function<Values(Machine&, const std::vector<Values>&)> forward;
     std::function<std::vector<Values>(Machine&, const std::vector<Values>&, const Values&)>
         backward;
+    std::size_t workspace_bytes = std::size_t{4} << 20;
 };
 
 inline std::unique_ptr<Machine> oracle() {
@@ -97,7 +98,7 @@ inline void check_levels(const Operation& op, const Values& dy, const std::vecto
         CAPTURE(name(isa));
         std::vector<Values> first;
         for (const int threads : {1, 2, 3}) {
-            Machine m(isa, threads, std::size_t{4} << 20);
+            Machine m(isa, threads, op.workspace_bytes);
             m.exec.products = Products::kDense, m.exec.activations = activations;
             const std::vector<Values> got = op.backward(m, op.inputs, dy);
             CHECK(m.workspace.used() == 0);

@@ -36,8 +36,8 @@ Isa limit_gemm(Isa isa);
 
 // Throws std::runtime_error where the library fails.
 // differs: the design page wants the library's scratch in the ledger. Of its kernels only this one
-// takes any strides and sizes without compiling code for each; it allocates its packing buffer (up
-// to 2 MiB a thread at the sizes that ops asks for) itself.
+// takes any strides and sizes without compiling code for each; it allocates its packing buffer
+// itself: up to 1 MiB a thread at the sizes of ops' tiles, 2 MiB in the backward of attention.
 void gemm(const Gemm& problem);
 
 }  // namespace thimble::cpu
