@@ -6,6 +6,7 @@
 #include <csignal>
 #include <filesystem>
 #include <map>
+#include <utility>
 
 #include "io/json.h"
 #include "tests/support/process.h"
@@ -259,10 +260,51 @@ TEST_CASE("training: from random weights, and what is asked wrongly") {
     wrong({"--method", "full"}, 2, ".gguf");
     wrong({"--data", bench.directory.file("none.jsonl")}, 66, "none.jsonl");
     wrong({"--method", "full", "-o", bench.model}, 2, "");
-    wrong({"--steps", "9", "--optimizer", "sgd", "--lr", "1000", "--max-grad-norm", "0"}, 1,
-          "lower --learning-rate");
+    wrong({"--method", "full", "-o", bench.directory.file("wild.gguf"), "--steps", "60",
+           "--optimizer", "sgd", "--lr", "1000", "--max-grad-norm", "0", "--weight-decay", "1"},
+          1, "lower --learning-rate");
     wrong({"--optimizer", "lomo"}, 2, "--method full");
     wrong({"--method", "full", "-o", bench.directory.file("out.gguf"), "--optimizer", "lomo",
            "--grad-accumulation", "2"},
           2, "--grad-accumulation");
+}
+
+TEST_CASE("training: the recipes that train and heal run, and have nothing to do again") {
+    const Bench bench("llama-tied", "f32");
+    std::string text;
+    for (int i = 0; i < 80; ++i) text += "what is " + std::to_string(i) + " plus one, and why\n";
+    const std::string words = bench.directory.write("words.txt", text);
+    const std::string config = bench.directory.write(
+        "config.json",
+        R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
+            "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "vocab_size": 128, "max_position_embeddings": 64,
+            "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "hidden_act": "silu"})");
+    const auto cook = [&](const std::string& recipe, const std::vector<std::string>& settings) {
+        std::vector<std::string> command = {tool_path("recipe"), "run",
+                                            std::string(THIMBLE_SOURCE_DIR) + "/recipes/" + recipe,
+                                            "-w", bench.directory.file(recipe + ".d")};
+        for (const std::string& setting : settings)
+            command.insert(command.end(), {"--set", setting});
+        return run_process(command);
+    };
+    const std::vector<std::string> heal = {
+        "model=" + bench.model, "data=" + bench.data, "text=" + words, "steps=4",
+        "context=64",           "windows=1",          "rate=0.01"};
+    const std::vector<std::string> train = {"config=" + config,
+                                            "tokenizer=" + bench.model,
+                                            "text=" + words,
+                                            "held_out=" + words,
+                                            "steps=4",
+                                            "context=64",
+                                            "rows=2"};
+    for (const auto& [recipe, settings] :
+         {std::pair(std::string("heal.yaml"), heal), {"train-offgrid.yaml", train}}) {
+        const ProcessResult first = cook(recipe, settings);
+        CAPTURE(recipe);
+        CAPTURE(first.err);
+        REQUIRE(first.exit == 0);
+        CHECK(first.out.find("PPL") != std::string::npos);
+        CHECK(cook(recipe, settings).err.find("nothing to do") != std::string::npos);
+    }
 }

@@ -11,7 +11,7 @@ namespace {
 
 Record sample() {
     Record r;
-    r.model = {"Tiny", "tiny.gguf", "0123456789abcdef", "llama", "q8_0", 1536, 1000, 8.5};
+    r.model = {"Tiny", "tiny.gguf", "0123456789abcdef", "llama", "q8_0", 1536, 1000, 8.5, {}};
     r.reference = r.model;
     r.text = TextFacts{"text.txt", "fedcba9876543210", 100, 60};
     r.settings = {16, 3, 512, "f16", "f16", "full", "auto", "cpu", "avx2", "CPU", 2};
