@@ -249,3 +249,44 @@ TEST_CASE("checkpoints and kinds of loss change gradients by rounding at most") 
         }
     }
 }
+
+TEST_CASE("gradients are finite differences of the loss, in double") {
+    const double step = 1.0 / 4096;
+    for (const auto& [name, text] : {std::pair("gemma3", "full"),
+                                     {"llama-untied", "full"},
+                                     {"llama-untied", kMethods.at("dora").c_str()}}) {
+        CAPTURE(text);
+        const Golden golden(name);
+        const auto count = std::count_if(golden.targets.begin(), golden.targets.end(),
+                                         [](std::int32_t t) { return t >= 0; });
+        Trained model(name, golden, text, Device::kRef, Isa::kPortable, {});
+        (void)model.run(golden);
+        std::uint64_t draw = 1;
+        for (std::size_t i = 0; i < model.parameters.size(); ++i) {
+            Parameter& p = model.parameters[i];
+            // DoRA holds the rows' lengths constant in backward, so only the trained lengths'
+            // gradients are those of the loss.
+            if (p.tensor == nullptr && !p.name.ends_with(".lengths")) continue;
+            const auto e = static_cast<std::int64_t>(mix(draw++) %
+                                                     static_cast<std::uint64_t>(p.info.elements()));
+            const float before = p.values[e];
+            const auto loss_at = [&](double value) {
+                p.values[e] = static_cast<float>(value);
+                model.store->refresh();
+                return model.pass->evaluate({golden.tokens, golden.targets, golden.documents}).loss;
+            };
+            const double up =
+                static_cast<double>(static_cast<float>(static_cast<double>(before) + step));
+            const double down =
+                static_cast<double>(static_cast<float>(static_cast<double>(before) - step));
+            const double slope =
+                (loss_at(up) - loss_at(down)) / (up - down) / static_cast<double>(count);
+            (void)loss_at(static_cast<double>(before));
+            const auto [sums, norm] = model.sums(p);
+            const double g = model.gradient(p, e / p.info.shape.cols, e % p.info.shape.cols);
+            // The third derivative bounds the difference's own error: step^2 times a few norms.
+            CHECK_MESSAGE(std::abs(slope - g) <= 1e-5 * (norm + 1e-3),
+                          p.name << ": " << slope << " and " << g << ", norm " << norm);
+        }
+    }
+}
