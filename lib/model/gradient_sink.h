@@ -23,8 +23,6 @@ struct ParameterId {
     Part part = Part::kMatrix;
     std::size_t index = 0;  // of the matrix or vector within its unit
     std::size_t term = 0;   // of the low-rank terms
-
-    friend bool operator==(const ParameterId&, const ParameterId&) = default;
 };
 
 class GradientSink {
@@ -32,7 +30,7 @@ class GradientSink {
     virtual ~GradientSink() = default;
     // What the parameter's gradient is to be added to, in exec.dtype(); nullopt: nobody wants it.
     [[nodiscard]] virtual std::optional<View> gradient(const ParameterId& id) = 0;
-    // This pass will add nothing more to it.
+    // This pass will add nothing more to it, and needs the parameter's values no more.
     virtual void done(const ParameterId& id) = 0;
 };
 
