@@ -2,7 +2,6 @@
 #include "pipeline.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <filesystem>
 
@@ -26,10 +25,6 @@ LossKind loss_named(const std::string& name) {
 std::string directory_of(const std::string& path) {
     const std::string directory = std::filesystem::path(path).parent_path().string();
     return directory.empty() ? "." : directory;
-}
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 std::string describe(const DataCounts& counts) {
@@ -150,7 +145,6 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
 }
 
 void Pipeline::run(cli::Context& context) {
-    const auto start = std::chrono::steady_clock::now();
     log_info(describe(loop_->data().train.counts()) + "; " + std::to_string(loop_->total_steps()) +
              " steps");
     loop_->start(context.team, context.device, context.isa);
@@ -159,10 +153,11 @@ void Pipeline::run(cli::Context& context) {
         loop_->trainer().steps() > 0 ? JsonLines::IfThere::kAppend : JsonLines::IfThere::kReplace);
     Json validations = Json::array();
     std::int64_t tokens = 0;
-    double loss = 0;
+    double loss = 0, seconds = 0;  // of the last step; of all
     LoopEvents events;
     events.step = [&](const StepReport& r) {
         tokens += r.tokens;
+        seconds += r.seconds;
         loss = r.loss;
         metrics.write(step_json(r));
         context.progress("loss " + std::to_string(r.loss).substr(0, 6), r.step, r.steps,
@@ -185,7 +180,7 @@ void Pipeline::run(cli::Context& context) {
     context.report.set("loss", loss);
     context.report.set("validations", std::move(validations));
     context.report.set("trained_parameters", loop_->trainer().parameters().elements());
-    report(context, seconds_since(start), tokens);
+    report(context, seconds, tokens);
     report_tier(context);
     if (!whole) {
         throw Error(Exit::kAgain, options.loop.state,
