@@ -45,6 +45,7 @@ FOREIGN = {
     r"(dnnl|oneapi/)": ["kernels/cpu"],
     r"(cuda|cublas)": ["kernels/cuda", "kernels/emu", "kernels/layout/half.h"],
     r"liburing": ["lib/storage"],
+    r"mpi\.h": ["lib/dist"],
     r"immintrin": ["kernels/cpu", "kernels/encode", "lib/core/team.cpp"],
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)

@@ -9,6 +9,7 @@ packages=(
   libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libpcre2-dev libssl-dev
   libdnnl-dev           # dense products
   liburing-dev          # the disk while computing
+  libopenmpi-dev openmpi-bin  # offload-train by mpirun
   doctest-dev make jq
   libboost-context-dev  # runs the CUDA kernels of the tests on the CPU
   python3 python3-pip   # check scripts; pip fetches the example models

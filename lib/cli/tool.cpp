@@ -344,7 +344,8 @@ class Invocation {
     }
 
     [[nodiscard]] int threads() const {
-        return common_.threads > 0 ? static_cast<int>(common_.threads) : default_threads();
+        if (common_.threads > 0) return static_cast<int>(common_.threads);
+        return tool_.threads > 0 ? tool_.threads : default_threads();
     }
 
     [[nodiscard]] Json envelope(Isa isa) {
@@ -437,7 +438,8 @@ std::string_view version() { return THIMBLE_VERSION; }
 
 int run_tool(const ToolInfo& info, std::vector<Command> commands, int argc, char** argv) {
     Console console(info.name);
-    const auto fail = [&](Exit exit, const std::string& line) {
+    const auto fail = [&](Exit exit, std::string line) {
+        if (info.failing) info.failing(line);
         console.error(line);
         return static_cast<int>(exit);
     };

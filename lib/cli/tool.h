@@ -76,7 +76,10 @@ struct ToolInfo {
     std::string summary = {};
     std::string epilog = {};  // examples for --help
     std::uint64_t baseline_bytes =
-        0;  // resident memory of the process before any work: constant per tool
+        0;            // resident memory of the process before any work: constant per tool
+    int threads = 0;  // unless --threads says more; 0: default_threads()
+    // Hears of an error before its line is printed, and may change the line.
+    std::function<void(std::string& line)> failing = {};
 };
 
 // A sub-command, if any, is the first argument: `recipe run file.yaml`. Returns the process exit

@@ -11,8 +11,9 @@ constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::s
 
 }  // namespace
 
-FusedSink::FusedSink(ParameterSet& parameters, const Optimizer& optimizer, const Exec& exec)
-    : parameters_(parameters), optimizer_(optimizer), exec_(exec) {
+FusedSink::FusedSink(ParameterSet& parameters, const Optimizer& optimizer, const Exec& exec,
+                     dist::Communicator& ranks)
+    : parameters_(parameters), optimizer_(optimizer), exec_(exec), ranks_(ranks) {
     std::size_t largest = 0;
     for (std::size_t i = 0; i < parameters.size(); ++i) {
         const std::size_t bytes = aligned(static_cast<std::size_t>(parameters[i].info.elements()) *
@@ -70,6 +71,8 @@ void FusedSink::done(const ParameterId& id) {
 
 void FusedSink::update(std::size_t at) {
     Parameter& p = parameters_[at];
+    float* const gradient = reinterpret_cast<float*>(memory_.data() + places_[at]);
+    ranks_.sum({gradient, static_cast<std::size_t>(p.info.elements())});
     for (std::size_t c = first_chunk_[at]; c < chunks_->size() && (*chunks_)[c].parameter == at;
          ++c) {
         const Chunk& chunk = (*chunks_)[c];
@@ -77,7 +80,7 @@ void FusedSink::update(std::size_t at) {
         tile.parameter = p.info;
         tile.first = chunk.first, tile.count = chunk.count;
         tile.weights = p.values + chunk.first;
-        tile.gradients = reinterpret_cast<const float*>(memory_.data() + places_[at]) + chunk.first;
+        tile.gradients = gradient + chunk.first;
         tile.slots = slots_->acquire(c);
         tile.step = step_;
         tile.learning_rate = learning_rate_ * p.rate;

@@ -5,13 +5,15 @@
 
 #include <vector>
 
+#include "dist/communicator.h"
 #include "train/slot_store.h"
 
 namespace thimble::train {
 
 class FusedSink final : public GradientSink {
   public:
-    FusedSink(ParameterSet& parameters, const Optimizer& optimizer, const Exec& exec);
+    FusedSink(ParameterSet& parameters, const Optimizer& optimizer, const Exec& exec,
+              dist::Communicator& ranks);
 
     // Of the matrix at hand, of those that two uses add to (a tied head) and of vectors.
     [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
@@ -32,6 +34,7 @@ class FusedSink final : public GradientSink {
     ParameterSet& parameters_;
     const Optimizer& optimizer_;
     Exec exec_;
+    dist::Communicator& ranks_;  // whose gradients are summed before they are used
     Buffer memory_;
     std::size_t bytes_ = 0;
     std::vector<std::size_t> places_;       // of each parameter's gradient in memory

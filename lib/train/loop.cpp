@@ -2,6 +2,7 @@
 #include "train/loop.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <filesystem>
 
@@ -31,6 +32,9 @@ struct PassRows {
     }
     [[nodiscard]] Batch batch() const { return {tokens, targets, documents}; }
 };
+
+// Steps between looks at whether all ranks have the same parameters.
+constexpr std::int64_t kCompareEvery = 64;
 
 std::vector<PassRows> passes_of(const std::vector<PackedRow>& rows, std::int64_t rows_of_pass) {
     std::vector<PassRows> passes;
@@ -93,7 +97,7 @@ struct Loop::State {
           total(options.steps > 0 ? options.steps : steps_of_epochs()),
           schedule(options.schedule, total) {
         TrainerOptions& t = options.trainer;
-        t.pass.most_tokens = options.batch_rows * options.data.context_tokens;
+        t.pass.most_tokens = rows_of_pass() * options.data.context_tokens;
         t.pass.most_document = options.data.context_tokens;
         t.weight_decay = options.schedule.weight_decay;
         t.most_norm = options.schedule.max_grad_norm;
@@ -105,7 +109,20 @@ struct Loop::State {
         plan.rows_per_step = options.batch_rows * options.accumulation;
         plan.epochs = options.steps > 0 ? INT64_MAX / 2 : options.epochs;
         plan.seed = options.trainer.seed;
+        plan.rank = ranks().rank(), plan.ranks = ranks().size();
+        if (plan.rows_per_step < plan.ranks) {
+            throw Error(
+                Exit::kUsage, "--batch-size",
+                std::to_string(plan.ranks) + " ranks share " + std::to_string(plan.rows_per_step) +
+                    " rows a step: some would idle",
+                "--grad-accumulation " + std::to_string(ceil_div(plan.ranks, options.batch_rows)));
+        }
         return plan;
+    }
+    [[nodiscard]] dist::Communicator& ranks() const { return *options.trainer.ranks; }
+    [[nodiscard]] std::int64_t rows_of_pass() const {
+        return std::min(options.batch_rows, ceil_div(options.batch_rows * options.accumulation,
+                                                     static_cast<std::int64_t>(ranks().size())));
     }
     [[nodiscard]] std::int64_t steps_of_epochs() const {
         std::int64_t steps = 0;
@@ -146,12 +163,18 @@ struct Loop::State {
         stream.seek({number("epoch"), number("window"), number("row")});
     }
     void save(const LoopEvents& events) {
-        if (options.state.empty()) return;
+        if (options.state.empty() || ranks().rank() > 0) return;
         trainer->save(options.state, notes());
         if (events.saved) events.saved(trainer->steps());
     }
     void validate(const LoopEvents& events);
     StepReport step();
+    // Whether any rank wants to.
+    [[nodiscard]] bool stops(bool wanted) const {
+        double wants = wanted ? 1 : 0;
+        ranks().sum(std::span(&wants, 1));
+        return wants > 0;
+    }
 
     const ModelSource& source;
     LoopOptions options;
@@ -188,8 +211,10 @@ void Loop::start(Team& team, Device device, Isa isa) {
     s.options.trainer.device = device;
     s.options.trainer.isa = isa;
     s.trainer = std::make_unique<Trainer>(s.source, s.options.trainer, team);
-    if (s.options.state.empty() || !std::filesystem::exists(s.options.state)) return;
-    s.go_on(s.trainer->restore(s.options.state));
+    const bool again = !s.options.state.empty() && std::filesystem::exists(s.options.state);
+    if (again) s.go_on(s.trainer->restore(s.options.state));
+    s.trainer->compare_ranks();
+    if (!again) return;
     log_info("goes on after step " + std::to_string(s.trainer->steps()) + " of " +
              std::to_string(s.total));
 }
@@ -198,7 +223,7 @@ StepReport Loop::State::step() {
     const double start = now();
     TrainingBatch batch;
     if (!stream.next(batch)) throw Error(Exit::kFailure, "data", "ended before the last step");
-    const std::vector<PassRows> rows = passes_of(batch.rows, options.batch_rows);
+    const std::vector<PassRows> rows = passes_of(batch.rows, rows_of_pass());
     std::vector<Batch> batches;
     for (const PassRows& r : rows) batches.push_back(r.batch());
     StepReport report;
@@ -220,17 +245,19 @@ void Loop::State::validate(const LoopEvents& events) {
     DataOptions in_order = options.data;
     in_order.shuffle = false;
     BatchPlan plan;
-    plan.rows_per_step = options.batch_rows;
+    plan.rank = ranks().rank(), plan.ranks = ranks().size();
+    plan.rows_per_step = rows_of_pass() * plan.ranks;
     BatchStream rows(*data.validation, in_order, plan);
-    LossSums sums;
+    std::array<double, 2> sums = {};  // of losses; of targets
     for (TrainingBatch batch; rows.next(batch);) {
-        for (const PassRows& r : passes_of(batch.rows, options.batch_rows)) {
+        for (const PassRows& r : passes_of(batch.rows, rows_of_pass())) {
             const LossSums part = trainer->evaluate(r.batch());
-            sums.loss += part.loss, sums.targets += part.targets;
+            sums[0] += part.loss, sums[1] += static_cast<double>(part.targets);
         }
     }
-    events.validated({trainer->steps(), sums.targets,
-                      sums.loss / static_cast<double>(std::max<std::int64_t>(sums.targets, 1))});
+    ranks().sum(sums);
+    events.validated(
+        {trainer->steps(), static_cast<std::int64_t>(sums[1]), sums[0] / std::max(sums[1], 1.0)});
 }
 
 bool Loop::run(const LoopEvents& events) {
@@ -240,8 +267,10 @@ bool Loop::run(const LoopEvents& events) {
         const bool last = report.step == s.total;
         const auto due = [&](std::int64_t every) { return every > 0 && report.step % every == 0; };
         if (last || due(s.options.validate_every)) s.validate(events);
-        const bool stop = events.step && !events.step(report) && !last;
-        if (stop || (due(s.options.save_every) && !last)) s.save(events);
+        const bool stop = s.stops(events.step && !events.step(report)) && !last;
+        const bool saves = !last && (stop || due(s.options.save_every));
+        if (saves || last || due(kCompareEvery)) s.trainer->compare_ranks();
+        if (saves) s.save(events);
         if (stop) return false;
     }
     return true;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A whole training run: batches in their order, learning rates, validation, checkpoints, and going
-// on after a kill as if there had been none.
+// on after a kill as if there had been none. Ranks share the rows of each step and of a validation;
+// a checkpoint is that of all, however many they are.
 #pragma once
 
 #include <functional>
@@ -58,8 +59,9 @@ class Loop {
     // The model in memory; where a checkpoint of this run lies, what it says.
     void start(Team& team, Device device, Isa isa);
     [[nodiscard]] Trainer& trainer() noexcept;
-    // Until the last step, or a false of events.step: then the state is saved, if it has a place.
-    // Returns whether all steps are done.
+    // Until the last step, or a false of any rank's events.step: then the first rank saves the
+    // state, if it has a place. Returns whether all steps are done. Reports say the same on all
+    // ranks; all must hand over the same events, but for what they do.
     bool run(const LoopEvents& events);
 
   private:

@@ -66,6 +66,8 @@ class ParameterSet final : public GradientSink {
     // and lives as long.
     void allocate(const Exec& exec, bool with_gradients, storage::StorageTier* tier = nullptr);
     void zero_gradients(const Exec& exec);
+    // All of them where they are stored, one after the other; F32.
+    [[nodiscard]] std::span<float> stored_gradients() noexcept { return gradients_.span<float>(); }
     // The values changed.
     void refresh();
 

@@ -2,6 +2,7 @@
 #include "train/trainer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -9,6 +10,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/strings.h"
+#include "io/sha256.h"
 #include "train/checkpoint.h"
 #include "train/fused_sink.h"
 #include "train/schedule.h"
@@ -54,7 +56,7 @@ struct Trainer::State {
           store(from, exec, *method, parameters,
                 {!fuses, how.offload.has_parameters(), tier.get()}) {
         check();
-        if (fuses) fused.emplace(parameters, *optimizer, exec);
+        if (fuses) fused.emplace(parameters, *optimizer, exec, *how.ranks);
         chunks = chunks_of(parameters, *optimizer, chunk_elements(how.offload));
     }
     [[nodiscard]] GradientSink& sink() {
@@ -78,6 +80,9 @@ struct Trainer::State {
 
     void check() const;
     [[nodiscard]] std::string cheapest_change();
+    void begin_gradients(double learning_rate, std::size_t passes);
+    [[nodiscard]] LossSums add_gradients(std::span<const Batch> batches, double targets,
+                                         std::uint64_t passes_of_all);
     [[nodiscard]] double gradient_norm() const;
     void update(double learning_rate, double gradient_scale);
     [[nodiscard]] std::string fingerprint() const;
@@ -131,6 +136,8 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
     plan.at(Tier::kDisk, Purpose::kWeights) += pages.disk;
     add(Purpose::kGradients,
         paper.fused ? paper.fused->bytes() : paper.parameters.gradient_bytes(dry.dtype()));
+    plan.at(Tier::kRam, Purpose::kGradients) +=
+        dist::Communicator::charged_bytes(options.ranks->size());
     add(Purpose::kActivations, bytes.workspace);
     add(Purpose::kActivations, bytes.residual);
     for (const ActivationBytes& kept : {bytes.saved, bytes.checkpoints}) {
@@ -162,7 +169,7 @@ std::string Trainer::State::cheapest_change() {
     Exec dry = exec;
     dry.dry = true;
     return saves("--update-in-backward --max-grad-norm 0", parameters.gradient_bytes(exec.dtype()),
-                 FusedSink(parameters, *optimizer, dry).bytes());
+                 FusedSink(parameters, *optimizer, dry, *options.ranks).bytes());
 }
 
 const ParameterSet& Trainer::parameters() const noexcept { return state_->parameters; }
@@ -176,37 +183,59 @@ LossSums Trainer::evaluate(const Batch& batch) {
     return state_->pass->evaluate(batch);
 }
 
+void Trainer::State::begin_gradients(double learning_rate, std::size_t passes) {
+    if (!fused) return parameters.zero_gradients(exec);
+    if (passes > 1) {
+        throw Error(Exit::kUsage, "--grad-accumulation",
+                    "gradients are used up in backward and cannot be summed", "use 1");
+    }
+    fused->begin_step(steps + 1, learning_rate, options.weight_decay, *slots, chunks);
+}
+
+// Of this rank's passes; sums of the losses of all ranks.
+LossSums Trainer::State::add_gradients(std::span<const Batch> batches, double targets,
+                                       std::uint64_t passes_of_all) {
+    dist::Communicator& ranks = *options.ranks;
+    // Passes are numbered as they are dealt to ranks.
+    std::uint64_t number = static_cast<std::uint64_t>(steps) * passes_of_all +
+                           static_cast<std::uint64_t>(ranks.rank());
+    std::array<double, 2> sums = {};
+    for (const Batch& batch : batches) {
+        method->set_pass(options.seed, number);
+        number += static_cast<std::uint64_t>(ranks.size());
+        const LossSums part = pass->train(batch, 1 / targets, sink());
+        sums[0] += part.loss;
+        sums[1] += static_cast<double>(part.targets);
+    }
+    if (fused && batches.empty()) {  // the sums of other ranks need this one's zeros
+        constexpr std::int32_t kToken = 0, kTarget = -1;
+        constexpr std::int64_t kLength = 1;
+        (void)pass->train({{&kToken, 1}, {&kTarget, 1}, {&kLength, 1}}, 1 / targets, sink());
+    }
+    ranks.sum(sums);
+    return {sums[0], static_cast<std::int64_t>(sums[1])};
+}
+
 StepResult Trainer::step(std::span<const Batch> batches, double learning_rate) {
     State& s = *state_;
-    std::int64_t targets = 0;
+    std::array<double, 2> counts = {0, static_cast<double>(batches.size())};
     for (const Batch& batch : batches) {
-        targets += std::count_if(batch.targets.begin(), batch.targets.end(),
-                                 [](std::int32_t t) { return t != kNoTarget; });
+        counts[0] +=
+            static_cast<double>(std::count_if(batch.targets.begin(), batch.targets.end(),
+                                              [](std::int32_t t) { return t != kNoTarget; }));
     }
+    s.options.ranks->sum(counts);
+    const auto [targets, passes] = counts;
     if (targets == 0) throw Error(Exit::kBadData, "batch", "has no token to learn");
-    if (s.fused) {
-        if (batches.size() > 1) {
-            throw Error(Exit::kUsage, "--grad-accumulation",
-                        "gradients are used up in backward and cannot be summed", "use 1");
-        }
-        s.fused->begin_step(s.steps + 1, learning_rate, s.options.weight_decay, *s.slots, s.chunks);
-    } else {
-        s.parameters.zero_gradients(s.exec);
-    }
+    s.begin_gradients(learning_rate, batches.size());
     StepResult result;
-    for (std::size_t i = 0; i < batches.size(); ++i) {
-        s.method->set_pass(s.options.seed,
-                           static_cast<std::uint64_t>(s.steps) * batches.size() + i);
-        const LossSums sums =
-            s.pass->train(batches[i], 1.0 / static_cast<double>(targets), s.sink());
-        result.loss.loss += sums.loss;
-        result.loss.targets += sums.targets;
-    }
+    result.loss = s.add_gradients(batches, targets, static_cast<std::uint64_t>(passes));
     if (!std::isfinite(result.loss.loss)) {
         throw Error(Exit::kFailure, "step " + std::to_string(s.steps + 1),
                     "the loss is not a finite number", "lower --learning-rate");
     }
     if (!s.fused) {
+        s.options.ranks->sum(s.parameters.stored_gradients());
         s.method->finish_gradients(s.exec, s.parameters);
         result.norm = s.gradient_norm();
         s.update(learning_rate, clip_factor(result.norm * result.norm, s.options.most_norm));
@@ -239,6 +268,32 @@ void Trainer::State::check() const {
         throw Error(Exit::kUsage, "--offload",
                     "parameters on disk are updated while their layer is in memory",
                     "--update-in-backward");
+    }
+}
+
+void Trainer::compare_ranks() {
+    State& s = *state_;
+    dist::Communicator& ranks = *s.options.ranks;
+    if (ranks.size() == 1) return;
+    Sha256 hash;
+    hash.update(s.fingerprint() + "|" + std::to_string(s.steps));
+    {
+        HeldValues held(s.parameters);
+        for (std::size_t i = 0; i < s.parameters.size(); ++i) {
+            const Parameter& p = held.hold(i);
+            hash.update({reinterpret_cast<const std::byte*>(p.values), p.value_bytes()});
+        }
+    }
+    const std::string mine = hash.finish();
+    const std::vector<std::byte> all = ranks.gather(std::as_bytes(std::span(mine)));
+    for (int r = 1; r < ranks.size(); ++r) {
+        if (std::equal(all.begin(), all.begin() + std::ssize(mine),
+                       all.begin() + r * std::ssize(mine)))
+            continue;
+        throw Error(Exit::kFailure, "rank " + std::to_string(r),
+                    "has other options, data, steps or parameters than rank 0 at step " +
+                        std::to_string(s.steps),
+                    "the same command, files, state and --cpu-isa on every host");
     }
 }
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A model, a method and an optimizer: one step at a time, and what of it has to survive a kill.
+// Several ranks train as one: each has all parameters, computes the gradients of its own rows, and
+// makes the same update with the sum of all. "PyTorch Distributed" (2020) calls it data parallel.
 #pragma once
 
 #include <memory>
@@ -7,6 +9,7 @@
 #include <string>
 
 #include "core/plan.h"
+#include "dist/communicator.h"
 #include "train/method.h"
 #include "train/offload.h"
 #include "train/pass.h"
@@ -29,10 +32,11 @@ struct TrainerOptions {
     double weight_decay = 0;
     std::string run;       // what else a checkpoint must agree with
     double most_norm = 0;  // of all gradients together: they are scaled down to it; 0: as they are
+    dist::Communicator* ranks = dist::alone();
 };
 
 struct StepResult {
-    LossSums loss;    // of all batches
+    LossSums loss;    // of all batches of all ranks
     double norm = 0;  // of the gradients, before clipping; 0 where they are not stored
 };
 
@@ -51,10 +55,14 @@ class Trainer {
     // Where what is offloaded lies; null where nothing is.
     [[nodiscard]] const storage::StorageTier* tier() const noexcept;
 
-    // Gradients of the mean loss of `batches` (one pass each), then an update. Error(kFailure) when
-    // the loss or a gradient is not finite: parameters are then as they were.
+    // Gradients of the mean loss of `batches` (one pass each) of all ranks, then an update. A rank
+    // may have none, and no rank more than the one before it. Error(kFailure) when the loss or a
+    // gradient is not finite: parameters are then as they were.
     StepResult step(std::span<const Batch> batches, double learning_rate);
+    // Of this rank's batch alone.
     [[nodiscard]] LossSums evaluate(const Batch& batch);
+    // Error(kFailure) naming a rank that is not where the first one is, to the bit.
+    void compare_ranks();
 
     // Parameters and the optimizer's state, with `notes` of the caller; the file appears whole.
     void save(const std::string& path, const std::string& notes);

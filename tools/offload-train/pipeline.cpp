@@ -69,7 +69,7 @@ void Pipeline::open(const cli::CommonOptions& common) {
     const Isa isa = parse_isa(common.cpu_isa, "--cpu-isa");
     loop.trainer.isa = isa;
     loop.trainer.threads =
-        common.threads > 0 ? static_cast<int>(common.threads) : default_threads();
+        common.threads > 0 ? static_cast<int>(common.threads) : dist::default_threads_of(ranks());
     loop.state = options.state.empty() ? options.output + ".state" : options.state;
     if (!loop.state.ends_with(".safetensors")) loop.state += ".safetensors";
     loop.trainer.seed = static_cast<std::uint64_t>(common.seed);
@@ -141,12 +141,18 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
     plan.at(Tier::kRam, Purpose::kIo) += output_bytes(result());
     plan.notes.push_back(describe(loop_->data().train.counts()) + "; " +
                          std::to_string(loop_->total_steps()) + " steps");
+    if (ranks().size() > 1) {
+        plan.notes.push_back(std::to_string(ranks().size()) +
+                             " ranks: memory and --max-memory are those of each");
+        plan.at(Tier::kRam, Purpose::kBaseline) += kMpiBytes;
+    }
     return plan;
 }
 
 void Pipeline::run(cli::Context& context) {
     log_info(describe(loop_->data().train.counts()) + "; " + std::to_string(loop_->total_steps()) +
              " steps");
+    const Charge mpi(Tier::kRam, Purpose::kBaseline, ranks().size() > 1 ? kMpiBytes : 0);
     loop_->start(context.team, context.device, context.isa);
     JsonLines metrics(
         options.metrics, [&](std::string_view line) { context.print(line); },
@@ -176,6 +182,8 @@ void Pipeline::run(cli::Context& context) {
         log_info("state after step " + std::to_string(step) + " saved");
     };
     const bool whole = loop_->run(events);
+    if (ranks().rank() > 0) return;
+    context.report.set("ranks", std::int64_t{ranks().size()});
     context.report.set("steps", loop_->trainer().steps());
     context.report.set("loss", loss);
     context.report.set("validations", std::move(validations));

@@ -12,6 +12,8 @@ namespace thimble::train {
 
 // Resident memory of the process before any work.
 inline constexpr std::uint64_t kBaselineBytes = std::uint64_t{14} << 20;
+// What MPI adds to it where ranks are joined.
+inline constexpr std::uint64_t kMpiBytes = std::uint64_t{16} << 20;
 
 class Pipeline {
   public:
@@ -26,6 +28,8 @@ class Pipeline {
     [[nodiscard]] ResultTarget result() const;
     void report_tier(cli::Context& context) const;
     void report(cli::Context& context, double seconds, std::int64_t tokens) const;
+
+    [[nodiscard]] dist::Communicator& ranks() const { return *options.loop.trainer.ranks; }
 
     std::unique_ptr<ModelSource> source_;
     std::unique_ptr<Tokenizer> tokenizer_;
