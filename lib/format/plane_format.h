@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What formats of several planes share: planes picked by name and checked against the matrix's
-// shape, decoding by the layout's unpack. Such matrices come from other tools' files; there is no
-// encoder yet.
+// shape, decoding by the layout's unpack.
 #pragma once
 
 #include <cmath>
@@ -9,7 +8,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "format/weight_format.h"
+#include "format/block_format.h"
 #include "kernels/layout/all.h"
 
 namespace thimble {
@@ -44,18 +43,32 @@ class PlanePicker {
                                   const char* what);
 
 // A leaf supplies `Codec`: kLayout, info(), form(PlanePicker&, Shape2) and verify_row(PackedView,
-// row, reported row).
+// row, reported row); one that encodes also planes(Shape2), as form() takes them, and
+// encoder(Shape2).
 template <class Codec>
 class PlaneFormat final : public WeightFormat {
     using L = Layout<Codec::kLayout>;
+    static constexpr bool kEncodes = requires { Codec::encoder(Shape2{}); };
 
   public:
     [[nodiscard]] FormatInfo info() const override { return Codec::info(); }
-    [[nodiscard]] std::vector<PlaneInfo> planes(Shape2, const EncodeOptions&) const override {
-        throw_no_encoder(Codec::info());
+    [[nodiscard]] std::vector<PlaneInfo> planes(Shape2 shape, const EncodeOptions&) const override {
+        if constexpr (kEncodes) {
+            check_columns(Codec::info(), shape);
+            return form(shape, Codec::planes(shape)).planes;
+        } else {
+            throw_no_encoder(Codec::info());
+        }
     }
-    [[nodiscard]] std::unique_ptr<Encoder> encoder(Shape2, const EncodeOptions&) const override {
-        throw_no_encoder(Codec::info());
+    [[nodiscard]] std::unique_ptr<Encoder> encoder(Shape2 shape,
+                                                   const EncodeOptions& options) const override {
+        if constexpr (kEncodes) {
+            check_columns(Codec::info(), shape);
+            check_importance(options, shape);
+            return Codec::encoder(shape);
+        } else {
+            throw_no_encoder(Codec::info());
+        }
     }
     [[nodiscard]] PackedForm form(Shape2 shape, std::span<const PlaneInfo> planes) const override {
         PlanePicker picker(shape, planes);

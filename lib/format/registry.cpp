@@ -43,7 +43,9 @@ std::optional<TensorType> tensor_type_of(LayoutId layout) {
 bool has_planes(LayoutId layout) noexcept { return layout_info(layout).block_bytes == 0; }
 
 PackedForm block_form(LayoutId layout, Shape2 shape) {
-    return {layout, {}, format_of(layout).planes(shape, {})};
+    const WeightFormat& format = format_of(layout);
+    if (has_planes(layout)) return format.form(shape, format.planes(shape, {}));
+    return {layout, {}, format.planes(shape, {})};
 }
 
 PackedForm WeightFormat::form(Shape2, std::span<const PlaneInfo>) const {

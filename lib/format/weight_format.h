@@ -51,13 +51,13 @@ class PlaneSink {
 class Encoder {
   public:
     virtual ~Encoder() = default;
-    // All rows in order, before the first encode(), where info().needs_scan.
+    // All rows, in order, where info().needs_scan. What it keeps is at most twice the tables' size.
     virtual void scan(std::int64_t first_row, std::span<const float> rows) {
         (void)first_row, (void)rows;
     }
-    // Appends these rows' bytes to each plane. Safe to call from several threads with a sink each:
-    // a row's bytes depend on nothing but the row (and the scan). A non-finite weight, or one too
-    // large for the format's scales, throws Error(kBadData) whose `where` is "row R, column C".
+    // Appends these rows' bytes to each plane; tables where first_row is 0, even without rows. Safe
+    // on several threads, a sink each: a row's bytes depend on it and the scan alone. Both throw
+    // Error(kBadData) at "row R, column C" for a weight not finite, or too large for the scales.
     virtual void encode(std::int64_t first_row, std::span<const float> rows,
                         PlaneSink& sink) const = 0;
 };
@@ -94,7 +94,7 @@ class WeightFormat {
 [[nodiscard]] std::optional<TensorType> tensor_type_of(LayoutId layout);
 // A layout of several planes, each a tensor of its own.
 [[nodiscard]] bool has_planes(LayoutId layout) noexcept;
-// The form of a layout of blocks.
+// The form that a layout's encoder gives a matrix.
 [[nodiscard]] PackedForm block_form(LayoutId layout, Shape2 shape);
 
 }  // namespace thimble

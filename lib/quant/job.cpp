@@ -82,7 +82,7 @@ std::uint64_t bytes_of(const TensorSpec& tensor) {
 
 // The tensors that a choice is stored as.
 std::vector<TensorSpec> specs_of(const TensorChoice& choice) {
-    if (has_planes(choice.layout)) return plane_specs(choice.tensor->name, choice.tensor->form);
+    if (has_planes(choice.layout)) return plane_specs(choice.tensor->name, written_form(choice));
     return {{choice.tensor->name, *tensor_type_of(choice.layout), choice.tensor->dims}};
 }
 
@@ -153,7 +153,7 @@ void QuantizeJob::State::make_base() {
         if (!has_planes(choice.layout)) continue;
         const SourceTensor& tensor = *choice.tensor;
         base.set(std::string(kFormatKey) + tensor.name,
-                 describe_planes(tensor.form, {tensor.rows(), tensor.cols()}));
+                 describe_planes(written_form(choice), {tensor.rows(), tensor.cols()}));
     }
 
     edited = apply_edits(base, options.edits);
@@ -339,16 +339,18 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
     const std::uint64_t importance = s.importance ? s.importance->bytes() : 0;
     plan.at(Tier::kRam, Purpose::kOther) = importance;
     plan.at(Tier::kRam, Purpose::kWeights) = s.merge.bytes();
+    std::uint64_t scan = 0;
+    for (const TensorChoice& c : s.choices) scan = std::max<std::uint64_t>(scan, scan_bytes(c));
     s.slice = s.most_slice();
     const std::uint64_t hash = Buffer::charged_bytes(kHashBufferBytes);
     if (ram_limit_bytes) {
         const std::uint64_t used = baseline_bytes + vocabulary + importance + s.merge.bytes() +
-                                   (s.options.resume ? hash : 0);
+                                   scan + (s.options.resume ? hash : 0);
         const std::uint64_t left = *ram_limit_bytes > used ? *ram_limit_bytes - used : 0;
         const std::uint64_t share = left / workers / 64 * 64;
         s.slice = std::clamp<std::size_t>(share, s.least_slice(), s.slice);
     }
-    const std::uint64_t rows = Buffer::charged_bytes(s.slice * workers);
+    const std::uint64_t rows = Buffer::charged_bytes(s.slice * workers) + scan;
     plan.at(Tier::kRam, Purpose::kIo) = s.options.resume  // reads back beside either
                                             ? std::max(rows, s.header_bytes) + hash
                                             : std::max({rows, hash, s.header_bytes});

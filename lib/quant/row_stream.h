@@ -6,7 +6,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
+#include "core/error.h"
+#include "core/ledger.h"
 #include "core/team.h"
 #include "io/tensor_writer.h"
 #include "quant/rules.h"
@@ -15,10 +18,13 @@
 
 namespace thimble {
 
+// What a tensor's rows become.
+[[nodiscard]] PackedForm written_form(const TensorChoice& choice);
+
 // Bytes that one row needs in a worker's slice.
 struct RowBytes {
     std::size_t stored = 0, plain = 0, packed = 0, decoded = 0;
-    std::size_t tables = 0, merging = 0;  // besides, however many rows
+    std::size_t stored_tables = 0, packed_tables = 0, merging = 0;  // besides, however many rows
     [[nodiscard]] std::size_t sum() const noexcept { return stored + plain + packed + decoded; }
 };
 [[nodiscard]] RowBytes row_bytes(const TensorChoice& choice, bool measure_error);
@@ -26,6 +32,9 @@ struct RowBytes {
 // A worker's slice that holds `rows` rows, and the rows that a slice holds (0: not one).
 [[nodiscard]] std::size_t slice_bytes(const RowBytes& row, std::int64_t rows);
 [[nodiscard]] std::int64_t rows_that_fit(const RowBytes& row, std::size_t slice);
+
+// What an encoder keeps that sees all rows first.
+[[nodiscard]] std::size_t scan_bytes(const TensorChoice& choice);
 
 class RowStream {
   public:
@@ -56,6 +65,7 @@ class RowStream {
     bool convert(const TensorChoice& choice, std::size_t index, std::int64_t done, Sums& sums,
                  Between&& between) {
         const std::int64_t rows = choice.tensor->rows();
+        if (done < rows) prepare(choice);
         while (done < rows) {
             done = convert_some(choice, index, done, sums);
             if (!between(done)) return false;
@@ -65,13 +75,21 @@ class RowStream {
 
   private:
     struct Chunk;
+    // Makes the tensor's encoder.
+    void prepare(const TensorChoice& choice);
+    void scan(const TensorChoice& choice);
     // Returns the row after the last one converted.
     std::int64_t convert_some(const TensorChoice& choice, std::size_t index, std::int64_t first,
                               Sums& sums);
     Sums convert_chunk(const Chunk& chunk, std::byte* slice) const;
+    [[nodiscard]] std::byte* slice(std::int64_t i) noexcept;
+    [[nodiscard]] std::int64_t chunk_rows(const TensorChoice& choice) const;
+    [[nodiscard]] Error placed(const Error& e, const TensorChoice& choice) const;
+    [[nodiscard]] std::span<float> plain(const Chunk& chunk, std::byte* slice) const;
     void copy(const Chunk& chunk, std::byte* stored) const;
-    void load(const Chunk& chunk, std::byte* stored, std::span<float> weights) const;
-    TensorError merge(const Chunk& chunk, std::span<float> weights, double* scratch) const;
+    TensorError load(const Chunk& chunk, std::byte* slice) const;
+    void read(const Chunk& chunk, std::byte* slice) const;
+    TensorError merge(const Chunk& chunk, std::byte* slice) const;
     void encode(const Chunk& chunk, std::span<const float> weights,
                 std::span<std::byte> packed) const;
     [[nodiscard]] TensorError measure(const Chunk& chunk, std::span<const float> weights,
@@ -81,6 +99,8 @@ class RowStream {
 
     Setup setup_;
     Buffer buffer_;
+    Charge scanned_;
+    std::unique_ptr<Encoder> encoder_;
 };
 
 }  // namespace thimble

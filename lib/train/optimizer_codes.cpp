@@ -5,18 +5,10 @@
 #include <cmath>
 #include <vector>
 
+#include "format/dynamic_values.h"
+
 namespace thimble::train {
 namespace {
-
-// Middles of `parts`, 2 * parts, 4 * parts ... equal parts of the seven decades, ascending.
-std::vector<double> middles(int parts) {
-    std::vector<double> out;
-    for (int decade = -6; decade <= 0; ++decade, parts *= 2) {
-        for (int part = 0; part < parts; ++part)
-            out.push_back((0.1 + 0.9 * (part + 0.5) / parts) * std::pow(10.0, decade));
-    }
-    return out;
-}
 
 // The nearest code, the lower one of two.
 int nearest(const DynamicMap& map, float x) {
@@ -68,25 +60,12 @@ DynamicMap make_map(const std::vector<double>& values) {
 }  // namespace
 
 const DynamicMap& signed_map() {
-    static const DynamicMap map = [] {
-        const std::vector<double> positive = middles(1);
-        std::vector<double> values;
-        for (auto x = positive.rbegin(); x != positive.rend(); ++x) values.push_back(-*x);
-        values.push_back(0);
-        values.insert(values.end(), positive.begin(), positive.end());
-        values.push_back(1);
-        return make_map(values);
-    }();
+    static const DynamicMap map = make_map(signed_dynamic_values());
     return map;
 }
 
 const DynamicMap& unsigned_map() {
-    static const DynamicMap map = [] {
-        std::vector<double> values = middles(2);
-        values.insert(values.begin(), values[0] / 2);
-        values.push_back(1);
-        return make_map(values);
-    }();
+    static const DynamicMap map = make_map(unsigned_dynamic_values());
     return map;
 }
 

@@ -52,6 +52,7 @@ Packed pack(const WeightFormat& format, Shape2 shape, const std::vector<float>& 
     p.view.layout = format.info().layout;
     p.view.shape = shape;
     p.view.n_planes = static_cast<int>(p.info.size());
+    if (has_planes(p.view.layout)) p.view.params = format.form(shape, p.info).params;
     for (std::size_t i = 0; i < p.info.size(); ++i)
         p.view.planes[i] = {p.sink.planes[i].data(), p.info[i].row_bytes, p.info[i].bytes};
     return p;
@@ -74,10 +75,12 @@ double relative_error(const std::vector<float>& want, const std::vector<double>&
     return std::sqrt(error / norm);
 }
 
-void check_bound(const WeightFormat& format, const std::vector<float>& weights,
-                 const std::vector<double>& decoded, const std::string& what) {
+// Of the weights under one scale.
+void check_bound(const WeightFormat& format, const PackedView& view,
+                 const std::vector<float>& weights, const std::vector<double>& decoded,
+                 const std::string& what) {
     const FormatInfo info = format.info();
-    const auto block = static_cast<std::size_t>(info.block_elements);
+    const auto block = static_cast<std::size_t>(std::max(info.block_elements, view.params.group));
     for (std::size_t at = 0; at < weights.size(); at += block) {
         double peak = 0, worst = 0;
         for (std::size_t i = at; i < at + block; ++i) {
@@ -133,6 +136,11 @@ TEST_SUITE("format") {
             encoder->encode(2, rows.subspan(static_cast<std::size_t>(2 * cols)), split);
             for (std::size_t i = 0; i < whole.info.size(); ++i)
                 CHECK(split.planes[i] == whole.sink.planes[i]);
+            BytesSink tables;
+            encoder->encode(0, {}, tables);
+            for (std::size_t i = 0; i < whole.info.size(); ++i)
+                CHECK(tables.planes[i].size() ==
+                      (whole.info[i].row_bytes == 0 ? whole.info[i].bytes : 0));
         }
     }
 
@@ -149,7 +157,10 @@ TEST_SUITE("format") {
                 CHECK(part[i] == full[i + static_cast<std::size_t>(2 * cols)]);
                 CHECK(part[i] == sliced[i]);
             }
-            CHECK(p.view.slice_rows({2, 3}).bytes() * 2 == p.view.bytes());
+            std::size_t tables = 0;
+            for (const PlaneInfo& plane : p.info) tables += plane.row_bytes == 0 ? plane.bytes : 0;
+            const std::size_t half = p.view.slice_rows({2, 3}).bytes();
+            CHECK((half - tables) * 2 == p.view.bytes() - tables);
             std::vector<float> single(static_cast<std::size_t>(cols));
             format->decode(p.view, {4, 1}, {single.data(), DType::kF32, 1, cols, cols});
             for (std::size_t i = 0; i < single.size(); ++i) {
@@ -181,7 +192,7 @@ TEST_SUITE("format") {
                 if (kind == 1) {
                     for (double v : back) REQUIRE(v == 0);
                 }
-                check_bound(*format, w, back, "kind " + std::to_string(kind));
+                check_bound(*format, p.view, w, back, "kind " + std::to_string(kind));
                 CHECK_NOTHROW(format->verify(p.view, {0, shape.rows}));
                 for (std::size_t k = 0; info.lossless && k < w.size(); ++k)
                     REQUIRE(back[k] == static_cast<double>(w[k]));
@@ -204,7 +215,7 @@ TEST_SUITE("format") {
             {"mxfp4", {11.15, false}},  {"tq1_0", {43.6, true}},    {"tq2_0", {43.6, true}},
             {"iq2_xxs", {34.7, false}}, {"iq2_xs", {29.86, false}}, {"iq2_s", {24.7, false}},
             {"iq3_xxs", {18.0, false}}, {"iq3_s", {13.06, false}},  {"iq1_s", {49.7, false}},
-            {"iq1_m", {45.3, false}}};
+            {"iq1_m", {45.3, false}},   {"nf4", {9.15, true}}};
         const Shape2 shape{64, 2048};
         const std::vector<float> w = normals(shape.rows * shape.cols, 11);
         for (const WeightFormat* format : encoding_formats()) {
@@ -277,7 +288,8 @@ TEST_SUITE("format") {
             }
             std::vector<float> huge = normals(shape.rows * shape.cols, 15);
             huge[512 + 40] = 3e38f;
-            if (info.name == "f32" || info.name == "bf16" || info.name == "mxfp4") {
+            if (info.name == "f32" || info.name == "bf16" || info.name == "mxfp4" ||
+                info.name == "nf4") {
                 CHECK_NOTHROW(pack(*format, shape, huge));
             } else {
                 const Error e = error_of([&] { (void)pack(*format, shape, huge); });
@@ -308,6 +320,13 @@ TEST_SUITE("format") {
             const Shape2 shape{3, 512};
             Packed p = pack(*format, shape, normals(shape.rows * shape.cols, 17));
             const LayoutInfo& layout = layout_info(format->info().layout);
+            if (has_planes(format->info().layout)) {  // a table's last value becomes NaN
+                std::memset(&p.sink.planes[p.info.size() - 1].back() - 3, 0xff, 4);
+                const Error e = error_of([&] { format->verify(p.view, {0, 3}); });
+                CHECK(e.exit() == Exit::kBadData);
+                CHECK(e.where() == "plane '" + p.info.back().name + "'");
+                continue;
+            }
             // Every byte of one block set: all its half fields and values become NaN.
             const std::size_t at = p.info[0].row_bytes + layout.block_bytes;
             std::memset(p.sink.planes[0].data() + at, 0xff, layout.block_bytes);

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// The encoder of nf4: against every level, against bounds, and against bitsandbytes' bytes
+// (scripts/make_golden_nf4.py).
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "core/error.h"
+#include "format/weight_format.h"
+#include "kernels/layout/half.h"
+#include "kernels/layout/nf4.h"
+#include "tests/kernels/harness.h"
+
+using namespace thimble;
+
+namespace {
+
+using L = Layout<LayoutId::k_nf4>;
+
+struct Planes final : PlaneSink {
+    std::array<std::vector<std::byte>, kMaxPlanes> bytes;
+    void append(int plane, std::span<const std::byte> more) override {
+        auto& to = bytes[static_cast<std::size_t>(plane)];
+        to.insert(to.end(), more.begin(), more.end());
+    }
+    template <class T>
+    [[nodiscard]] std::vector<T> as(int plane) const {
+        const auto& from = bytes[static_cast<std::size_t>(plane)];
+        std::vector<T> out(from.size() / sizeof(T));
+        std::memcpy(out.data(), from.data(), from.size());
+        return out;
+    }
+    // Of weight i of the matrix.
+    [[nodiscard]] int code(std::size_t i) const {
+        const auto both = std::to_integer<int>(bytes[L::kCodes][i / 2]);
+        return i % 2 == 0 ? both >> 4 : both & 15;
+    }
+    // As it is decoded.
+    [[nodiscard]] double peak(std::size_t n) const {
+        PackedRow row{};
+        for (int p = 0; p < L::kPlanes; ++p)
+            row.planes[p] = bytes[static_cast<std::size_t>(p)].data();
+        row.params.scale = ScaleType::kNested;
+        return static_cast<double>(L::peak_at(row, static_cast<std::int64_t>(n)));
+    }
+};
+
+const WeightFormat& nf4() { return format_of(LayoutId::k_nf4); }
+
+Planes encoded(Shape2 shape, const std::vector<float>& weights) {
+    const auto encoder = nf4().encoder(shape, {});
+    encoder->scan(0, weights);
+    Planes planes;
+    encoder->encode(0, weights, planes);
+    return planes;
+}
+
+std::vector<float> peaks_of(const std::vector<float>& weights, std::size_t group) {
+    std::vector<float> peaks(weights.size() / group);
+    for (std::size_t i = 0; i < weights.size(); ++i)
+        peaks[i / group] = std::max(peaks[i / group], std::fabs(weights[i]));
+    return peaks;
+}
+
+// Inverse of the normal distribution's function, by halving.
+double normal_quantile(double p) {
+    double low = -10, high = 10;
+    for (int i = 0; i < 200; ++i) {
+        const double middle = (low + high) / 2;
+        (0.5 * std::erfc(-middle / std::sqrt(2.0)) < p ? low : high) = middle;
+    }
+    return (low + high) / 2;
+}
+
+}  // namespace
+
+TEST_CASE("nf4: the levels are quantiles of the normal distribution") {
+    const std::vector<float> values =
+        encoded({1, 64}, std::vector<float>(64, 1.0f)).as<float>(L::kValues);
+    REQUIRE(values.size() == 16 + 256);
+    const double last = 0.9677083, whole = normal_quantile(last);
+    for (int i = 0; i < 8; ++i) {
+        const double above = normal_quantile(0.5 + (last - 0.5) * (i + 1) / 8) / whole;
+        CHECK(values[static_cast<std::size_t>(8 + i)] == doctest::Approx(above).epsilon(1e-6));
+        if (i == 7) break;
+        const double below = -normal_quantile(0.5 + (last - 0.5) * (7 - i) / 7) / whole;
+        CHECK(values[static_cast<std::size_t>(i)] == doctest::Approx(below).epsilon(1e-6));
+    }
+    CHECK(values[7] == 0);
+}
+
+TEST_CASE("nf4: every weight of 16 bits, and those around each middle, gets the nearest level") {
+    std::vector<float> x;
+    const std::vector<float> levels =
+        encoded({1, 64}, std::vector<float>(64, 1.0f)).as<float>(L::kValues);
+    for (std::uint32_t upper = 0; upper < 0x10000; ++upper) {
+        const float value = bits_to_float(upper << 16);
+        if (std::fabs(value) <= 1) x.push_back(value);
+    }
+    for (std::size_t i = 0; i < 15; ++i) {
+        float near = static_cast<float>(
+            (static_cast<double>(levels[i]) + static_cast<double>(levels[i + 1])) / 2);
+        for (int k = 0; k < 4; ++k) near = std::nextafter(near, -2.0f);
+        for (int k = 0; k < 9; ++k, near = std::nextafter(near, 2.0f)) x.push_back(near);
+    }
+    while (x.size() % 63 != 0) x.push_back(0);
+    std::vector<float> weights;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+        if (i % 63 == 0) weights.push_back(i % 2 == 0 ? 1.0f : -1.0f);
+        weights.push_back(x[i]);
+    }
+    const Planes planes = encoded({static_cast<std::int64_t>(weights.size() / 64), 64}, weights);
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        int want = 0;
+        const auto miss = [&](int c) {
+            return std::fabs(static_cast<long double>(levels[static_cast<std::size_t>(c)]) -
+                             static_cast<long double>(weights[i]));
+        };
+        for (int c = 1; c < 16; ++c) want = miss(c) < miss(want) ? c : want;
+        if (planes.code(i) != want) FAIL(weights[i], " has code ", planes.code(i), " not ", want);
+    }
+}
+
+TEST_CASE("nf4: normal weights have the nearest nested code, of peaks less their mean") {
+    const Shape2 shape{40, 640};  // 400 groups, which cross the scales' borders within a row
+    test::Random random(3);
+    const std::vector<float> weights = random.normals(shape.rows * shape.cols, 0.02f);
+    const Planes planes = encoded(shape, weights);
+    const auto codes = planes.as<std::uint8_t>(L::kPeaks);
+    const auto values = planes.as<float>(L::kValues), nested = planes.as<float>(L::kNested);
+    const auto origin = planes.as<std::int32_t>(L::kOrigin);
+    const std::vector<float> peaks = peaks_of(weights, 64);
+    REQUIRE(nested.size() == 1 + 2);
+    double mean = 0;
+    for (const float peak : peaks)
+        mean += static_cast<double>(peak) / static_cast<double>(peaks.size());
+    CHECK(nested[0] == doctest::Approx(mean).epsilon(1e-6));
+    for (std::size_t r = 0; r < 40; ++r) CHECK(origin[r] == static_cast<std::int32_t>(10 * r));
+    for (std::size_t n = 0; n < peaks.size(); ++n) {
+        const double scale = static_cast<double>(nested[1 + n / 256]);
+        const double x = (static_cast<double>(peaks[n]) - static_cast<double>(nested[0])) / scale;
+        REQUIRE(std::fabs(x) <= 1.0001);
+        const auto miss = [&](std::size_t c) {
+            return std::fabs(static_cast<double>(values[16 + c]) - x);
+        };
+        std::size_t best = 0;
+        for (std::size_t c = 1; c < 256; ++c) best = miss(c) < miss(best) ? c : best;
+        CHECK(miss(codes[n]) <= miss(best) + 1e-6);
+        // The widest step is a 64th of 0.9.
+        CHECK(std::fabs(planes.peak(n) - static_cast<double>(peaks[n])) <=
+              (0.9 / 128 + 1e-6) * scale);
+    }
+}
+
+TEST_CASE("nf4: no peak is missed by more than an eighth, whatever stands beside it") {
+    test::Random random(4);
+    for (const float outlier : {0.0f, 3.0f, 30.0f, 3e3f, 3e5f}) {
+        for (const float least : {1.0f, 0.05f, 1e-3f}) {
+            std::vector<float> weights = random.normals(24 * 1024, 1.0f);
+            for (std::size_t i = 0; i < weights.size(); ++i) {
+                if (i / 64 % 5 == 1) weights[i] *= least;
+                if (i / 64 % 7 == 2) weights[i] = 0;
+            }
+            if (outlier > 0) weights[777] = -outlier;
+            const Planes planes = encoded({24, 1024}, weights);
+            const std::vector<float> peaks = peaks_of(weights, 64);
+            for (std::size_t n = 0; n < peaks.size(); ++n) {
+                const auto peak = static_cast<double>(peaks[n]);
+                if (peak > 0 && std::fabs(planes.peak(n) - peak) > 0.125 * peak)
+                    FAIL("outlier ", outlier, " least ", least, ": ", peak, " -> ", planes.peak(n));
+                if (peak == 0) CHECK(planes.code(64 * n + 5) == 7);
+            }
+        }
+    }
+}
+
+TEST_CASE("nf4: a row that is no multiple of 64 has groups of 32") {
+    const Shape2 shape{3, 96};
+    test::Random random(5);
+    const std::vector<float> weights = random.normals(shape.rows * shape.cols, 0.02f);
+    const Planes planes = encoded(shape, weights);
+    const std::vector<float> peaks = peaks_of(weights, 32);
+    REQUIRE(planes.bytes[L::kPeaks].size() == peaks.size());
+    for (std::size_t n = 0; n < peaks.size(); ++n)
+        CHECK(planes.peak(n) == doctest::Approx(static_cast<double>(peaks[n])).epsilon(0.01));
+    const PackedForm form = block_form(LayoutId::k_nf4, shape);
+    CHECK(form.params.group == 32);
+    CHECK(form.params.scale == ScaleType::kNested);
+}
+
+TEST_CASE("nf4: wide rows take 4.127 bits a weight, and 4 bytes a row") {
+    const PackedForm form = block_form(LayoutId::k_nf4, {4096, 4096});
+    std::size_t bytes = 0;
+    for (const PlaneInfo& plane : form.planes) bytes += plane.bytes;
+    const double weights = 4096.0 * 4096.0;
+    const double rest = 4 * 4096.0 + 4 * (16 + 256 + 1);  // origins; levels, map and mean
+    CHECK((static_cast<double>(bytes) - rest) * 8 / weights ==
+          nf4().info().nominal_bits_per_weight);
+    CHECK(nf4().info().nominal_bits_per_weight == doctest::Approx(4.127).epsilon(1e-4));
+}
+
+TEST_CASE("nf4: codes, nested codes and tables are bitsandbytes'") {
+    const auto file = ModelFile::open(THIMBLE_TESTS_DIR "/golden/format/nf4.gguf");
+    const auto stored = [&](const char* name) {
+        const TensorEntry& entry = file->get(name);
+        std::vector<std::byte> out(entry.bytes);
+        file->read(entry, 0, out);
+        return out;
+    };
+    const TensorEntry& input = file->get("input");
+    const Shape2 shape{static_cast<std::int64_t>(input.dims[0]),
+                       static_cast<std::int64_t>(input.dims[1])};
+    const std::vector<std::byte> halves = stored("input");
+    std::vector<float> weights(halves.size() / 2);
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+        std::uint16_t half = 0;
+        std::memcpy(&half, halves.data() + 2 * i, 2);
+        weights[i] = bf16_to_f32(half);
+    }
+    const Planes planes = encoded(shape, weights);
+    CHECK(planes.bytes[L::kCodes] == stored("codes"));
+    CHECK(planes.bytes[L::kPeaks] == stored("peaks"));
+    const std::vector<float> values = planes.as<float>(L::kValues),
+                             nested = planes.as<float>(L::kNested);
+    const std::vector<std::byte> want_values = stored("values"), want_nested = stored("nested");
+    REQUIRE(want_values.size() == 4 * values.size());
+    REQUIRE(want_nested.size() == 4 * nested.size());
+    CHECK(std::memcmp(values.data(), want_values.data(), 16 * sizeof(float)) == 0);
+    const auto* maps = reinterpret_cast<const float*>(want_values.data());
+    for (std::size_t i = 16; i < values.size(); ++i)  // theirs are of steps rounded to float
+        CHECK(std::fabs(values[i] - maps[i]) <= 0x1p-23f * std::fabs(maps[i]) + 1e-12f);
+    const auto* scales = reinterpret_cast<const float*>(want_nested.data());
+    for (std::size_t i = 0; i < nested.size(); ++i)  // their mean is summed in float
+        CHECK(std::fabs(nested[i] - scales[i]) <= 1e-6f * scales[i]);
+}
