@@ -30,13 +30,25 @@ constexpr int kZero = 7;
 constexpr std::int64_t kGroup = 64;
 constexpr std::int64_t kRun = 2048;  // weights between two calls of the sink
 
-const std::array<float, 15>& level_middles() {
-    static const std::array<float, 15> middles = [] {
-        std::array<float, 15> out{};
-        for (std::size_t i = 0; i < out.size(); ++i) out[i] = middle_of(kLevels[i], kLevels[i + 1]);
+// A 32nd of [-1, 1] and what is in it: at most one number above which the next code is nearer.
+struct Cell {
+    float middle = std::numeric_limits<float>::infinity();
+    std::int32_t code = 0;  // up to the middle
+};
+constexpr int kCells = 2 * 32 + 1;  // the last is of 1
+
+const std::array<Cell, kCells>& cells() {
+    static const std::array<Cell, kCells> made = [] {
+        std::array<Cell, kCells> out{};
+        for (std::size_t i = 0; i + 1 < kLevels.size(); ++i) {
+            const float middle = middle_of(kLevels[i], kLevels[i + 1]);
+            auto cell = static_cast<std::size_t>(32 * (middle + 1));
+            out[cell].middle = middle;
+            while (++cell < kCells) ++out[cell].code;
+        }
         return out;
     }();
-    return middles;
+    return made;
 }
 
 class Nf4Encoder final : public Encoder {
@@ -116,21 +128,22 @@ class Nf4Encoder final : public Encoder {
 
     // Codes of the nearest values, the lower one of two.
     void encode_group(const float* weights, float peak, std::uint8_t* out) const {
-        std::array<std::uint8_t, kGroup> codes{};
-        const lanes::Lanes divisor = lanes::spread(peak), one = lanes::spread(1);
-        for (std::int64_t i = 0; i < group_ && peak > 0; i += lanes::kLanes) {
-            const lanes::Lanes x = lanes::load(weights + i) / divisor;
-            lanes::Lanes code = lanes::spread(0);
-            for (const float middle : level_middles()) {
-                const lanes::IntLanes above = lanes::greater(x, lanes::spread(middle));
-                code = code + lanes::from_bits(above & lanes::bits(one));
-            }
-            lanes::store_bytes(codes.data() + i, lanes::truncate(code));
+        std::array<float, kGroup> x;
+        std::array<std::int32_t, kGroup> at;
+        const lanes::Lanes divisor = lanes::spread(peak), half = lanes::spread(32);
+        for (std::int64_t i = 0; i < group_; i += lanes::kLanes) {
+            const lanes::Lanes part = lanes::load(weights + i) / divisor;
+            lanes::store(x.data() + i, part);
+            lanes::store(at.data() + i, lanes::truncate(part * half + half));
         }
-        if (peak == 0) codes.fill(kZero);
-        for (std::int64_t i = 0; i < group_ / 2; ++i) {
-            const auto at = static_cast<std::size_t>(2 * i);
-            out[i] = static_cast<std::uint8_t>(codes[at] << 4 | codes[at + 1]);
+        const auto code = [&](std::int64_t i) {
+            const auto k = static_cast<std::size_t>(i);
+            const Cell& cell = cells_[static_cast<std::size_t>(at[k])];
+            return cell.code + (x[k] > cell.middle ? 1 : 0);
+        };
+        for (std::int64_t i = 0; i < group_; i += 2) {
+            const int both = peak == 0 ? kZero << 4 | kZero : code(i) << 4 | code(i + 1);
+            out[i / 2] = static_cast<std::uint8_t>(both);
         }
     }
 
@@ -138,6 +151,7 @@ class Nf4Encoder final : public Encoder {
     std::int64_t cols_, group_;
     std::int64_t left_;  // groups not seen yet
     NestedPeaks peaks_;
+    const std::array<Cell, kCells>& cells_ = cells();
 };
 
 struct Codec {

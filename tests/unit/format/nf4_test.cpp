@@ -158,7 +158,7 @@ TEST_CASE("nf4: normal weights have the nearest nested code, of peaks less their
 
 TEST_CASE("nf4: no peak is missed by more than an eighth, whatever stands beside it") {
     test::Random random(4);
-    for (const float outlier : {0.0f, 3.0f, 30.0f, 3e3f, 3e5f}) {
+    for (const float outlier : {0.0f, 3.0f, 30.0f, 3e3f, 2e4f}) {
         for (const float least : {1.0f, 0.05f, 1e-3f}) {
             std::vector<float> weights = random.normals(24 * 1024, 1.0f);
             for (std::size_t i = 0; i < weights.size(); ++i) {
