@@ -100,12 +100,15 @@ TEST_CASE("quantize: matrices in the format asked for, vectors f32, values near 
                             : format == "q8_0"                   ? 0.01
                                                                  : 0.12));
         }
-        CHECK(after->file().metadata().get_int("general.file_type", 0, 100) ==
-              (format == "f16"    ? 1
-               : format == "q8_0" ? 7
-               : format == "q5_1" ? 9
-               : format == "q4_0" ? 2
-                                  : 100));  // llama.cpp has no number for it
+        const Metadata& metadata = after->file().metadata();
+        if (format == "nf4") {  // llama.cpp has no number for it
+            CHECK(metadata.find("general.file_type") == nullptr);
+            continue;
+        }
+        CHECK(metadata.get_int("general.file_type", 0, 100) == (format == "f16"    ? 1
+                                                                : format == "q8_0" ? 7
+                                                                : format == "q5_1" ? 9
+                                                                                   : 2));
     }
 }
 

@@ -123,6 +123,14 @@ TEST_CASE(
     kill_and_compare(s, s.command({}), 12, want);
 }
 
+TEST_CASE("quantize: the same of nf4, whose matrices are seen whole before they are written") {
+    const Setting s({"--format", "nf4"});
+    REQUIRE(run_process(s.command({})).exit == 0);
+    const std::map<std::string, std::string> want = s.outputs();
+    s.clear();
+    kill_and_compare(s, s.command({"--resume", "--checkpoint-every", "1"}), 6, want);
+}
+
 TEST_CASE("quantize: the same of several files and of a directory") {
     const std::vector<std::vector<std::string>> kinds = {
         {"--format", "q4_0", "--split-max-tensors", "9"},
