@@ -2,7 +2,6 @@
 #include "train/output.h"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 
 #include "core/error.h"
@@ -102,22 +101,10 @@ void write_trained_model(const ResultTarget& target, ParameterSet& parameters) {
 
 // Row r of W becomes that of W + s B A, with DoRA scaled to its trained length.
 void merge_row(const AdapterSettings& settings, const AdapterMatrix& m, std::int64_t r, float* w) {
-    const double scale = adapter_scale(settings, m);
-    const std::int64_t cols = m.in();
-    std::vector<double> row(w, w + cols);
-    for (std::int64_t k = 0; k < m.rank; ++k) {
-        const double factor = scale * static_cast<double>(m.b[r * m.rank + k]);
-        for (std::int64_t c = 0; c < cols; ++c)
-            row[static_cast<std::size_t>(c)] += factor * static_cast<double>(m.a[k * cols + c]);
-    }
-    double stretch = 1;
-    if (m.lengths != nullptr) {
-        double squares = 0;
-        for (const double v : row) squares += v * v;
-        stretch = static_cast<double>(m.lengths[r]) / std::sqrt(squares);
-    }
-    for (std::int64_t c = 0; c < cols; ++c)
-        w[c] = static_cast<float>(stretch * row[static_cast<std::size_t>(c)]);
+    std::vector<double> row(w, w + m.in());
+    add_terms(m, adapter_scale(settings, m), r, row);
+    const double stretch = m.lengths != nullptr ? row_scale(m, r, row) : 1;
+    for (std::size_t c = 0; c < row.size(); ++c) w[c] = static_cast<float>(stretch * row[c]);
 }
 
 void write_merged_model(const ResultTarget& target, const Adapter& adapter) {

@@ -140,6 +140,7 @@ class Lora final : public Method {
             // row_scale = m / n, so the gradient of m is that of row_scale over n.
             for (std::int64_t r = 0; r < g.cols; ++r) {
                 const double n = adapter.norms[static_cast<std::size_t>(r)];
+                if (n == 0) continue;  // nothing to scale: its gradient is 0
                 if (g.dtype == DType::kF64) {
                     g.row<double>(0)[r] /= n;
                 } else {
@@ -224,7 +225,7 @@ class Lora final : public Method {
         for (std::int64_t r = 0; r < shape.rows; ++r) {
             const double n = adapter.norms[static_cast<std::size_t>(r)];
             if (first && adapter.lengths[r] == 0) adapter.lengths[r] = static_cast<float>(n);
-            const double scale = static_cast<double>(adapter.lengths[r]) / n;
+            const double scale = n > 0 ? static_cast<double>(adapter.lengths[r]) / n : 0;
             if (exec.dtype() == DType::kF64) {
                 linear.row_scale->row<double>(0)[r] = scale;
             } else {
