@@ -167,6 +167,21 @@ TEST_CASE("lora: merging into quantised weights is requantising, and asked for")
          {"-m", s.model, "--lora", s.adapter, "-o", merged, "--format", "f16", "--overwrite"});
 }
 
+TEST_CASE("lora: a format that sees its matrices first sees them merged") {
+    const Setting s("lora");
+    const std::string once = s.directory.file("once.gguf"), plain = s.directory.file("plain.gguf");
+    const std::string twice = s.directory.file("twice.gguf");
+    must("quantize", {"-m", s.model, "--lora", s.adapter, "-o", once, "--format", "nf4"});
+    must("quantize", {"-m", s.model, "--lora", s.adapter, "-o", plain, "--format", "f32"});
+    must("quantize", {"-m", plain, "-o", twice, "--format", "nf4"});
+    const auto a = ModelFile::open(once), b = ModelFile::open(twice);
+    REQUIRE(a->tensors().size() == b->tensors().size());
+    for (const TensorEntry& entry : a->tensors()) {
+        CAPTURE(entry.name);
+        CHECK(tensor_bytes(*a, entry.name) == tensor_bytes(*b, entry.name));
+    }
+}
+
 TEST_CASE("lora: evaluate records the adapters, and a scale of 0 is the model itself") {
     const Setting s("rslora");
     std::string text;
