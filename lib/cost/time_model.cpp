@@ -44,6 +44,17 @@ double load_seconds(const Machine& machine, std::uint64_t bytes) {
     return static_cast<double>(bytes) / machine.profile.disk_read_bytes_per_second;
 }
 
+double training_seconds(const Machine& machine, const ModelSpec& spec, const TrainingWork& work) {
+    const StepOps ops = step_ops(spec);
+    const auto n = static_cast<double>(work.tokens);
+    const double f32 = machine.profile.at(machine.threads).f32_ops_per_second;
+    const double products = n * (work.layer_passes * ops.layers + work.head_passes * ops.head);
+    // Backward computes the scores anew and has four products beside them.
+    const double attention = n * ops.attention_per_key * static_cast<double>(work.document) / 2 *
+                             (work.layer_passes - 1 + 1.5);
+    return (products / (work.bf16 ? 2 : 1) + attention) / f32;
+}
+
 double quantize_seconds(const Machine& machine, const QuantizeWork& work) {
     const RateAtThreads rate = machine.profile.at(machine.threads);
     // An encoder pass does about four operations per weight and streams it as F32.

@@ -30,6 +30,17 @@ struct StepOps {
 // Reading weights once from disk.
 [[nodiscard]] double load_seconds(const Machine& machine, std::uint64_t bytes);
 
+struct TrainingWork {
+    std::int64_t tokens = 0;
+    std::int64_t document = 0;  // tokens that see one another
+    // Products of a forward pass that the weights take part in: forward, once more where layers are
+    // computed again, for the gradient of the input, for that of the weights.
+    double layer_passes = 3, head_passes = 3;
+    bool bf16 = false;  // operands: twice the rate of F32
+};
+[[nodiscard]] double training_seconds(const Machine& machine, const ModelSpec& spec,
+                                      const TrainingWork& work);
+
 struct QuantizeWork {
     std::uint64_t read_bytes = 0, written_bytes = 0;
     std::uint64_t weights = 0;

@@ -4,11 +4,13 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdio>
 #include <filesystem>
 
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "cost/time_model.h"
 #include "io/json.h"
 #include "io/sha256.h"
 
@@ -169,6 +171,7 @@ struct Loop::State {
     }
     void validate(const LoopEvents& events);
     StepReport step();
+    void predict_time(Plan& plan) const;
     // Whether any rank wants to.
     [[nodiscard]] bool stops(bool wanted) const {
         double wants = wanted ? 1 : 0;
@@ -204,6 +207,7 @@ void Loop::add_to_plan(Plan& plan) const {
     add(s.data.train);
     if (s.data.validation) add(*s.data.validation);
     plan.at(Tier::kRam, Purpose::kIo) += bytes;
+    s.predict_time(plan);
 }
 
 void Loop::start(Team& team, Device device, Isa isa) {
@@ -238,6 +242,26 @@ StepReport Loop::State::step() {
     report.epoch = batch.epoch;
     report.seconds = now() - start;
     return report;
+}
+
+// Of all steps, as products alone take; rows are taken to be full.
+void Loop::State::predict_time(Plan& plan) const {
+    const TrainerOptions& t = options.trainer;
+    const bool whole = make_method(t.method, "--method")->result() == ResultKind::kModel;
+    const cost::MachineProfile profile = cost::find_profile({});
+    cost::TrainingWork work;
+    work.tokens = batch_plan().rows_per_step * options.data.context_tokens;
+    work.document = options.data.context_tokens;
+    work.layer_passes = 2 + (t.pass.checkpoint_layers > 0 ? 1 : 0) + (whole ? 1 : 0);
+    work.head_passes = 2 + (t.pass.loss == LossKind::kCut ? 1 : 0) + (whole ? 1 : 0);
+    work.bf16 = t.bf16;
+    const double step = cost::training_seconds({profile, t.threads, false}, source.spec(), work);
+    plan.seconds = step * static_cast<double>(total);
+    plan.time_basis = "machine profile " + profile.name;
+    char text[64];
+    std::snprintf(text, sizeof(text), "about %.2g s a step, %.0f tokens/s", step,
+                  static_cast<double>(work.tokens) / step);
+    plan.notes.emplace_back(text);
 }
 
 void Loop::State::validate(const LoopEvents& events) {
