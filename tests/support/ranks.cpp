@@ -12,9 +12,16 @@ std::optional<std::vector<std::string>> mpirun(int ranks) {
         MESSAGE("SKIPPED: no MPI: install libopenmpi-dev and openmpi-bin, and configure again");
         return std::nullopt;
     }
-    return std::vector<std::string>{
-        program, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none",
-        "-n",    std::to_string(ranks)};
+    return std::vector<std::string>{program,
+                                    "--allow-run-as-root",
+                                    "--oversubscribe",
+                                    "--bind-to",
+                                    "none",
+                                    "--mca",
+                                    "mpi_yield_when_idle",
+                                    "1",
+                                    "-n",
+                                    std::to_string(ranks)};
 }
 
 }  // namespace thimble::test

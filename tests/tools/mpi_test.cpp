@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <map>
@@ -56,7 +57,8 @@ struct Bench {
     }
     // By so many ranks, one of them with a few words of shell before it; 0: without mpirun.
     [[nodiscard]] ProcessResult run(int ranks, const std::vector<std::string>& more,
-                                    const std::string& on_rank_1 = {}) const {
+                                    const std::string& on_rank_1 = {},
+                                    ProcessOptions options = {}) const {
         std::vector<std::string> words;
         if (ranks > 0) words = mpirun(ranks).value();
         if (!on_rank_1.empty()) {
@@ -67,7 +69,8 @@ struct Bench {
         }
         const std::vector<std::string> train = command(more);
         words.insert(words.end(), train.begin(), train.end());
-        return run_process(words, {.environment = {{"STATE", state()}}});
+        options.environment = {{"STATE", state()}};
+        return run_process(words, options);
     }
     [[nodiscard]] std::string state() const { return output + ".state.safetensors"; }
     [[nodiscard]] std::vector<double> numbers(const char* key) const {
@@ -210,6 +213,20 @@ TEST_CASE("ranks: a job with a dead or a stopped rank ends, and goes on to the s
         CHECK(alone.err.find("goes on after step") != std::string::npos);
         CHECK(farthest(bench.take(), wanted) < 1e-3);
     }
+}
+
+TEST_CASE("ranks: mpirun hands SIGUSR1 on, and all stop with their state saved") {
+    if (!mpirun(1)) return;
+    const Bench bench;
+    const std::vector<std::string> how = {"--steps", "2000", "-b",         "2",
+                                          "--pack",  "none", "--progress", "jsonl"};
+    const ProcessResult r =
+        bench.run(2, how, {}, {.send_signal = SIGUSR1, .signal_after = "\"done\":1"});
+    CAPTURE(r.err);
+    CHECK(r.exit == 75);
+    CHECK(r.err.find("run the same command again") != std::string::npos);
+    CHECK(std::filesystem::exists(bench.state()));
+    CHECK_FALSE(std::filesystem::exists(bench.output));
 }
 
 TEST_CASE("ranks: one that differs or fails is named, and what all find wrong is told once") {

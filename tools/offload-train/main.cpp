@@ -13,7 +13,8 @@ constexpr const char* kExamples = R"(Examples:
   offload-train -m q4_k_m.gguf --data chats.jsonl -o adapter.gguf --max-memory ram=2GiB   (QLoRA)
   offload-train -m model.gguf --data notes.txt -o tuned.gguf --method full --optimizer adamw8bit
   mpirun -n 4 offload-train ... -b 2 --grad-accumulation 8
-      (four processes share the 16 rows of each step; --max-memory is that of each)
+      (four processes share the 16 rows of each step; --max-memory is that of each; SIGUSR1 to
+      mpirun stops them and saves the state)
   offload-train ... --dry-run                    (what it would hold, and how long it would take)
 )";
 

@@ -66,8 +66,7 @@ int main(int argc, char** argv) {
     }
     constexpr std::size_t kChunk = std::size_t{1} << 20;  // floats
     bool holds = copies_hold(*ranks);
-    for (const std::size_t count :
-         {std::size_t{0}, std::size_t{1}, std::size_t{7}, kChunk, kChunk + 1, 2 * kChunk + 12345})
+    for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{7}, kChunk + 12345})
         holds = sums_hold<float>(*ranks, count) && holds;
     for (const std::size_t count : {std::size_t{2}, kChunk / 2 + 3})
         holds = sums_hold<double>(*ranks, count) && holds;
