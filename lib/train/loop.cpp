@@ -101,6 +101,8 @@ struct Loop::State {
         TrainerOptions& t = options.trainer;
         t.pass.most_tokens = rows_of_pass() * options.data.context_tokens;
         t.pass.most_document = options.data.context_tokens;
+        t.passes = ceil_div(options.batch_rows * options.accumulation,
+                            rows_of_pass() * static_cast<std::int64_t>(ranks().size()));
         t.weight_decay = options.schedule.weight_decay;
         t.most_norm = options.schedule.max_grad_norm;
         t.run = key();

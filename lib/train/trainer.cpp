@@ -4,11 +4,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
-#include <numeric>
 
-#include "core/checked.h"
 #include "core/error.h"
+#include "core/log.h"
 #include "core/strings.h"
 #include "io/sha256.h"
 #include "train/checkpoint.h"
@@ -80,7 +78,7 @@ struct Trainer::State {
 
     void check() const;
     [[nodiscard]] std::string cheapest_change();
-    void begin_gradients(double learning_rate, std::size_t passes);
+    void begin_gradients(double learning_rate);
     [[nodiscard]] LossSums add_gradients(std::span<const Batch> batches, double targets,
                                          std::uint64_t passes_of_all);
     [[nodiscard]] double gradient_norm() const;
@@ -183,12 +181,8 @@ LossSums Trainer::evaluate(const Batch& batch) {
     return state_->pass->evaluate(batch);
 }
 
-void Trainer::State::begin_gradients(double learning_rate, std::size_t passes) {
+void Trainer::State::begin_gradients(double learning_rate) {
     if (!fused) return parameters.zero_gradients(exec);
-    if (passes > 1) {
-        throw Error(Exit::kUsage, "--grad-accumulation",
-                    "gradients are used up in backward and cannot be summed", "use 1");
-    }
     fused->begin_step(steps + 1, learning_rate, options.weight_decay, *slots, chunks);
 }
 
@@ -227,7 +221,7 @@ StepResult Trainer::step(std::span<const Batch> batches, double learning_rate) {
     s.options.ranks->sum(counts);
     const auto [targets, passes] = counts;
     if (targets == 0) throw Error(Exit::kBadData, "batch", "has no token to learn");
-    s.begin_gradients(learning_rate, batches.size());
+    s.begin_gradients(learning_rate);
     StepResult result;
     result.loss = s.add_gradients(batches, targets, static_cast<std::uint64_t>(passes));
     if (!std::isfinite(result.loss.loss)) {
@@ -251,6 +245,14 @@ void Trainer::State::check() const {
         throw Error(Exit::kUsage, "--max-grad-norm",
                     "gradients are used up in backward, no norm of all is known before",
                     "--max-grad-norm 0");
+    }
+    if (fuses && options.passes > 1) {
+        throw Error(Exit::kUsage, "--grad-accumulation",
+                    "gradients are used up in backward and cannot be summed", "use 1");
+    }
+    if (optimizer->updates_in_backward() && options.most_norm > 0 && !exec.dry) {
+        log_warning("--max-grad-norm has no effect on --optimizer " + options.optimizer +
+                    ": no norm of all gradients is known before they are used up");
     }
     const bool adapts = method->result() != ResultKind::kModel;
     if (fuses && adapts) {

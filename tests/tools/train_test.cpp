@@ -265,7 +265,7 @@ TEST_CASE("training: from random weights, and what is asked wrongly") {
           1, "lower --learning-rate");
     wrong({"--optimizer", "lomo"}, 2, "--method full");
     wrong({"--method", "full", "-o", bench.directory.file("out.gguf"), "--optimizer", "lomo",
-           "--grad-accumulation", "2"},
+           "--grad-accumulation", "2", "--dry-run"},
           2, "--grad-accumulation");
 }
 
