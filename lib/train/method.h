@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "core/options.h"
-#include "core/registry.h"
 #include "model/adapter.h"
+#include "train/leaf.h"
 #include "train/parameters.h"
 
 namespace thimble::train {
@@ -53,36 +53,13 @@ class Method {
     virtual void set_pass(std::uint64_t seed, std::uint64_t pass) { (void)seed, (void)pass; }
 };
 
-class MethodType {
-  public:
-    virtual ~MethodType() = default;
-    [[nodiscard]] virtual std::string_view name() const = 0;
-    [[nodiscard]] virtual std::string_view help() const = 0;
-    virtual void visit_options(OptionVisitor& v) const = 0;
-    [[nodiscard]] virtual std::unique_ptr<Method> make(std::string_view text,
-                                                       std::string_view where) const = 0;
-};
+using MethodType = LeafType<Method>;
+template <class Leaf>
+using MethodOf = LeafOf<Method, Leaf>;
 [[nodiscard]] const Registry<MethodType>& methods();
 // "lora:rank=16,alpha=32"
 [[nodiscard]] std::unique_ptr<Method> make_method(std::string_view spec, std::string_view where);
 // What --method can be, for OptionInfo::inline_forms.
 [[nodiscard]] std::vector<InlineForm> method_forms();
-
-// The type of a leaf: a class with kName, kHelp, an Options struct and a constructor
-// (Options, where).
-template <class Leaf>
-class MethodOf final : public MethodType {
-  public:
-    [[nodiscard]] std::string_view name() const override { return Leaf::kName; }
-    [[nodiscard]] std::string_view help() const override { return Leaf::kHelp; }
-    void visit_options(OptionVisitor& v) const override { typename Leaf::Options{}.visit(v); }
-    [[nodiscard]] std::unique_ptr<Method> make(std::string_view text,
-                                               std::string_view where) const override {
-        typename Leaf::Options options;
-        parse_inline_options(
-            text, [&](OptionVisitor& v) { options.visit(v); }, where);
-        return std::make_unique<Leaf>(options, where);
-    }
-};
 
 }  // namespace thimble::train

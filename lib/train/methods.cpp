@@ -21,19 +21,9 @@ const Registry<MethodType>& methods() {
 }
 
 std::unique_ptr<Method> make_method(std::string_view spec, std::string_view where) {
-    const std::size_t colon = spec.find(':');
-    const std::string_view options =
-        colon == std::string_view::npos ? std::string_view{} : spec.substr(colon + 1);
-    return methods().get(spec.substr(0, colon), where).make(options, where);
+    return make_leaf(methods(), spec, where);
 }
 
-std::vector<InlineForm> method_forms() {
-    std::vector<InlineForm> forms;
-    for (const auto& type : methods().items()) {
-        forms.push_back({std::string(type->name()),
-                         list_options([&](OptionVisitor& v) { type->visit_options(v); })});
-    }
-    return forms;
-}
+std::vector<InlineForm> method_forms() { return leaf_forms(methods()); }
 
 }  // namespace thimble::train

@@ -18,10 +18,10 @@
 
 #include "core/checked.h"
 #include "core/options.h"
-#include "core/registry.h"
 #include "core/team.h"
 #include "format/packed.h"
 #include "kernels/layout/isa.h"
+#include "train/leaf.h"
 
 namespace thimble::train {
 
@@ -104,40 +104,14 @@ void widen(Isa isa, std::span<const std::uint16_t> from, float* to);
 inline constexpr std::int64_t kSumElements = 4096;
 void add_squares(Team& team, Isa isa, std::span<const float> x, double& sum);
 
-// A registered optimizer: makes instances from its options.
-class OptimizerType {
-  public:
-    virtual ~OptimizerType() = default;
-    [[nodiscard]] virtual std::string_view name() const = 0;
-    [[nodiscard]] virtual std::string_view help() const = 0;
-    // Visits an instance with the defaults: for --help and schemas.
-    virtual void visit_options(OptionVisitor& v) const = 0;
-    // `text` is "key=value,..." (may be empty).
-    [[nodiscard]] virtual std::unique_ptr<Optimizer> make(std::string_view text,
-                                                          std::string_view where) const = 0;
-};
+using OptimizerType = LeafType<Optimizer>;
+template <class Leaf>
+using OptimizerOf = LeafOf<Optimizer, Leaf>;
 [[nodiscard]] const Registry<OptimizerType>& optimizers();
 // "adamw:beta2=0.95"
 [[nodiscard]] std::unique_ptr<Optimizer> make_optimizer(std::string_view spec,
                                                         std::string_view where);
 // What --optimizer can be, for OptionInfo::inline_forms.
 [[nodiscard]] std::vector<InlineForm> optimizer_forms();
-
-// The type of a leaf: a class with kName, kHelp, an Options struct and a constructor
-// (Options, where) that throws Error(kUsage) on options that do not go together.
-template <class Leaf>
-class OptimizerOf final : public OptimizerType {
-  public:
-    [[nodiscard]] std::string_view name() const override { return Leaf::kName; }
-    [[nodiscard]] std::string_view help() const override { return Leaf::kHelp; }
-    void visit_options(OptionVisitor& v) const override { typename Leaf::Options{}.visit(v); }
-    [[nodiscard]] std::unique_ptr<Optimizer> make(std::string_view text,
-                                                  std::string_view where) const override {
-        typename Leaf::Options options;
-        parse_inline_options(
-            text, [&](OptionVisitor& v) { options.visit(v); }, where);
-        return std::make_unique<Leaf>(options, where);
-    }
-};
 
 }  // namespace thimble::train

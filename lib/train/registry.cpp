@@ -22,19 +22,9 @@ const Registry<OptimizerType>& optimizers() {
 }
 
 std::unique_ptr<Optimizer> make_optimizer(std::string_view spec, std::string_view where) {
-    const std::size_t colon = spec.find(':');
-    const std::string_view options =
-        colon == std::string_view::npos ? std::string_view{} : spec.substr(colon + 1);
-    return optimizers().get(spec.substr(0, colon), where).make(options, where);
+    return make_leaf(optimizers(), spec, where);
 }
 
-std::vector<InlineForm> optimizer_forms() {
-    std::vector<InlineForm> forms;
-    for (const auto& type : optimizers().items()) {
-        forms.push_back({std::string(type->name()),
-                         list_options([&](OptionVisitor& v) { type->visit_options(v); })});
-    }
-    return forms;
-}
+std::vector<InlineForm> optimizer_forms() { return leaf_forms(optimizers()); }
 
 }  // namespace thimble::train
