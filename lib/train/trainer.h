@@ -30,7 +30,7 @@ struct TrainerOptions {
     bool update_in_backward = false;
     std::uint64_t seed = 0;
     double weight_decay = 0;
-    std::string run;       // what else a checkpoint must agree with
+    std::string run;          // what else a checkpoint must agree with
     std::int64_t passes = 1;  // of a step, on one rank
     double most_norm = 0;  // of all gradients together: they are scaled down to it; 0: as they are
     dist::Communicator* ranks = dist::alone();
