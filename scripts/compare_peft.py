@@ -3,11 +3,14 @@
 """The same LoRA run by offload-train and by PyTorch + PEFT: losses step by step, tokens/s, peak memory.
 
     scripts/compare_peft.py --tool build/bin/offload-train --model DIR --data lines.jsonl [--steps 50] [--precision f32]
+        [--nf4 FILE]
 
 DIR is a Hugging Face directory; lines.jsonl holds {"text": ...} lines, one row of a step each. Both begin with the same
 matrices, take the lines in order and use AdamW (0.9, 0.999, 1e-8, no decay, norm clipped at 1) with a constant rate.
 PyTorch runs eagerly in a process of its own, in float32 or (bf16) with bfloat16 weights and float32 adapters under
-autocast, on as many threads. Needs torch, transformers and peft. For measurements only.
+autocast, on as many threads. With --nf4 (QLoRA) both keep the base in 4 bits: offload-train reads FILE, made by
+`quantize --format nf4` from DIR, PyTorch quantises DIR with bitsandbytes as it loads it. Needs torch, transformers and
+peft. For measurements only.
 """
 import argparse
 import json
@@ -23,7 +26,7 @@ RATE = 2e-4
 
 
 def offload_train(args, output, *more):
-    command = [args.tool, "-m", args.model, "--data", args.data, "-o", output, "-c", str(args.context), "--pack", "none",
+    command = [args.tool, "-m", args.nf4 or args.model, "--data", args.data, "-o", output, "-c", str(args.context), "--pack", "none",
                "--shuffle=false", "-b", str(args.batch), "--method", f"lora:rank={args.rank},alpha={2 * args.rank}",
                "--lr-scheduler", "constant", "--precision", args.precision, "--threads", str(args.threads), "--metrics", "-",
                "--force", "-q", *more]
@@ -39,11 +42,16 @@ def offload_train(args, output, *more):
 def pytorch(args):
     import peft
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
     torch.set_num_threads(args.threads)
     half = args.precision == "bf16"
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.bfloat16 if half else torch.float32)
+    dtype = torch.bfloat16 if half else torch.float32
+    more = {}
+    if args.nf4:
+        more["quantization_config"] = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                                                         bnb_4bit_compute_dtype=dtype)
+    base = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, **more)
     model = peft.PeftModel.from_pretrained(base, args.initial, is_trainable=True)
     if args.checkpointing:
         model.enable_input_require_grads()
@@ -87,6 +95,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--checkpointing", action="store_true", help="PyTorch computes layers twice, as offload-train does")
+    parser.add_argument("--nf4", metavar="FILE", help="the base in nf4, for offload-train")
     parser.add_argument("--more", nargs="*", default=[], help="more arguments for offload-train")
     parser.add_argument("--initial", help=argparse.SUPPRESS)
     args = parser.parse_args()
