@@ -14,23 +14,21 @@ constexpr std::int64_t kStrip = 16;  // slots decoded to floats at a time
 struct Scratch {
     float q[kAttentionOutputs + kAttentionRows * kLanes];  // [rows, padded], times scale
     float strip[kStrip * kMaxHeadDim];                     // [kStrip, padded]
-    float scores[kAttentionRows * kAttentionSlots];        // [rows, kAttentionSlots]
 };
 
 THIMBLE_INLINE std::int64_t pad(std::int64_t dim) { return (dim + kLanes - 1) / kLanes * kLanes; }
 
 // Rows [first, first + count) of K or V as floats, the rest of each row and empty slots zero.
 THIMBLE_INLINE void decode_strip(const AttentionTile& tile, LayoutId layout, const std::byte* rows,
-                                 std::size_t slot_bytes, std::int64_t first, std::int64_t count,
-                                 float* strip) {
-    const std::int64_t padded = pad(tile.dim);
+                                 std::size_t slot_bytes, std::int64_t dim, std::int64_t first,
+                                 std::int64_t count, float* strip) {
+    const std::int64_t padded = pad(dim);
     for (std::int64_t i = 0; i < count; ++i) {
         float* row = strip + i * padded;
         std::int64_t filled = 0;
         if (tile.positions[first + i] >= 0) {
-            decode_row(layout, rows + static_cast<std::size_t>(first + i) * slot_bytes, tile.dim,
-                       row);
-            filled = tile.dim;
+            decode_row(layout, rows + static_cast<std::size_t>(first + i) * slot_bytes, dim, row);
+            filled = dim;
         }
         for (std::int64_t d = filled; d < padded; ++d) row[d] = 0;
     }
@@ -68,9 +66,9 @@ THIMBLE_INLINE Range range_of(const AttentionTile& tile) {
     return range;
 }
 
-// scores[row] becomes e^(s - max) with 0 for what the row may not see; returns {max, sum}.
-THIMBLE_INLINE void soften(const AttentionTile& tile, const Range& range, std::int64_t token,
-                           float* scores, float* max_out, float* sum_out) {
+// Caps a row's scores and adds their biases; what the row may not see becomes -infinity.
+THIMBLE_INLINE void mask(const AttentionTile& tile, const Range& range, std::int64_t token,
+                         float* scores) {
     const float lowest = -__builtin_inff();
     const std::int64_t query = tile.q_positions[token];
     const bool all = range.least >= 0 && range.most <= query &&
@@ -87,6 +85,12 @@ THIMBLE_INLINE void soften(const AttentionTile& tile, const Range& range, std::i
             store(scores + s, score == broadcast(lowest) ? score : capped);
         }
     }
+    for (std::int64_t s = 0; tile.bias != nullptr && s < tile.slots; ++s) scores[s] += tile.bias[s];
+}
+
+// scores becomes e^(s - max); returns {max, sum}.
+THIMBLE_INLINE void soften(float* scores, float* max_out, float* sum_out) {
+    const float lowest = -__builtin_inff();
     vf largest = broadcast(lowest);
     for (std::int64_t s = 0; s < kAttentionSlots; s += kLanes)
         largest = max(load(scores + s), largest);
@@ -101,21 +105,20 @@ THIMBLE_INLINE void soften(const AttentionTile& tile, const Range& range, std::i
     *sum_out = sum_lanes(total);
 }
 
-}  // namespace
-
-// Partial state of rows token * group + head: o [rows, dim], max [rows], sum [rows].
-void attention_tile(const AttentionTile& tile, float* o, float* max, float* sum) {
-    Scratch scratch;
-    const std::int64_t padded = pad(tile.dim), rows = tile.tokens * tile.group;
+// scores [rows, kAttentionSlots]
+THIMBLE_INLINE void score(const AttentionTile& tile, Scratch& scratch, float* scores) {
+    const std::int64_t padded = pad(tile.k_dim), rows = tile.tokens * tile.group;
     for (std::int64_t r = 0; r < rows; ++r) {
         const float* q = tile.q + r / tile.group * tile.q_stride + r % tile.group * tile.dim;
         float* to = scratch.q + r * padded;
-        for (std::int64_t d = 0; d < tile.dim; ++d) to[d] = q[d] * tile.scale;
-        for (std::int64_t d = tile.dim; d < padded; ++d) to[d] = 0;
+        for (std::int64_t d = 0; d < tile.k_dim; ++d)
+            to[d] = q[tile.channels != nullptr ? tile.channels[d] : d] * tile.scale;
+        for (std::int64_t d = tile.k_dim; d < padded; ++d) to[d] = 0;
     }
     for (std::int64_t first = 0; first < tile.slots; first += kStrip) {
         const std::int64_t count = tile.slots - first < kStrip ? tile.slots - first : kStrip;
-        decode_strip(tile, tile.k_layout, tile.k, tile.k_slot_bytes, first, count, scratch.strip);
+        decode_strip(tile, tile.k_layout, tile.k, tile.k_slot_bytes, tile.k_dim, first, count,
+                     scratch.strip);
         for (std::int64_t s = count; s < kStrip; ++s) {
             for (std::int64_t d = 0; d < padded; ++d) scratch.strip[s * padded + d] = 0;
         }
@@ -127,21 +130,41 @@ void attention_tile(const AttentionTile& tile, float* o, float* max, float* sum)
                     for (int i = 0; i < kLanes; ++i)
                         parts[i] = fma(q, load(scratch.strip + (s + i) * padded + d), parts[i]);
                 }
-                store(scratch.scores + r * kAttentionSlots + first + s, sum_each(parts));
+                store(scores + r * kAttentionSlots + first + s, sum_each(parts));
             }
         }
     }
     const Range range = range_of(tile);
+    for (std::int64_t r = 0; r < rows; ++r)
+        mask(tile, range, r / tile.group, scores + r * kAttentionSlots);
+}
+
+}  // namespace
+
+// Logits of rows token * group + head: scores [rows, kAttentionSlots], -infinity where a slot is
+// empty or hidden from the row.
+void attention_scores(const AttentionTile& tile, float* scores) {
+    Scratch scratch;
+    score(tile, scratch, scores);
+}
+
+// Partial state of rows token * group + head: o [rows, dim], max [rows], sum [rows].
+void attention_tile(const AttentionTile& tile, float* o, float* max, float* sum) {
+    Scratch scratch;
+    float scores[kAttentionRows * kAttentionSlots];
+    score(tile, scratch, scores);
+    const std::int64_t padded = pad(tile.dim), rows = tile.tokens * tile.group;
     for (std::int64_t r = 0; r < rows; ++r) {
-        soften(tile, range, r / tile.group, scratch.scores + r * kAttentionSlots, max + r, sum + r);
+        soften(scores + r * kAttentionSlots, max + r, sum + r);
         for (std::int64_t d = 0; d < tile.dim; ++d) o[r * tile.dim + d] = 0;
     }
     for (std::int64_t first = 0; first < tile.slots; first += kStrip) {
         const std::int64_t count = tile.slots - first < kStrip ? tile.slots - first : kStrip;
-        decode_strip(tile, tile.v_layout, tile.v, tile.v_slot_bytes, first, count, scratch.strip);
+        decode_strip(tile, tile.v_layout, tile.v, tile.v_slot_bytes, tile.dim, first, count,
+                     scratch.strip);
         for (std::int64_t r = 0; r < rows; ++r) {
             float* to = o + r * tile.dim;
-            const float* p = scratch.scores + r * kAttentionSlots + first;
+            const float* p = scores + r * kAttentionSlots + first;
             std::int64_t d = 0;
             for (; d + 4 * kLanes <= tile.dim; d += 4 * kLanes)
                 add_values<4>(p, scratch.strip + d, count, padded, to + d);
@@ -153,6 +176,34 @@ void attention_tile(const AttentionTile& tile, float* o, float* max, float* sum)
             }
         }
     }
+}
+
+// x := e^(x - log(sum(e^x))); -infinity becomes 0, and a row of nothing else 0 throughout.
+// log_sum: that logarithm.
+void softmax_row(float* x, std::int64_t n, float* log_sum) {
+    const float lowest = -__builtin_inff();
+    float top = lowest;
+    for (std::int64_t i = 0; i < n; ++i) top = x[i] > top ? x[i] : top;
+    *log_sum = lowest;
+    if (top == lowest) {
+        for (std::int64_t i = 0; i < n; ++i) x[i] = 0;
+        return;
+    }
+    vf total = {};
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const vf e = exp(load(x + i) - broadcast(top));
+        store(x + i, e);
+        total += e;
+    }
+    float sum = sum_lanes(total);
+    for (; i < n; ++i) {
+        x[i] = exp(broadcast(x[i] - top))[0];
+        sum += x[i];
+    }
+    const float inverse = 1.0f / sum;
+    for (std::int64_t k = 0; k < n; ++k) x[k] *= inverse;
+    *log_sum = top + __builtin_logf(sum);
 }
 
 // into := merge(into, part). A part that saw nothing leaves every bit as it was.

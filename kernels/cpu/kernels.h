@@ -69,11 +69,14 @@ struct AttentionTile {
     std::int64_t tokens, group, dim, q_stride;
     const std::int64_t* q_positions;  // [tokens]
     LayoutId k_layout, v_layout;
-    const std::byte* k;  // first slot of the tile, this K/V head
+    std::int64_t k_dim;            // elements of a key row
+    const std::int16_t* channels;  // [k_dim] of q that a key row holds, ascending; null: all dim
+    const std::byte* k;            // first slot of the tile, this K/V head
     const std::byte* v;
     std::size_t k_slot_bytes, v_slot_bytes;
     std::int64_t slots;             // at most kAttentionSlots
     const std::int64_t* positions;  // [slots]; -1: empty
+    const float* bias;              // [slots], added to the logits; null: none
     float scale, softcap;           // softcap 0: none
     std::int64_t window, sinks;     // window 0: none
 };

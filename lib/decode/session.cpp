@@ -87,16 +87,21 @@ std::int64_t Session::reuse(std::span<const Token> prompt) {
 }
 
 // Feeds tokens and chooses the one that follows.
-Token Session::step(std::span<const Token> tokens) {
+Token Session::step(std::span<const Token> tokens, bool prompt) {
     tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
     if (!top_.empty()) {
         runner_.forward_top(seq_, tokens, top_, top_tokens_);
         return sampler_.sample_top(top_, top_tokens_, tokens_.size());
     }
     Token next = -1;
-    runner_.forward(seq_, tokens, 1, [&](std::int64_t, View logits) {
+    const auto choose = [&](std::int64_t, View logits) {
         next = sampler_.sample(logits, tokens_, tokens_.size());
-    });
+    };
+    if (prompt) {
+        runner_.prompt(seq_, tokens, 1, choose);
+    } else {
+        runner_.forward(seq_, tokens, 1, choose);
+    }
     return next;
 }
 
@@ -128,7 +133,7 @@ GenerateStats Session::generate(std::span<const Token> prompt, const GenerateHoo
         if (!out.empty() && hooks.text) hooks.text(out);
     };
     const auto start = std::chrono::steady_clock::now();
-    Token next = step(prompt.subspan(static_cast<std::size_t>(stats.cached_tokens)));
+    Token next = step(prompt.subspan(static_cast<std::size_t>(stats.cached_tokens)), true);
     stats.prompt_seconds = stats.first_token_seconds = seconds_since(start);
 
     const auto decode_start = std::chrono::steady_clock::now();
@@ -148,7 +153,7 @@ GenerateStats Session::generate(std::span<const Token> prompt, const GenerateHoo
         if (stats.reason != StopReason::kLength) break;
         stats.decode_bytes += runner_.bytes_per_token(held);
         ++stats.decode_steps;
-        next = step({&next, 1});
+        next = step({&next, 1}, false);
     }
     stats.decode_seconds = seconds_since(decode_start);
     show(characters.finish());

@@ -68,7 +68,7 @@ class Session {
 
   private:
     std::int64_t reuse(std::span<const Token> prompt);
-    Token step(std::span<const Token> tokens);
+    Token step(std::span<const Token> tokens, bool prompt);
 
     Runner& runner_;
     const Tokenizer& tokenizer_;

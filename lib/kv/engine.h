@@ -13,14 +13,23 @@
 namespace thimble {
 
 struct KvOptions {
-    std::string policy = "full";  // "streaming:sink=4,budget=1024"
+    std::string policy = "full";  // "streaming:sink=4,budget=1024", "snapkv:budget=25%+think"
     std::string type_k = "f16";   // f32 | f16 | bf16 | q8_0
     std::string type_v = "f16";
     // Most tokens of a sequence, unless the policy's positions are compact. 0: the model's trained
     // context, which whoever makes the engine fills in.
     std::int64_t context_tokens = 0;
-    void visit(
-        OptionVisitor& v);  // --kv-policy, -ctk/--cache-type-k, -ctv/--cache-type-v, -c/--ctx-size
+    bool huge_pages = false;  // asks the system for pages of 2 MiB
+    // --kv-policy, -ctk/--cache-type-k, -ctv/--cache-type-v, -c/--ctx-size, --kv-huge-pages
+    void visit(OptionVisitor& v);
+};
+
+// How much a sequence is to hold: the first `prompt` of its tokens before its policy first drops
+// any.
+struct KvLoad {
+    KvLoad(std::int64_t all) : tokens(all), prompt(all) {}  // NOLINT: all of them may be the prompt
+    KvLoad(std::int64_t all, std::int64_t of_prompt) : tokens(all), prompt(of_prompt) {}
+    std::int64_t tokens, prompt;
 };
 
 using SeqId = std::int32_t;
@@ -51,6 +60,9 @@ class KvEngine final : public SequenceState {
 
     [[nodiscard]] SeqId open();  // memory is committed as slots are used, not here
     void close(SeqId seq);
+    // A sequence with the same past, statistics included. Whole tiles are shared until one of the
+    // two edits or cuts them; Error(kUsage) with keys on a CUDA device.
+    [[nodiscard]] SeqId fork(SeqId seq);
     [[nodiscard]] std::int64_t tokens(SeqId seq) const;  // tokens seen so far = next position
     [[nodiscard]] std::int64_t capacity_tokens() const noexcept;
     // The same before there is an engine: context_tokens, or without end where a policy's compact
@@ -66,16 +78,35 @@ class KvEngine final : public SequenceState {
     // One step of `count` new tokens of one sequence: begin, then per layer attend, then end.
     // Error(kUsage) naming --ctx-size when the sequence would not fit.
     void begin_step(SeqId seq, std::int64_t count);
+    // A new sequence is in its prompt: nothing is dropped, statistics are gathered. At the end of
+    // the prompt the policy drops what its budget has no room for; later tokens are answers.
+    void begin_prompt(SeqId seq);
+    void end_prompt(const Exec& exec, SeqId seq);
+    [[nodiscard]] bool in_prompt(SeqId seq) const;
+    // Whether a prompt may pass through one layer after the other, so that only one layer at a time
+    // holds all of it: begin_layer_step() instead of begin_step(), for `count` tokens that follow
+    // `offset` others of the prompt, and end_step(); after a layer's last one end_layer(), and when
+    // all layers are done end_layers().
+    [[nodiscard]] bool edits_by_layer() const noexcept;
+    [[nodiscard]] static bool edits_by_layer(const KvOptions& options);
+    void begin_layer_step(SeqId seq, std::int64_t offset, std::int64_t count);
+    void end_layer(const Exec& exec, SeqId seq, int layer, std::int64_t prompt_tokens);
+    void end_layers(SeqId seq, std::int64_t prompt_tokens);
     // Stores k and v, too.
     void attend(const Exec& exec, int layer, View q, View k, View v, View out) override;
     void end_step();
 
     [[nodiscard]] std::uint64_t bytes() const noexcept;  // committed now, equal to the ledger's
-    // Bytes of host memory of one sequence after `tokens` tokens: closed form, never falls as
-    // tokens grow.
+    // What a head holds: how many slots, and their positions.
+    [[nodiscard]] std::int64_t slots(SeqId seq, int layer, int kv_head) const;
+    [[nodiscard]] std::vector<std::int32_t> positions(SeqId seq, int layer, int kv_head) const;
+    // Most bytes of host memory that one sequence holds on its way to so many tokens: exact where
+    // nothing is dropped, else a bound within pages and edits' scratch. Never falls as tokens grow.
     [[nodiscard]] static std::uint64_t predict_bytes(const std::vector<AttentionSpec>& layers,
-                                                     const KvOptions& options, std::int64_t tokens,
+                                                     const KvOptions& options, const KvLoad& load,
                                                      const KvPlacement& placement);
+    // Most keys of a layer that a query reads after so many tokens; 0: all.
+    [[nodiscard]] std::int64_t read_tokens(int layer, std::int64_t tokens) const;
     // The same of device memory, which a sequence takes when it is opened.
     [[nodiscard]] static std::uint64_t predict_device_bytes(
         const std::vector<AttentionSpec>& layers, const KvOptions& options,

@@ -4,6 +4,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <utility>
+
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/strings.h"
@@ -11,9 +13,11 @@
 namespace thimble {
 namespace {
 
-std::size_t page_bytes() {
-    static const auto bytes = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    return bytes;
+constexpr std::size_t kHugeBytes = std::size_t{2} << 20;
+
+std::size_t page_bytes(PageSize page) {
+    static const auto base = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    return page == PageSize::kHuge ? kHugeBytes : base;
 }
 
 [[noreturn]] void refuse(std::uint64_t bytes) {
@@ -23,50 +27,67 @@ std::size_t page_bytes() {
 
 }  // namespace
 
-std::size_t LaneMemory::committed_lane_bytes(std::size_t lane_bytes) noexcept {
-    const std::size_t page = page_bytes();
-    return (lane_bytes + page - 1) / page * page;
+std::size_t LaneMemory::committed_lane_bytes(std::size_t lane_bytes, PageSize page) noexcept {
+    const std::size_t bytes = page_bytes(page);
+    return (lane_bytes + bytes - 1) / bytes * bytes;
 }
 
-LaneMemory::LaneMemory(int lanes, std::size_t lane_bytes)
-    : lanes_(lanes),
-      stride_(committed_lane_bytes(lane_bytes)),
+LaneMemory::LaneMemory(int lanes, std::size_t lane_bytes, PageSize page)
+    : page_(page),
+      stride_(committed_lane_bytes(lane_bytes, page)),
+      committed_(static_cast<std::size_t>(lanes)),
       charge_(Tier::kRam, Purpose::kKv, 0) {
     const auto total = checked_mul(stride_, static_cast<std::uint64_t>(lanes));
     if (!total) refuse(UINT64_MAX);
     if (*total == 0) return;
     // Without access rights the range costs no memory and counts against no data limit.
-    void* p = mmap(nullptr, *total, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    mapped_ = *total + (page == PageSize::kHuge ? kHugeBytes : 0);
+    void* p = mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) refuse(*total);
-    base_ = static_cast<std::byte*>(p);
+    map_ = base_ = static_cast<std::byte*>(p);
+    if (page != PageSize::kHuge) return;
+    const auto at = reinterpret_cast<std::uintptr_t>(p);
+    base_ += (kHugeBytes - at % kHugeBytes) % kHugeBytes;
+    madvise(base_, *total, MADV_HUGEPAGE);  // a wish: without huge pages small ones do
 }
 
 LaneMemory::~LaneMemory() {
-    if (base_ != nullptr) munmap(base_, stride_ * static_cast<std::size_t>(lanes_));
+    if (map_ != nullptr) munmap(map_, mapped_);
+}
+
+void LaneMemory::swap(LaneMemory& other) noexcept {
+    std::swap(page_, other.page_);
+    std::swap(stride_, other.stride_);
+    std::swap(mapped_, other.mapped_);
+    std::swap(committed_, other.committed_);
+    std::swap(base_, other.base_);
+    std::swap(map_, other.map_);
+    std::swap(charge_, other.charge_);
 }
 
 void LaneMemory::resize(std::size_t lane_bytes) {
-    const std::size_t wanted = committed_lane_bytes(lane_bytes);
-    if (wanted == committed_) return;
-    const auto lanes = static_cast<std::size_t>(lanes_);
-    if (wanted > committed_) {
-        charge_.resize(wanted * lanes);
-        for (std::size_t lane = 0; lane < lanes; ++lane) {
-            std::byte* begin = base_ + lane * stride_ + committed_;
-            if (mprotect(begin, wanted - committed_, PROT_READ | PROT_WRITE) == 0) continue;
-            charge_.resize(committed_ * lanes);
-            refuse(wanted * lanes);
+    for (int i = 0; i < static_cast<int>(committed_.size()); ++i) resize(i, lane_bytes);
+}
+
+void LaneMemory::resize(int lane, std::size_t lane_bytes) {
+    const std::size_t wanted = committed_lane_bytes(lane_bytes, page_);
+    std::size_t& committed = committed_[static_cast<std::size_t>(lane)];
+    if (wanted == committed) return;
+    const std::uint64_t before = charge_.bytes();
+    if (wanted > committed) {
+        charge_.resize(before + (wanted - committed));
+        if (mprotect(this->lane(lane) + committed, wanted - committed, PROT_READ | PROT_WRITE) !=
+            0) {
+            charge_.resize(before);
+            refuse(before + (wanted - committed));
         }
-        committed_ = wanted;
-        return;
+    } else {
+        std::byte* begin = this->lane(lane) + wanted;
+        madvise(begin, committed - wanted, MADV_DONTNEED);
+        mprotect(begin, committed - wanted, PROT_NONE);
+        charge_.resize(before - (committed - wanted));
     }
-    for (std::size_t lane = 0; lane < lanes; ++lane) {
-        std::byte* begin = base_ + lane * stride_ + wanted;
-        madvise(begin, committed_ - wanted, MADV_DONTNEED);
-        mprotect(begin, committed_ - wanted, PROT_NONE);
-    }
-    committed_ = wanted;
-    charge_.resize(wanted * lanes);
+    committed = wanted;
 }
 
 }  // namespace thimble

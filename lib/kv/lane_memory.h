@@ -1,38 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0
 // One reserved address range cut into equal lanes (one per KV head). Each lane is contiguous and
 // holds memory from its start only as far as it is committed; committed pages are charged to the
-// ledger exactly and go back to the system when given up.
+// ledger exactly and go back to the system when given up ("vAttention: Dynamic Memory Management
+// for Serving LLMs without PagedAttention", 2024, on the CPU's page tables).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "core/ledger.h"
 
 namespace thimble {
 
+enum class PageSize : std::uint8_t {
+    kBase,  // the system's
+    kHuge,  // 2 MiB, as far as the system has them: fewer misses, more memory at a lane's end
+};
+
 class LaneMemory {
   public:
+    LaneMemory() = default;
     // Reserves addresses only; nothing is charged. Error(kFailure) if the system refuses.
-    LaneMemory(int lanes, std::size_t lane_bytes);
+    LaneMemory(int lanes, std::size_t lane_bytes, PageSize page = PageSize::kBase);
     ~LaneMemory();
-    LaneMemory(const LaneMemory&) = delete;
-    LaneMemory& operator=(const LaneMemory&) = delete;
+    LaneMemory(LaneMemory&& other) noexcept { swap(other); }
+    LaneMemory& operator=(LaneMemory&& other) noexcept {
+        swap(other);
+        return *this;
+    }
 
-    // Makes the first `lane_bytes` bytes of every lane usable and gives the rest back.
+    // Makes the first `lane_bytes` bytes of every lane, or of one, usable and gives the rest back.
     void resize(std::size_t lane_bytes);
+    void resize(int lane, std::size_t lane_bytes);
 
     [[nodiscard]] std::byte* data() const noexcept { return base_; }
+    [[nodiscard]] std::byte* lane(int i) const noexcept {
+        return base_ + static_cast<std::size_t>(i) * stride_;
+    }
     [[nodiscard]] std::size_t lane_stride() const noexcept { return stride_; }  // bytes
     [[nodiscard]] std::uint64_t committed_bytes() const noexcept { return charge_.bytes(); }
+    [[nodiscard]] std::size_t committed_bytes(int lane) const noexcept {
+        return committed_[static_cast<std::size_t>(lane)];
+    }
     // What resize(lane_bytes) commits per lane: whole pages.
-    [[nodiscard]] static std::size_t committed_lane_bytes(std::size_t lane_bytes) noexcept;
+    [[nodiscard]] static std::size_t committed_lane_bytes(std::size_t lane_bytes,
+                                                          PageSize page = PageSize::kBase) noexcept;
 
   private:
-    int lanes_;
-    std::size_t stride_;
-    std::size_t committed_ = 0;  // per lane
-    std::byte* base_ = nullptr;
+    void swap(LaneMemory& other) noexcept;
+
+    PageSize page_ = PageSize::kBase;
+    std::size_t stride_ = 0, mapped_ = 0;
+    std::vector<std::size_t> committed_;  // of each lane
+    std::byte *base_ = nullptr, *map_ = nullptr;
     Charge charge_;
 };
 

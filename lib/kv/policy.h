@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// KV-cache policies say which keys a query may read and which positions it sees them at; the engine
-// owns memory, positions and RoPE. One leaf file in policies/ plus one line in policies.def makes a
-// new one. Policies that score keys add statistics and edit plans to this interface; what they
-// share with the ones here (needs, budgets, per-row rules) is already in its final place.
+// KV-cache policies say which keys and values are kept and which a query reads; the engine owns
+// memory, positions and RoPE, gathers statistics and carries edits out. Policies have options but
+// no state: what they remember of a sequence is numbers per slot that the engine keeps, moves with
+// the slots, forks and saves. One leaf file in policies/ plus one line in policies.def makes a new
+// one; several form a chain, "snapkv:budget=25%+adakv+think", each link doing what it can.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <memory_resource>
+#include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
-#include "core/options.h"
-#include "core/registry.h"
+#include "core/leaf.h"
+#include "ops/ops.h"
 
 namespace thimble {
 
@@ -30,9 +35,35 @@ enum class PositionMode : std::uint8_t {
     kCompact,   // a key's position is its place among the keys that are kept
 };
 
+// How much is kept: "512" tokens of each K/V head and layer, "25%" of the tokens seen, or "64MiB"
+// of keys and values of all layers that the policy governs.
+class KvBudget {
+  public:
+    [[nodiscard]] static KvBudget parse(std::string_view text, std::string_view where);
+    // Mean tokens of a head and layer, at least 1; token_bytes: K and V of one token in all heads
+    // and governed layers.
+    [[nodiscard]] std::int64_t tokens(std::int64_t seen, std::uint64_t token_bytes) const;
+
+  private:
+    enum class Unit : std::uint8_t { kTokens, kShare, kBytes };
+    Unit unit_ = Unit::kTokens;
+    double value_ = 0;
+};
+
+// What a policy asks of the engine.
 struct KvNeeds {
     PositionMode positions = PositionMode::kOriginal;
-    bool can_rollback = true;
+    bool edits_prompt = false;      // drops, merges or narrows slots when a prompt ends
+    bool edits_decode = false;      // and after each token that follows
+    bool waits_for_layers = false;  // edits only when all layers have seen the prompt
+    bool prompt_sums = false;       // accumulate() sees every row of a prompt
+    bool decode_sums = false;       // and every later row
+    bool moments = false;           // of queries before rotation
+    std::int64_t window_rows = 0;   // last queries of a prompt that an edit may ask for
+    std::int64_t block_tokens = 0;  // reads blocks of so many slots
+    std::int64_t block_floats = 0;  // numbers that describe a block
+    std::int64_t edit_rows = 3;     // rows of [slots] floats that an edit holds at most, besides
+                                    // scores and the window's logits
 };
 
 // Which keys a query reads once sinks + window tokens precede or equal it: the first `sinks` and
@@ -44,30 +75,146 @@ struct KvBand {
     [[nodiscard]] bool bounded() const noexcept { return window > 0; }
 };
 
+// Rows of logits of one K/V head as they arise.
+struct KvRows {
+    int layer = 0, kv_head = 0;
+    std::int64_t group = 0;                   // query heads of the K/V head
+    std::span<const std::int64_t> positions;  // of the queries, [T]
+    std::span<const std::int32_t> keys;       // positions of the slots, [n]
+    View logits;  // [T * group, n] F32, row token * group + head; may be overwritten
+    bool prompt = false;
+};
+
+// Mean and covariance of a query head before rotation.
+struct KvMoments {
+    std::int64_t count = 0;
+    std::span<const double> mean, covariance;  // [dim], [dim, dim]
+};
+
+// What an edit sees of one layer of one sequence.
+class KvLayerView {
+  public:
+    virtual ~KvLayerView() = default;
+    [[nodiscard]] virtual const Exec& exec() const = 0;
+    [[nodiscard]] virtual const AttentionLayer& shape() const = 0;
+    [[nodiscard]] virtual const ops::Rope& rope() const = 0;
+    [[nodiscard]] virtual double scale() const = 0;
+    [[nodiscard]] virtual int layer() const = 0;
+    [[nodiscard]] virtual std::int64_t seen() const = 0;  // tokens of the sequence so far
+    [[nodiscard]] virtual bool prompt() const = 0;        // at its end, else after a later token
+
+    // Slots of a head, in no particular order after edits of single tokens.
+    [[nodiscard]] virtual std::span<const std::int32_t> positions(int kv_head) const = 0;
+    [[nodiscard]] virtual std::span<float> sums(int kv_head) const = 0;
+    // Logits of the last `rows` queries of the prompt (or as many as there are) with every slot,
+    // [rows * group, slots] F32, oldest first; `memory` holds them.
+    [[nodiscard]] virtual View window_logits(int kv_head, std::int64_t rows,
+                                             std::pmr::vector<float>& memory) const = 0;
+    // The rotated queries themselves, [rows, heads * head_dim] F32.
+    [[nodiscard]] virtual View window_queries(std::int64_t rows,
+                                              std::pmr::vector<float>& memory) const = 0;
+    // As stored, rotated: [slots, head_dim] F32.
+    [[nodiscard]] virtual View keys(int kv_head, std::pmr::vector<float>& memory) const = 0;
+    [[nodiscard]] virtual View values(int kv_head, std::pmr::vector<float>& memory) const = 0;
+    [[nodiscard]] virtual KvMoments moments(int head) const = 0;
+    // Where an edit's own arrays lie, so that they are counted.
+    [[nodiscard]] virtual std::pmr::memory_resource& memory() const = 0;
+};
+
+// A number for every slot of every head: what is largest is kept.
+struct KvScores {
+    std::vector<std::pmr::vector<float>> heads;
+};
+
+// Several slots become one: key and value are the weighted sums, which take the place of slot
+// `into`, one of them, with its position.
+struct KvMerge {
+    std::int32_t into = 0;
+    std::vector<std::int32_t> slots;
+    std::vector<float> key_weights, value_weights;  // of each
+    float bias = 0;                                 // added to its logits from now on
+};
+struct KvHeadEdit {
+    std::vector<std::int32_t> keep;  // slots, ascending
+    std::vector<KvMerge> merges;     // done first; each `into` is among the kept
+};
+struct KvEdit {
+    std::vector<KvHeadEdit> heads;
+    // Of each head, ascending, equally many: the channels that keys keep which lie before position
+    // `narrow_before`. Empty: all.
+    std::vector<std::vector<std::int16_t>> channels;
+    std::int64_t narrow_before = 0;
+};
+
+// A request for budgets of layers.
+struct KvLayerBudgets {
+    const ModelInfo& model;
+    std::vector<int> layers;       // those that the policy governs
+    std::int64_t tokens = 0;       // mean of a layer
+    std::int64_t seen = 0;         // tokens of the prompt
+    std::vector<std::int64_t> of;  // the answer, for each of `layers`
+};
+
 class KvPolicy {
   public:
     virtual ~KvPolicy() = default;
     [[nodiscard]] virtual KvNeeds needs() const = 0;
-    // Most keys of this layer that a query reads; 0: unlimited.
-    [[nodiscard]] virtual std::int64_t budget_tokens(const ModelInfo& model, int layer) const = 0;
-    [[nodiscard]] virtual KvBand band(const ModelInfo& model, int layer) const = 0;
+    [[nodiscard]] virtual KvBand band(const ModelInfo& /*model*/, int /*layer*/) const {
+        return {};
+    }
+
+    // What a link of a chain can do; at most one link does each.
+    enum Duty : unsigned {
+        kBand = 1,
+        kScore = 2,
+        kLayers = 4,
+        kHeads = 8,
+        kMerge = 16,
+        kChannels = 32,
+        kBlocks = 64
+    };
+    [[nodiscard]] virtual unsigned duties() const = 0;
+
+    // kScore. The budget, and slots that are kept whatever their score, inside it: positions below
+    // `sinks` and the last `recent` ones.
+    [[nodiscard]] virtual const KvBudget* budget() const { return nullptr; }
+    struct Protected {
+        std::int64_t sinks = 0, recent = 0;
+    };
+    [[nodiscard]] virtual Protected protects(std::int64_t /*tokens*/) const { return {}; }
+    virtual void accumulate(const Exec& /*exec*/, const KvRows& /*rows*/,
+                            std::span<float> /*sums*/) const {}
+    virtual void score(const KvLayerView& /*view*/, KvScores& /*out*/) const {}
+
+    // kLayers: splits the budget over layers.
+    virtual void plan_layers(KvLayerBudgets& /*budgets*/) const {}
+    // kHeads: which slots each head keeps when the layer keeps `tokens` a head on average.
+    virtual void choose(const KvLayerView& /*view*/, const KvScores& /*scores*/,
+                        Protected /*protect*/, std::int64_t /*tokens*/, KvEdit& /*edit*/) const {}
+    // kMerge: what becomes of slots that are not kept.
+    virtual void merge(const KvLayerView& /*view*/, const KvScores& /*scores*/,
+                       KvEdit& /*edit*/) const {}
+    // kChannels: sets edit.channels from the slots that are kept.
+    virtual void narrow(const KvLayerView& /*view*/, KvEdit& /*edit*/) const {}
+
+    // kBlocks: describes keys [count, dim] of one block in block_floats numbers; and rates blocks
+    // (described one after the other) for the queries [group, dim] of one token.
+    virtual void describe(View /*keys*/, float* /*out*/) const {}
+    virtual void rate(View /*queries*/, std::span<const float> /*blocks*/,
+                      std::span<float> /*out*/) const {}
+    struct Reading {
+        std::int64_t tokens = 0;  // read at most; rounded down to blocks
+        std::int64_t sinks = 0, recent = 0;
+        bool all = false;  // this layer reads everything
+    };
+    [[nodiscard]] virtual Reading reading(const ModelInfo& /*model*/, int /*layer*/,
+                                          std::int64_t /*seen*/,
+                                          std::uint64_t /*token_bytes*/) const {
+        return {};
+    }
 };
 
-// A registered policy: makes instances from its options.
-class KvPolicyType {
-  public:
-    virtual ~KvPolicyType() = default;
-    [[nodiscard]] virtual std::string_view name() const = 0;
-    [[nodiscard]] virtual std::string_view help() const = 0;
-    // Visits an instance with the defaults: for --help and schemas.
-    virtual void visit_options(OptionVisitor& v) const = 0;
-    // `text` is "key=value,..." (may be empty).
-    [[nodiscard]] virtual std::unique_ptr<KvPolicy> make(std::string_view text,
-                                                         std::string_view where) const = 0;
-};
+using KvPolicyType = LeafType<KvPolicy>;
 [[nodiscard]] const Registry<KvPolicyType>& kv_policies();
-// "streaming:sink=4,budget=1024"
-[[nodiscard]] std::unique_ptr<KvPolicy> make_kv_policy(std::string_view spec,
-                                                       std::string_view where);
 
 }  // namespace thimble

@@ -21,11 +21,4 @@ const Registry<KvPolicyType>& kv_policies() {
     return registry;
 }
 
-std::unique_ptr<KvPolicy> make_kv_policy(std::string_view spec, std::string_view where) {
-    const std::size_t colon = spec.find(':');
-    const std::string_view options =
-        colon == std::string_view::npos ? std::string_view{} : spec.substr(colon + 1);
-    return kv_policies().get(spec.substr(0, colon), where).make(options, where);
-}
-
 }  // namespace thimble

@@ -281,6 +281,43 @@ void Runner::forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64
                     {.sink = sink ? &sink : nullptr});
 }
 
+void Runner::prompt(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
+                    const LogitsSink& sink) {
+    State& s = *state_;
+    s.kv->begin_prompt(seq);
+    if (!s.kv->edits_by_layer()) {
+        forward(seq, tokens, logits, sink);
+        s.kv->end_prompt(s.exec, seq);
+        return;
+    }
+    s.check(tokens);
+    const auto total = std::ssize(tokens);
+    const Buffer memory(view_bytes(s.exec, total, s.spec().hidden), Purpose::kActivations);
+    const View hidden = {const_cast<std::byte*>(memory.data()), s.exec.dtype(), total,
+                         s.spec().hidden, s.spec().hidden};
+    {
+        const Lease lease = s.store->acquire({UnitKind::kEmbedding, 0});
+        s.embed_rows(lease.matrix(0).weight, tokens, hidden);
+    }
+    const std::int64_t seen = s.kv->tokens(seq) + total;
+    for (std::size_t layer = 0; layer < s.plan.layers.size(); ++layer) {
+        const Lease lease = s.store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
+        BlockCtx ctx = {s.exec, lease, *s.kv, nullptr};
+        for (std::int64_t first = 0; first < total; first += s.plan.step_tokens) {
+            const std::int64_t count = std::min(s.plan.step_tokens, total - first);
+            s.kv->begin_layer_step(seq, first, count);
+            s.run_rows(ctx, layer, hidden.slice_rows(first, count));
+            s.kv->end_step();
+        }
+        s.kv->end_layer(s.exec, seq, static_cast<int>(layer), seen);
+    }
+    s.kv->end_layers(seq, seen);
+    const std::int64_t wanted = std::clamp<std::int64_t>(logits, 0, total);
+    if (wanted == 0) return;
+    s.reserve_logits(wanted);
+    s.head(hidden.slice_rows(total - wanted, wanted), false, 0, {.sink = sink ? &sink : nullptr});
+}
+
 std::int64_t Runner::most_top() const noexcept {
     const RunnerPlan& plan = state_->plan;
     if (!plan.on_device(plan.units.size() - 1)) return 0;
@@ -297,14 +334,12 @@ std::uint64_t Runner::streamed_bytes() const noexcept { return state_->store->st
 std::uint64_t Runner::bytes_per_token(std::int64_t context_tokens) const {
     const State& s = *state_;
     const ModelInfo info = s.spec().info();
-    const auto policy = make_kv_policy(s.plan.kv.policy, "--kv-policy");
     std::uint64_t bytes = s.store->bytes_per_token();
     for (std::size_t i = 0; i < info.layers.size(); ++i) {
         const AttentionLayer& layer = info.layers[i];
         std::int64_t slots = context_tokens;
-        if (layer.window > 0) slots = std::min(slots, layer.window);
-        const std::int64_t budget = policy->budget_tokens(info, static_cast<int>(i));
-        if (budget > 0) slots = std::min(slots, budget);
+        const std::int64_t read = s.kv->read_tokens(static_cast<int>(i), context_tokens);
+        if (read > 0) slots = std::min(slots, read);
         const std::uint64_t row = kv_row_bytes(s.plan.kv.type_k, layer.head_dim, s.exec.device) +
                                   kv_row_bytes(s.plan.kv.type_v, layer.head_dim, s.exec.device);
         bytes += static_cast<std::uint64_t>(slots + 1) * row *

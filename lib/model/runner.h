@@ -59,6 +59,12 @@ class Runner {
     void forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
                  const LogitsSink& sink);
 
+    // The same of a prompt, or of one more after answers: when it ends the KV policy drops what its
+    // budget has no room for. Where it may, the prompt passes layer by layer, so that only one
+    // layer at a time holds all of its keys and values.
+    void prompt(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
+                const LogitsSink& sink);
+
     // Where the head is computed on a device: the most likely tokens after these and their logits,
     // as ops::top_k orders them; the other logits stay there.
     void forward_top(SeqId seq, std::span<const std::int32_t> tokens, std::span<float> logits,
@@ -88,10 +94,10 @@ class Runner {
     // without a CUDA device.
     [[nodiscard]] static std::string describe_placement(const ModelSource& source,
                                                         const RunnerOptions& options);
-    // Adds what a Runner of this source and options holds at its peak with `tokens` tokens in each
-    // of `sequences` sequences: weights, KV, activations, logits. Exact: equals the ledger.
+    // Adds what a Runner of this source and options holds at its peak with this load in each of
+    // `sequences` sequences: weights, KV, activations, logits. Exact: equals the ledger.
     static void add_to_plan(Plan& plan, const ModelSource& source, const RunnerOptions& options,
-                            std::int64_t tokens, std::int64_t sequences, std::int64_t logits);
+                            const KvLoad& load, std::int64_t sequences, std::int64_t logits);
 
   private:
     struct State;

@@ -142,7 +142,7 @@ std::string Runner::describe_placement(const ModelSource& source, const RunnerOp
 }
 
 void Runner::add_to_plan(Plan& plan, const ModelSource& source, const RunnerOptions& options,
-                         std::int64_t tokens, std::int64_t sequences, std::int64_t logits) {
+                         const KvLoad& load, std::int64_t sequences, std::int64_t logits) {
     const RunnerPlan runner(source, options);
     const std::vector<AttentionSpec>& attention = source.spec().attention;
     StorePlan store;
@@ -166,8 +166,11 @@ void Runner::add_to_plan(Plan& plan, const ModelSource& source, const RunnerOpti
         store = plan_store(source, runner.exec, {options.repack, options.weight_bytes});
     }
     const std::uint64_t kv = static_cast<std::uint64_t>(sequences) *
-                             KvEngine::predict_bytes(attention, runner.kv, tokens, runner.places);
-    const std::uint64_t activations = Buffer::charged_bytes(runner.host_workspace);
+                             KvEngine::predict_bytes(attention, runner.kv, load, runner.places);
+    std::uint64_t activations = Buffer::charged_bytes(runner.host_workspace);
+    if (KvEngine::edits_by_layer(runner.kv))
+        activations +=
+            Buffer::charged_bytes(view_bytes(runner.exec, load.prompt, source.spec().hidden));
     const std::uint64_t rows = Buffer::charged_bytes(
         runner.logit_bytes(std::clamp<std::int64_t>(logits, 0, runner.logit_rows)));
     const std::uint64_t adapted = adapter_bytes(options.adapters, runner.exec);

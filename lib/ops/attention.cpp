@@ -67,13 +67,16 @@ bool rows_see(const Attention& a, const Tile& tile, const Rows& rows) {
     return may_see(a, tile, *low, *high);
 }
 
-void run_tile(const Exec& exec, const Attention& a, const Tile& tile, const Rows& rows, float* o,
-              float* max, float* sum) {
+bool reads(const AttnSegment& s, std::int64_t kv_head) {
+    return s.kv_head < 0 || s.kv_head == kv_head;
+}
+
+cpu::AttentionTile kernel_tile(const Attention& a, const Tile& tile, const Rows& rows) {
     const AttnSegment& s = *tile.segment;
     require(!s.k.f64 && !s.v.f64, "attention", "f64 rows belong to the reference device");
     const auto rows_at = [&](const AttnRows& r) {
         return r.data + static_cast<std::size_t>(tile.first) * r.token_bytes +
-               static_cast<std::size_t>(rows.kv_head) * r.head_bytes;
+               (s.kv_head < 0 ? static_cast<std::size_t>(rows.kv_head) * r.head_bytes : 0);
     };
     cpu::AttentionTile t{};
     t.q = a.q.row<float>(rows.token) + rows.head * a.head_dim;
@@ -85,7 +88,15 @@ void run_tile(const Exec& exec, const Attention& a, const Tile& tile, const Rows
     t.slots = tile.slots, t.positions = tile.positions;
     t.scale = static_cast<float>(a.scale), t.softcap = static_cast<float>(a.softcap);
     t.window = a.window, t.sinks = a.sinks;
-    kernels(exec.isa).attention_tile(t, o, max, sum);
+    t.k_dim = a.head_dim;
+    if (!s.channels.empty()) t.k_dim = std::ssize(s.channels), t.channels = s.channels.data();
+    if (s.bias != nullptr) t.bias = s.bias + tile.first;
+    return t;
+}
+
+void run_tile(const Exec& exec, const Attention& a, const Tile& tile, const Rows& rows, float* o,
+              float* max, float* sum) {
+    kernels(exec.isa).attention_tile(kernel_tile(a, tile, rows), o, max, sum);
 }
 
 // Largest number of heads of a group, and of tokens, that one task takes.
@@ -132,6 +143,7 @@ void run_rows(const Exec& exec, const Attention& a, const AttnState* state) {
         std::fill_n(max, rows.count(), kLowest);
         std::fill_n(sum, rows.count(), 0.0f);
         for (const AttnSegment& s : a.segments) {
+            if (!reads(s, rows.kv_head)) continue;
             for (std::int64_t first = 0; first < s.slots; first += kAttentionTile) {
                 const Tile tile = make_tile(s, first);
                 if (!rows_see(a, tile, rows)) continue;
@@ -219,6 +231,10 @@ void run_tiles(const Exec& exec, const Attention& a, const AttnState* state) {
                 const Rows rows = rows_of(task / n, &row);
                 const std::int64_t at = task % n * all_rows + row;
                 const TileRef& ref = tiles[task % n];
+                if (!reads(*ref.segment, rows.kv_head)) {  // merges as nothing
+                    std::fill_n(part_stats + at, rows.count(), kLowest);
+                    continue;
+                }
                 run_tile(exec, a, make_tile(*ref.segment, ref.first), rows, part_o + at * dim,
                          part_stats + at, part_stats + kRoundTiles * all_rows + at);
             }
@@ -239,6 +255,7 @@ void run_tiles(const Exec& exec, const Attention& a, const AttnState* state) {
 
 // --- reference device ---
 
+// `kv_head`: among those of the segment.
 void load_ref(const AttnRows& rows, std::int64_t slot, std::int64_t kv_head, std::int64_t dim,
               double* out) {
     const std::byte* row = rows.data + static_cast<std::size_t>(slot) * rows.token_bytes +
@@ -255,34 +272,55 @@ void load_ref(const AttnRows& rows, std::int64_t slot, std::int64_t kv_head, std
     });
 }
 
-void run_ref(const Exec& exec, const Attention& a, const AttnState* state) {
-    struct Slot {
-        const AttnSegment* segment;
-        std::int64_t slot, position;
-    };
-    std::vector<Slot> slots;
+struct RefSlot {
+    const AttnSegment* segment;
+    std::int64_t slot, position;
+};
+std::vector<RefSlot> ref_slots(const Attention& a) {
+    std::vector<RefSlot> slots;
     for (const AttnSegment& s : a.segments) {
         for (std::int64_t i = 0; i < s.slots; ++i) slots.push_back({&s, i, position(s, i)});
     }
+    return slots;
+}
+
+// The logit of query head h of token t with a slot; `row` is room for head_dim numbers.
+double ref_logit(const Attention& a, const RefSlot& at, std::int64_t t, std::int64_t h,
+                 std::vector<double>& row) {
+    const AttnSegment& s = *at.segment;
+    const std::int64_t kv = h * a.kv_heads / a.heads,
+                       query = a.q_positions[static_cast<std::size_t>(t)];
+    const std::int64_t key = at.position;
+    const double hidden = -std::numeric_limits<double>::infinity();
+    if (key < 0 || key > query || !reads(s, kv)) return hidden;
+    if (a.window != 0 && query - key >= a.window && key >= a.sinks) return hidden;
+    const double* q = a.q.row<double>(t) + h * a.head_dim;
+    double dot = 0;
+    if (s.channels.empty()) {
+        load_ref(s.k, at.slot, s.kv_head < 0 ? kv : 0, a.head_dim, row.data());
+        dot = ref::dot(q, row.data(), a.head_dim);
+    } else {
+        load_ref(s.k, at.slot, 0, std::ssize(s.channels), row.data());
+        for (std::size_t c = 0; c < s.channels.size(); ++c) dot += q[s.channels[c]] * row[c];
+    }
+    const double x = a.scale * dot;
+    return (a.softcap > 0 ? a.softcap * std::tanh(x / a.softcap) : x) +
+           (s.bias != nullptr ? static_cast<double>(s.bias[at.slot]) : 0.0);
+}
+
+void run_ref(const Exec& exec, const Attention& a, const AttnState* state) {
+    const std::vector<RefSlot> slots = ref_slots(a);
     exec.team->run(a.q.rows * a.heads, 1, [&](std::int64_t begin, std::int64_t end) {
         std::vector<double> row(static_cast<std::size_t>(a.head_dim)), logits(slots.size());
         for (std::int64_t i = begin; i < end; ++i) {
             const std::int64_t t = i / a.heads, h = i % a.heads, kv = h * a.kv_heads / a.heads;
-            const std::int64_t query = a.q_positions[static_cast<std::size_t>(t)];
-            for (std::size_t s = 0; s < slots.size(); ++s) {
-                const std::int64_t key = slots[s].position;
-                logits[s] = -std::numeric_limits<double>::infinity();
-                if (key < 0 || key > query) continue;
-                if (a.window != 0 && query - key >= a.window && key >= a.sinks) continue;
-                load_ref(slots[s].segment->k, slots[s].slot, kv, a.head_dim, row.data());
-                const double x =
-                    a.scale * ref::dot(a.q.row<double>(t) + h * a.head_dim, row.data(), a.head_dim);
-                logits[s] = a.softcap > 0 ? a.softcap * std::tanh(x / a.softcap) : x;
-            }
+            for (std::size_t s = 0; s < slots.size(); ++s)
+                logits[s] = ref_logit(a, slots[s], t, h, row);
             const auto score = [&](std::int64_t s) { return logits[static_cast<std::size_t>(s)]; };
             const auto value = [&](std::int64_t s) {
-                const Slot& slot = slots[static_cast<std::size_t>(s)];
-                load_ref(slot.segment->v, slot.slot, kv, a.head_dim, row.data());
+                const RefSlot& slot = slots[static_cast<std::size_t>(s)];
+                load_ref(slot.segment->v, slot.slot, slot.segment->kv_head < 0 ? kv : 0, a.head_dim,
+                         row.data());
                 return row.data();
             };
             const View& out = state != nullptr ? state->o : a.out;
@@ -327,6 +365,69 @@ void attention_state(const Exec& exec, const Attention& problem, AttnState out) 
     require_view(exec, out.max, problem.q.rows, problem.heads, "attention_state");
     require_view(exec, out.sum, problem.q.rows, problem.heads, "attention_state");
     run(exec, problem, &out);
+}
+
+void attention_logits(const Exec& exec, const Attention& a, int kv_head, View out) {
+    const std::int64_t group = a.heads / a.kv_heads;
+    std::int64_t columns = 0;
+    for (const AttnSegment& s : a.segments) columns += reads(s, kv_head) ? s.slots : 0;
+    require(out.dtype == DType::kF32 && out.rows == a.q.rows * group && out.cols == columns,
+            "attention_logits", "the shapes do not agree");
+    require(!is_cuda(exec), "attention_logits", "logits are taken on a host device");
+    if (is_ref(exec)) {
+        const std::vector<RefSlot> slots = ref_slots(a);
+        exec.team->run(out.rows, 1, [&](std::int64_t begin, std::int64_t end) {
+            std::vector<double> row(static_cast<std::size_t>(a.head_dim));
+            for (std::int64_t r = begin; r < end; ++r) {
+                float* to = out.row<float>(r);
+                for (const RefSlot& slot : slots) {
+                    if (!reads(*slot.segment, kv_head)) continue;
+                    *to++ = static_cast<float>(
+                        ref_logit(a, slot, r / group, kv_head * group + r % group, row));
+                }
+            }
+        });
+        return;
+    }
+    const Split split = split_of(a, group);
+    const std::int64_t head_parts = (group + split.heads - 1) / split.heads;
+    const std::int64_t token_parts = (a.q.rows + split.tokens - 1) / split.tokens;
+    std::int64_t column = 0;
+    for (const AttnSegment& s : a.segments) {
+        if (!reads(s, kv_head)) continue;
+        const std::int64_t tiles = (s.slots + kAttentionTile - 1) / kAttentionTile;
+        exec.team->run(
+            tiles * head_parts * token_parts, 1, [&](std::int64_t begin, std::int64_t end) {
+                float scores[cpu::kAttentionRows * cpu::kAttentionSlots];
+                for (std::int64_t task = begin; task < end; ++task) {
+                    const std::int64_t part = task / tiles,
+                                       token = part % token_parts * split.tokens;
+                    const std::int64_t head = part / token_parts * split.heads;
+                    const Rows rows{token, std::min(split.tokens, a.q.rows - token),
+                                    kv_head * group + head, std::min(split.heads, group - head),
+                                    kv_head};
+                    const Tile tile = make_tile(s, task % tiles * kAttentionTile);
+                    kernels(exec.isa).attention_scores(kernel_tile(a, tile, rows), scores);
+                    for (std::int64_t r = 0; r < rows.count(); ++r) {
+                        const std::int64_t row =
+                            (token + r / rows.heads) * group + head + r % rows.heads;
+                        std::copy_n(scores + r * cpu::kAttentionSlots, tile.slots,
+                                    out.row<float>(row) + column + tile.first);
+                    }
+                }
+            });
+        column += s.slots;
+    }
+}
+
+void softmax_rows(const Exec& exec, View x, std::span<float> log_sums) {
+    require(x.dtype == DType::kF32 && (log_sums.empty() || std::ssize(log_sums) == x.rows),
+            "softmax_rows", "rows of F32 are needed");
+    for_rows(exec, x.rows, x.cols, [&](std::int64_t r) {
+        float sum = 0;
+        kernels(exec.isa).softmax_row(x.row<float>(r), x.cols, &sum);
+        if (!log_sums.empty()) log_sums[static_cast<std::size_t>(r)] = sum;
+    });
 }
 
 std::size_t attention_workspace_bytes(std::int64_t tokens, int heads, int head_dim,

@@ -37,30 +37,31 @@ cuda::KvRows kv_rows(const AttnRows& rows) {
 
 void run_segment(const Exec& exec, const Attention& a, const AttnSegment& s,
                  const std::int64_t* q_positions, const States& states, std::int64_t split) {
-    launch(exec, cuda::supports_attention_split, cuda::attention_split,
-           cuda::AttentionSplit{
-               .q = floats(a.q),
-               .tokens = a.q.rows,
-               .q_stride = a.q.stride,
-               .q_positions = q_positions,
-               .heads = a.heads,
-               .kv_heads = a.kv_heads,
-               .head_dim = a.head_dim,
-               .k = kv_rows(s.k),
-               .v = kv_rows(s.v),
-               .slots = s.slots,
-               .positions = s.positions == nullptr
-                                ? nullptr
-                                : exec.cuda->upload(
-                                      std::span(s.positions, static_cast<std::size_t>(s.slots))),
-               .first_position = s.first_position,
-               .scale = static_cast<float>(a.scale),
-               .softcap = static_cast<float>(a.softcap),
-               .window = a.window,
-               .sinks = a.sinks,
-               .o = states.o_of(split),
-               .max = states.max_of(split),
-               .sum = states.sum_of(split)});
+    launch(
+        exec, cuda::supports_attention_split, cuda::attention_split,
+        cuda::AttentionSplit{
+            .q = floats(a.q),
+            .tokens = a.q.rows,
+            .q_stride = a.q.stride,
+            .q_positions = q_positions,
+            .heads = a.heads,
+            .kv_heads = a.kv_heads,
+            .head_dim = a.head_dim,
+            .k = kv_rows(s.k),
+            .v = kv_rows(s.v),
+            .slots = s.slots,
+            .positions = s.positions == nullptr
+                             ? nullptr
+                             : exec.cuda->upload(std::span<const std::int64_t>(
+                                   std::vector<std::int64_t>(s.positions, s.positions + s.slots))),
+            .first_position = s.first_position,
+            .scale = static_cast<float>(a.scale),
+            .softcap = static_cast<float>(a.softcap),
+            .window = a.window,
+            .sinks = a.sinks,
+            .o = states.o_of(split),
+            .max = states.max_of(split),
+            .sum = states.sum_of(split)});
 }
 
 void merge_states(const Exec& exec, const Attention& a, const States& states,

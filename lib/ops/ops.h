@@ -141,9 +141,15 @@ struct AttnSegment {
     AttnRows k, v;
     std::int64_t slots = 0;
     // Positions for the mask: [slots], -1 = empty slot; null: slot i is at first_position + i.
-    const std::int64_t* positions = nullptr;
+    const std::int32_t* positions = nullptr;
     std::int64_t first_position = 0;
     bool on_host = false;  // in host memory though the queries are on a device
+    // The K/V head that these slots belong to, whose rows k and v then begin at; -1: all heads.
+    int kv_head = -1;
+    // What only host devices know: logit biases [slots]; and the channels that key rows hold,
+    // ascending (empty: all head_dim of them).
+    const float* bias = nullptr;
+    std::span<const std::int16_t> channels = {};
 };
 
 struct Attention {
@@ -179,6 +185,15 @@ struct AttnState {
 };
 void attention_state(const Exec& exec, const Attention& problem, AttnState out);
 void merge(const Exec& exec, const AttnState& part, AttnState into, int head_dim);  // exact
+
+// The logits that attention() would meet for one K/V head, on a host device: scaled, capped,
+// biased, -infinity where a slot is hidden from the row. out: [T * group, slots], F32 on every
+// device, row token * group + head; columns are the slots of the segments that this head reads, in
+// order.
+void attention_logits(const Exec& exec, const Attention& problem, int kv_head, View out);
+// Each row becomes its softmax, -infinity 0; log_sums (may be empty): of each row, the logarithm of
+// the sum. x: [T, n], F32.
+void softmax_rows(const Exec& exec, View x, std::span<float> log_sums);
 
 // Encodes rows of K or V for the cache: x [T, heads * head_dim] -> T * heads rows of `layout`
 // blocks.

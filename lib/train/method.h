@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
+#include "core/leaf.h"
 #include "core/options.h"
 #include "model/adapter.h"
-#include "train/leaf.h"
 #include "train/parameters.h"
 
 namespace thimble::train {

@@ -17,11 +17,11 @@
 #include <vector>
 
 #include "core/checked.h"
+#include "core/leaf.h"
 #include "core/options.h"
 #include "core/team.h"
 #include "format/packed.h"
 #include "kernels/layout/isa.h"
-#include "train/leaf.h"
 
 namespace thimble::train {
 

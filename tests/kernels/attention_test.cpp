@@ -20,7 +20,7 @@ struct Setup {
 // K and V rows in the cache's layout, [slots, kv_heads, row].
 struct Cache {
     std::vector<std::byte> k, v;
-    std::vector<std::int64_t> positions;
+    std::vector<std::int32_t> positions;
     std::vector<ops::AttnSegment> segments;
 };
 
@@ -40,7 +40,7 @@ Cache make_cache(const Setup& s, Machine& m) {
     }
     for (std::int64_t i = 0; i < s.slots; ++i) {
         const bool empty = s.empty_every != 0 && i % s.empty_every == s.empty_every - 1;
-        c.positions.push_back(empty ? -1 : i);
+        c.positions.push_back(empty ? -1 : static_cast<std::int32_t>(i));
         if (!empty) continue;
         std::memset(c.k.data() + static_cast<std::size_t>(i) * token, 0xff, token);
         std::memset(c.v.data() + static_cast<std::size_t>(i) * token, 0xff, token);

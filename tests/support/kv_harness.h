@@ -19,6 +19,8 @@ KvOptions kv_options(const std::string& policy, std::int64_t context,
                      const std::string& type = "f32");
 // "name" for policies without a budget, else "name:budget=N,...".
 std::string with_budget(const KvPolicyType& type, std::int64_t budget);
+// Every policy by itself, and chains of several, each with this budget of tokens.
+std::vector<std::string> policies_with_budget(std::int64_t budget);
 
 class KvHarness {
   public:
@@ -30,6 +32,11 @@ class KvHarness {
     SeqId open(std::uint64_t seed);
     // Appends `count` tokens in steps of at most `chunk`.
     void feed(SeqId seq, std::int64_t count, std::int64_t chunk);
+    // What was fed so far was the prompt; or a whole prompt, layer by layer.
+    void finish_prompt(SeqId seq);
+    void feed_prompt(SeqId seq, std::int64_t count, std::int64_t chunk);  // as Runner::prompt does
+    void feed_by_layer(SeqId seq, std::int64_t count, std::int64_t chunk);
+    SeqId fork(SeqId seq);
     void truncate(SeqId seq, std::int64_t tokens);
     // Output of a layer for positions 0 ... as fed last: [position][heads * head_dim].
     using Rows = std::vector<std::vector<double>>;
@@ -44,6 +51,10 @@ class KvHarness {
         std::vector<Rows> rows;  // [layer]
     };
     void step(SeqId seq, std::int64_t count);
+    void attend(const Exec& exec, SeqId seq, std::size_t layer, std::int64_t first,
+                std::int64_t count);
+    template <class Fn>
+    void with_exec(std::int64_t count, Fn&& fn);
 
     std::vector<AttentionSpec> layers_;
     KvOptions options_;
@@ -68,5 +79,9 @@ struct Visible {
 std::vector<double> attend_in_double(const AttentionSpec& spec, std::uint64_t seed,
                                      std::size_t layer, std::int64_t position,
                                      const Visible& visible);
+// The same with what each K/V head has.
+std::vector<double> attend_in_double(const AttentionSpec& spec, std::uint64_t seed,
+                                     std::size_t layer, std::int64_t position,
+                                     const std::vector<Visible>& of_heads);
 
 }  // namespace thimble::test

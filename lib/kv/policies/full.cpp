@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keeps every key at its own position: the policy that all others are compared with.
-#include <memory>
-
 #include "kv/policy.h"
 
 namespace thimble {
@@ -9,29 +7,22 @@ namespace {
 
 class FullPolicy final : public KvPolicy {
   public:
-    [[nodiscard]] KvNeeds needs() const override { return {}; }
-    [[nodiscard]] std::int64_t budget_tokens(const ModelInfo& model, int layer) const override {
-        return model.layers[static_cast<std::size_t>(layer)].window;
-    }
-    [[nodiscard]] KvBand band(const ModelInfo&, int) const override { return {}; }
-};
+    static constexpr std::string_view kName = "full";
+    static constexpr std::string_view kHelp = "keeps every key";
+    struct Options {
+        void visit(OptionVisitor&) {}
+    };
+    FullPolicy(const Options&, std::string_view) {}
 
-class FullPolicyType final : public KvPolicyType {
-  public:
-    [[nodiscard]] std::string_view name() const override { return "full"; }
-    [[nodiscard]] std::string_view help() const override { return "keeps every key"; }
-    void visit_options(OptionVisitor&) const override {}
-    [[nodiscard]] std::unique_ptr<KvPolicy> make(std::string_view text,
-                                                 std::string_view where) const override {
-        parse_inline_options(
-            text, [](OptionVisitor&) {}, where);
-        return std::make_unique<FullPolicy>();
-    }
+    [[nodiscard]] KvNeeds needs() const override { return {}; }
+    [[nodiscard]] unsigned duties() const override { return 0; }
 };
 
 }  // namespace
 
 std::unique_ptr<KvPolicyType> make_full_policy();
-std::unique_ptr<KvPolicyType> make_full_policy() { return std::make_unique<FullPolicyType>(); }
+std::unique_ptr<KvPolicyType> make_full_policy() {
+    return std::make_unique<LeafOf<KvPolicy, FullPolicy>>();
+}
 
 }  // namespace thimble

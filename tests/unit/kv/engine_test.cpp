@@ -129,8 +129,9 @@ TEST_CASE("KV engine: a ring equals keeping every slot, bit for bit") {
 
         // The same through a linear store and one call per row with the window in the mask.
         const KvEncoding f16 = KvEncoding::parse("f16", "test", spec.shape.head_dim, Device::kCpu);
-        LayerStore linear(LayerPlan::make(spec.shape, {}, f16, f16, 1000));
-        linear.resize(600);
+        CountingResource memory(Purpose::kKv);
+        LayerStore linear(LayerPlan::make(spec.shape, {}, f16, f16, 1000), memory);
+        linear.reserve(0, 600);
         Team team(1);
         Workspace workspace(std::size_t{1} << 24);
         const Exec exec{.isa = best_isa(), .team = &team, .workspace = &workspace};
@@ -151,7 +152,7 @@ TEST_CASE("KV engine: a ring equals keeping every slot, bit for bit") {
             const auto all = linear.segments(0, p + 1);
             ops::attention(exec, {.q = view(q),
                                   .out = view(out),
-                                  .segments = all.span(),
+                                  .segments = all,
                                   .q_positions = {&p, 1},
                                   .heads = 6,
                                   .kv_heads = 2,
@@ -170,7 +171,8 @@ TEST_CASE("KV engine: the last 64 tokens can always be taken back, and no lost k
     for (const std::int64_t keys : {1, 2, 63, 64, 65, 66, 127, 128, 129, 130, 500, 512}) {
         const AttentionLayer shape{.kv_heads = 1, .heads = 1, .head_dim = 32, .window = keys};
         const LayerPlan plan = LayerPlan::make(shape, {.window = keys}, f16, f16, 1000);
-        const LayerStore store(plan);
+        CountingResource memory(Purpose::kKv);
+        const LayerStore store(plan, memory);
         for (std::int64_t written = 0; written < 2000; ++written) {
             const std::int64_t floor = store.rollback_floor(written);
             CHECK(floor <= std::max<std::int64_t>(0, written - 64));

@@ -11,7 +11,7 @@
 #include "core/options.h"
 #include "core/registry.h"
 
-namespace thimble::train {
+namespace thimble {
 
 template <class T>
 class LeafType {
@@ -63,4 +63,4 @@ template <class T>
     return forms;
 }
 
-}  // namespace thimble::train
+}  // namespace thimble
