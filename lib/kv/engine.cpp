@@ -67,6 +67,14 @@ KvEngine::State::Sequence& KvEngine::State::at(SeqId seq) const {
     return *sequences[i];
 }
 
+void KvEngine::State::check_room(std::int64_t tokens) const {
+    if (tokens <= shape.capacity) return;
+    throw Error(Exit::kUsage, "--ctx-size",
+                std::to_string(tokens) + " tokens do not fit a context of " +
+                    std::to_string(shape.capacity),
+                "raise --ctx-size or shorten the text");
+}
+
 SeqId KvEngine::State::add(std::unique_ptr<Sequence> sequence) {
     const auto free = std::find(sequences.begin(), sequences.end(), nullptr);
     const auto id = static_cast<SeqId>(free - sequences.begin());
@@ -138,21 +146,17 @@ void KvEngine::begin_step(SeqId seq, std::int64_t count) {
     for (std::size_t i = 0; i < sequence.layers.size(); ++i) {
         if (!s.shape.plans[i].ring()) sequence.layers[i]->cut(sequence.tokens);
     }
+    s.check_room(sequence.tokens + count);
+    for (const auto& layer : sequence.layers) layer->store.reserve(sequence.tokens, count);
     begin_layer_step(seq, 0, count);
     s.step_counts = true;
-    for (const auto& layer : sequence.layers) layer->store.reserve(sequence.tokens, count);
 }
 
 void KvEngine::begin_layer_step(SeqId seq, std::int64_t offset, std::int64_t count) {
     State& s = *state_;
     State::Sequence& sequence = s.at(seq);
     const std::int64_t first = sequence.tokens + offset;
-    if (count > s.shape.capacity - first) {
-        throw Error(Exit::kUsage, "--ctx-size",
-                    std::to_string(first + count) + " tokens do not fit a context of " +
-                        std::to_string(s.shape.capacity),
-                    "raise --ctx-size or shorten the text");
-    }
+    s.check_room(first + count);
     sequence.written = std::max(sequence.written, first + count);
     s.current = &sequence;
     s.step_first = first;

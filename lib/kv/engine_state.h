@@ -54,6 +54,7 @@ struct KvEngine::State {
     bool step_counts = true;  // its tokens are the sequence's when it ends
 
     [[nodiscard]] Sequence& at(SeqId seq) const;
+    void check_room(std::int64_t tokens) const;  // throws where they do not fit the context
     [[nodiscard]] SeqId add(std::unique_ptr<Sequence> sequence);
 
     void attend_piece(const Exec& exec, std::size_t layer, std::int64_t first, View q, View k,
