@@ -73,6 +73,19 @@ Session::Session(Runner& runner, const Tokenizer& tokenizer, const GenerateOptio
 
 Session::~Session() { runner_.kv().close(seq_); }
 
+void Session::adopt(SeqId seq, std::vector<Token> tokens) {
+    runner_.kv().close(seq_);
+    seq_ = seq;
+    tokens_ = std::move(tokens);
+}
+
+void Session::read(std::span<const Token> prompt) {
+    check_prompt(std::ssize(prompt), runner_.kv().capacity_tokens());
+    const auto rest = prompt.subspan(static_cast<std::size_t>(reuse(prompt)));
+    tokens_.insert(tokens_.end(), rest.begin(), rest.end());
+    runner_.prompt(seq_, rest, 0, {});
+}
+
 // Cuts the sequence back to what it shares with the prompt; returns how much that is. The prompt's
 // last token is always computed, as its logits are needed.
 std::int64_t Session::reuse(std::span<const Token> prompt) {

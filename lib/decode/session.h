@@ -63,6 +63,12 @@ class Session {
     // is not computed again.
     GenerateStats generate(std::span<const Token> prompt, const GenerateHooks& hooks);
 
+    // Goes on from a sequence that holds these tokens, in place of its own, which is closed.
+    void adopt(SeqId seq, std::vector<Token> tokens);
+    // Reads the prompt without an answer: what the cache then holds can be saved.
+    void read(std::span<const Token> prompt);
+    [[nodiscard]] SeqId sequence() const noexcept { return seq_; }
+
     // Tokens in the cache, generated ones included.
     [[nodiscard]] const std::vector<Token>& tokens() const noexcept { return tokens_; }
 

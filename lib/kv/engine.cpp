@@ -115,6 +115,7 @@ SeqId KvEngine::fork(SeqId seq) {
 
 void KvEngine::close(SeqId seq) {
     if (state_->current == &state_->at(seq)) state_->current = nullptr;
+    state_->views.clear();
     state_->sequences[static_cast<std::size_t>(seq)].reset();
 }
 
@@ -166,6 +167,8 @@ void KvEngine::begin_layer_step(SeqId seq, std::int64_t offset, std::int64_t cou
 
 void KvEngine::end_step() {
     State& s = *state_;
+    for (const auto& view : s.views) ++view.back()->tokens;
+    if (!s.views.empty()) return s.views.clear();
     if (s.current == nullptr) throw Error(Exit::kFailure, "KV", "end of a step never begun");
     if (s.step_counts) s.current->tokens += s.step_tokens;
     s.current = nullptr;

@@ -92,6 +92,15 @@ class KvEngine final : public SequenceState {
     void begin_layer_step(SeqId seq, std::int64_t offset, std::int64_t count);
     void end_layer(const Exec& exec, SeqId seq, int layer, std::int64_t prompt_tokens);
     void end_layers(SeqId seq, std::int64_t prompt_tokens);
+    // One token of each of several sequences at once, which see one another ("Hogwild! Inference:
+    // Parallel LLM Generation via Concurrent Attention", 2025). Row i goes to the last sequence of
+    // views[i], which reads all sequences of its view as if they followed one another, what the
+    // others write in this step included. Every sequence begins at its own position 0, so one may
+    // stand at several places. Error(kUsage) with a policy that drops keys or a CUDA device.
+    void begin_shared_step(std::vector<std::vector<SeqId>> views);
+    // Appends what `from` holds to `to`, rotated to its new place; `from` is empty then.
+    void move_tokens(const Exec& exec, SeqId from, SeqId to);
+
     // Stores k and v, too.
     void attend(const Exec& exec, int layer, View q, View k, View v, View out) override;
     void end_step();
@@ -123,8 +132,10 @@ class KvEngine final : public SequenceState {
                                                         std::int64_t count,
                                                         const KvPlacement& placement);
 
+    struct State;  // of the files of this folder
+    [[nodiscard]] State& state() const noexcept { return *state_; }
+
   private:
-    struct State;
     std::unique_ptr<State> state_;
 };
 

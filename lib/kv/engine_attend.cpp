@@ -37,6 +37,7 @@ ops::Attention problem_of(const AttentionSpec& spec, View q, View out,
 void KvEngine::attend(const Exec& exec, int layer, View q, View k, View v, View out) {
     State& s = *state_;
     const auto i = static_cast<std::size_t>(layer);
+    if (!s.views.empty()) return s.attend_shared(exec, i, q, k, v, out);
     if (s.current == nullptr || i >= s.shape.plans.size() || q.rows != s.step_tokens)
         throw Error(Exit::kFailure, "KV", "attend outside of its step");
     // Rings hold what a tile of queries reads and no more, so they are filled tile by tile.

@@ -176,7 +176,8 @@ KvEngine::WorkspaceBytes KvEngine::workspace_bytes(const std::vector<AttentionSp
         const Device device = on_device                          ? Device::kCuda
                               : placement.device == Device::kRef ? Device::kRef
                                                                  : Device::kCpu;
-        std::size_t bytes = 0;
+        // A row that reads several sequences, part by part.
+        std::size_t bytes = 3 * aligned(heads * dim * element) + 4 * aligned(heads * element);
         if (plan.band.sinks > 0)
             bytes += 2 * aligned(n * heads * dim * element) + 4 * aligned(n * heads * element);
         bytes +=

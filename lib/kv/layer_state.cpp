@@ -173,8 +173,9 @@ void LayerStatistics::describe_blocks(const Exec& exec, LayerState& state,
         for (std::int64_t head = begin; head < end; ++head) {
             const std::int64_t slots = state.store.slots(static_cast<int>(head));
             auto& list = state.blocks[static_cast<std::size_t>(head)];
+            const std::int64_t known = list.empty() ? 0 : first_slot;
             list.resize(static_cast<std::size_t>((slots + block - 1) / block) * floats);
-            for (std::int64_t b = first_slot / block; b * block < slots; ++b) {
+            for (std::int64_t b = known / block; b * block < slots; ++b) {
                 const std::int64_t count = std::min(block, slots - b * block);
                 const View keys = {memory.data(), DType::kF32, count, dim, dim};
                 state.store.read(exec, true, static_cast<int>(head), b * block, keys);

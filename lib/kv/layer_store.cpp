@@ -400,38 +400,52 @@ LayerStore::Segments LayerStore::sinks() const {
     return out;
 }
 
+void LayerStore::read_row(const Exec& exec, const Part& part, bool keys, int kv_head,
+                          std::int64_t slot, float* out) const {
+    const KvEncoding& how = keys ? plan_.k : plan_.v;
+    const bool narrow = keys && !part.channels.empty();
+    const auto h = static_cast<std::size_t>(kv_head);
+    const std::int64_t width = narrow ? std::ssize(part.channels[h]) : plan_.head_dim;
+    const std::size_t bytes = how.row_bytes(width);
+    const std::byte* from =
+        (keys ? part.k : part.v).lane(kv_head) + static_cast<std::size_t>(slot) * bytes;
+    if (how.f64) {
+        const auto* wide = reinterpret_cast<const double*>(from);
+        for (std::int64_t c = 0; c < width; ++c) out[c] = static_cast<float>(wide[c]);
+    } else {
+        PackedView packed{.layout = how.layout, .shape = {1, width}, .n_planes = 1};
+        packed.planes[0] = {.data = from, .row_bytes = bytes, .bytes = bytes};
+        ops::decode_rows(exec.isa, packed, {0, 1}, {out, DType::kF32, 1, width, width});
+    }
+    if (!narrow) return;
+    const auto& channels = part.channels[h];  // spread from the last on, in place
+    for (std::int64_t c = width - 1, at = plan_.head_dim - 1; at >= 0; --at) {
+        const bool there = c >= 0 && channels[static_cast<std::size_t>(c)] == at;
+        out[at] = there ? out[c] : 0.0f;
+        if (there) --c;
+    }
+}
+
 void LayerStore::read(const Exec& exec, bool keys, int kv_head, std::int64_t first,
                       View out) const {
     const auto h = static_cast<std::size_t>(kv_head);
-    const KvEncoding& how = keys ? plan_.k : plan_.v;
     std::int64_t row = 0;
     for (const auto& part : parts_) {
         const std::int64_t some = std::min(out.rows - row, part->slots[h] - first);
-        const bool narrow = keys && !part->channels.empty();
-        const std::int64_t width = narrow ? std::ssize(part->channels[h]) : plan_.head_dim;
-        const std::size_t bytes = how.row_bytes(width);
-        for (std::int64_t i = 0; i < some; ++i, ++row) {
-            const std::byte* from = (keys ? part->k : part->v).lane(kv_head) +
-                                    static_cast<std::size_t>(first + i) * bytes;
-            float* to = out.row<float>(row);
-            if (how.f64) {
-                const auto* wide = reinterpret_cast<const double*>(from);
-                for (std::int64_t c = 0; c < width; ++c) to[c] = static_cast<float>(wide[c]);
-            } else {
-                PackedView packed{.layout = how.layout, .shape = {1, width}, .n_planes = 1};
-                packed.planes[0] = {.data = from, .row_bytes = bytes, .bytes = bytes};
-                ops::decode_rows(exec.isa, packed, {0, 1}, {to, DType::kF32, 1, width, width});
-            }
-            if (!narrow) continue;
-            const auto& channels = part->channels[h];  // spread from the last on, in place
-            for (std::int64_t c = width - 1, at = plan_.head_dim - 1; at >= 0; --at) {
-                const bool there = c >= 0 && channels[static_cast<std::size_t>(c)] == at;
-                to[at] = there ? to[c] : 0.0f;
-                if (there) --c;
-            }
-        }
+        for (std::int64_t i = 0; i < some; ++i, ++row)
+            read_row(exec, *part, keys, kv_head, first + i, out.row<float>(row));
         first = std::max<std::int64_t>(first - part->slots[h], 0);
     }
+}
+
+void LayerStore::read_position(const Exec& exec, int kv_head, std::int64_t position, View key,
+                               View value) const {
+    std::size_t p = 0;
+    while (p + 1 < parts_.size() && parts_[p + 1]->first_position <= position) ++p;
+    const std::int64_t slot = plan_.ring() ? plan_.band.sinks + position % plan_.slots
+                                           : position - parts_[p]->first_position;
+    read_row(exec, *parts_[p], true, kv_head, slot, key.row<float>(0));
+    read_row(exec, *parts_[p], false, kv_head, slot, value.row<float>(0));
 }
 
 // --- edits ---

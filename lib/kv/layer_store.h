@@ -88,6 +88,9 @@ class LayerStore {
     [[nodiscard]] std::pmr::vector<std::int32_t> positions(int kv_head) const;
     // Rows of one head as floats: out [count, head_dim] F32; channels that keys lost are zero.
     void read(const Exec& exec, bool keys, int kv_head, std::int64_t first, View out) const;
+    // Key and value [1, head_dim] F32 of one position, in a store that is not sparse.
+    void read_position(const Exec& exec, int kv_head, std::int64_t position, View key,
+                       View value) const;
 
     // Carries an edit out; `fill_holes`: few slots go, and the last ones take their places, else
     // the order stays.
@@ -134,6 +137,8 @@ class LayerStore {
     void encode_on_host(const Exec& exec, const KvEncoding& how, View x, std::byte* out,
                         std::size_t head_bytes) const;
     void write_sparse(const Exec& exec, std::int64_t first, View k, View v);
+    void read_row(const Exec& exec, const Part& part, bool keys, int kv_head, std::int64_t slot,
+                  float* out) const;
     void add_segment(Segments& out, const Part& part, std::int64_t slot, std::int64_t position,
                      std::int64_t count) const;
     [[nodiscard]] ops::AttnRows rows(const KvEncoding& how, std::size_t row_bytes,

@@ -47,7 +47,7 @@ struct Runner::State {
     };
     [[nodiscard]] Residual take_residual(std::int64_t rows) const;
     View bring(Residual& x, bool to_device) const;
-    void step(SeqId seq, std::span<const std::int32_t> tokens, Residual& x);
+    void step(std::span<const std::int32_t> tokens, Residual& x);  // that the KV engine has begun
     void run_layer(std::size_t layer, Residual& x);
     // A layer over rows in host memory.
     void run_rows(BlockCtx& ctx, std::size_t layer, View rows) const;
@@ -154,8 +154,7 @@ void Runner::State::run_layer(std::size_t layer, Residual& x) {
     for (const auto& block : plan.layers[layer]) block->forward(ctx, rows);
 }
 
-void Runner::State::step(SeqId seq, std::span<const std::int32_t> tokens, Residual& x) {
-    kv->begin_step(seq, static_cast<std::int64_t>(tokens.size()));
+void Runner::State::step(std::span<const std::int32_t> tokens, Residual& x) {
     {
         const Lease lease = store->acquire({UnitKind::kEmbedding, 0});
         x.away = plan.on_device(0);
@@ -265,8 +264,8 @@ void Runner::State::forward(SeqId seq, std::span<const std::int32_t> tokens, std
         const std::int64_t rows = std::min(plan.step_tokens, total - first);
         const WorkspaceScope scope(*workspace), device_scope(cuda ? *device_workspace : *workspace);
         Residual x = take_residual(rows);
-        step(seq, tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows)),
-             x);
+        kv->begin_step(seq, rows);
+        step(tokens.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(rows)), x);
         const std::int64_t skip = std::max<std::int64_t>(first_wanted - first, 0);
         if (skip < rows) {
             head((x.away ? x.device : x.host).slice_rows(skip, rows - skip), x.away,
@@ -316,6 +315,19 @@ void Runner::prompt(SeqId seq, std::span<const std::int32_t> tokens, std::int64_
     if (wanted == 0) return;
     s.reserve_logits(wanted);
     s.head(hidden.slice_rows(total - wanted, wanted), false, 0, {.sink = sink ? &sink : nullptr});
+}
+
+void Runner::forward_shared(const std::vector<std::vector<SeqId>>& views,
+                            std::span<const std::int32_t> tokens, const LogitsSink& sink) {
+    State& s = *state_;
+    s.check(tokens);
+    const auto rows = std::ssize(tokens);
+    s.reserve_logits(rows);
+    const WorkspaceScope scope(*s.workspace);
+    State::Residual x = s.take_residual(rows);
+    s.kv->begin_shared_step(views);
+    s.step(tokens, x);
+    s.head(x.host, false, 0, {.sink = &sink});
 }
 
 std::int64_t Runner::most_top() const noexcept {

@@ -65,6 +65,11 @@ class Runner {
     void prompt(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
                 const LogitsSink& sink);
 
+    // One token of each of several sequences that see one another (KvEngine::begin_shared_step), and
+    // the logits of all.
+    void forward_shared(const std::vector<std::vector<SeqId>>& views,
+                        std::span<const std::int32_t> tokens, const LogitsSink& sink);
+
     // Where the head is computed on a device: the most likely tokens after these and their logits,
     // as ops::top_k orders them; the other logits stay there.
     void forward_top(SeqId seq, std::span<const std::int32_t> tokens, std::span<float> logits,

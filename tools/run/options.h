@@ -16,6 +16,7 @@ struct RunOptions {
     std::string system, chat_template;
     GenerateOptions generate;
     KvOptions kv;
+    std::string kv_save, kv_load;
     AdapterOptions adapters;
     std::int64_t batch = 512;
     std::string activations = "auto";

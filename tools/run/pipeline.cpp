@@ -11,7 +11,9 @@
 #include "core/strings.h"
 #include "cost/time_model.h"
 #include "io/file.h"
+#include "kv/cache_file.h"
 #include "model/device_budget.h"
+#include "model/fingerprint.h"
 
 namespace thimble::run {
 namespace {
@@ -66,8 +68,31 @@ void Pipeline::open() {
         EncodeText how;
         how.parse_special = options.parse_special;
         prompt_ = tokenizer_->encode(text, how);
+        if (!options.kv_load.empty()) how.add_special = false;
+        if (!options.kv_load.empty()) follow_saved(tokenizer_->encode(text, how));
     }
     Session::check_prompt(std::ssize(prompt_), capacity_);
+}
+
+// The prompt after what a saved cache holds, unless it begins with that.
+void Pipeline::follow_saved(std::vector<Token> text) {
+    saved_ = read_kv_head(options.kv_load).tokens;
+    const bool repeats =
+        prompt_.size() > saved_.size() && std::equal(saved_.begin(), saved_.end(), prompt_.begin());
+    if (repeats) return;
+    if (text.empty()) {
+        throw Error(Exit::kUsage, "--prompt", "nothing follows the saved text",
+                    "give what goes on from it: -p TEXT");
+    }
+    prompt_ = saved_;
+    prompt_.insert(prompt_.end(), text.begin(), text.end());
+}
+
+KvFileHead Pipeline::kv_head(const ModelSource& source, std::vector<Token> tokens) const {
+    std::string model = fingerprint(source);
+    for (const std::string& path : options.adapters.lora) model += " " + path;
+    for (const std::string& scale : options.adapters.lora_scale) model += " " + scale;
+    return KvFileHead::of(model, options.kv, std::move(tokens));
 }
 
 RunnerOptions Pipeline::runner_options(Device device, Isa isa) const {
@@ -94,7 +119,10 @@ std::int64_t Pipeline::most_tokens() const {
 
 Plan Pipeline::memory(const RunnerOptions& runner, std::int64_t tokens) const {
     Plan plan;
-    Runner::add_to_plan(plan, *source_, runner, tokens, 1, 1);
+    const std::int64_t answer = std::max<std::int64_t>(options.generate.max_tokens, 0);
+    const std::int64_t prompt = conversation_ ? tokens - answer : std::ssize(prompt_);
+    Runner::add_to_plan(plan, *source_, runner,
+                        {tokens, std::clamp<std::int64_t>(prompt, 1, tokens)}, 1, 1);
     // The tokenizer's tables, and the header they were read from, which stays open.
     plan.at(Tier::kRam, Purpose::kVocabulary) +=
         Tokenizer::predict_bytes(source_->file()) + source_->file().metadata().memory_bytes();
@@ -217,13 +245,22 @@ void Pipeline::run(cli::Context& context) {
     Runner runner(std::move(source_), runner_options, context.team);
     Session session(runner, *tokenizer_, options.generate,
                     static_cast<std::uint64_t>(context.common.seed));
+    if (!options.kv_load.empty()) {
+        session.adopt(load_sequence(runner.kv(), kv_head(runner.source(), {}), options.kv_load),
+                      saved_);
+    }
     if (conversation_) {
         converse(context, session, *tokenizer_, options);
         return;
     }
     GenerateStats stats;
     // A file gets the text alone.
+    if (options.generate.max_tokens == 0 && !options.kv_save.empty()) session.read(prompt_);
     const std::string text = answer(context, session, prompt_, isatty(1) == 1, stats);
+    if (!options.kv_save.empty()) {
+        save_sequence(runner.kv(), session.sequence(), kv_head(runner.source(), session.tokens()),
+                      options.kv_save);
+    }
     context.report.set("text", text);
     context.report.set("stats", stats_json(stats));
     context.report.set("kv_bytes", runner.kv().bytes());

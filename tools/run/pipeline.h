@@ -9,6 +9,7 @@
 
 #include "cli/tool.h"
 #include "decode/session.h"
+#include "kv/cache_file.h"
 #include "model/runner.h"
 #include "options.h"
 #include "text/tokenizer.h"
@@ -28,6 +29,8 @@ class Pipeline {
   private:
     void open();  // the model's headers, the vocabulary, the prompt
     [[nodiscard]] std::string read_prompt() const;
+    void follow_saved(std::vector<Token> text);
+    [[nodiscard]] KvFileHead kv_head(const ModelSource& source, std::vector<Token> tokens) const;
     [[nodiscard]] RunnerOptions runner_options(Device device, Isa isa) const;
     // Tokens in the cache at the end, at most.
     [[nodiscard]] std::int64_t most_tokens() const;
@@ -40,7 +43,7 @@ class Pipeline {
     std::unique_ptr<ModelSource> source_;
     std::vector<AdapterUse> adapters_;
     std::unique_ptr<Tokenizer> tokenizer_;
-    std::vector<Token> prompt_;
+    std::vector<Token> prompt_, saved_;
     std::int64_t capacity_ = 0;
     std::uint64_t weight_bytes_ = UINT64_MAX;  // the budget's share for weights
     std::uint64_t vram_bytes_ = UINT64_MAX;    // the budget's share of the device
