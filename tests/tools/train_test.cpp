@@ -257,7 +257,6 @@ TEST_CASE("training: from random weights, and what is asked wrongly") {
     wrong({"--method", "lora:targets=q_porj"}, 2, "q_proj");
     wrong({"--method", "lorra"}, 2, "lora");
     wrong({"--optimizer", "adam"}, 2, "adamw");
-    wrong({"--method", "full"}, 2, ".gguf");
     wrong({"--data", bench.directory.file("none.jsonl")}, 66, "none.jsonl");
     wrong({"--method", "full", "-o", bench.model}, 2, "");
     wrong({"--method", "full", "-o", bench.directory.file("wild.gguf"), "--steps", "60",

@@ -65,12 +65,16 @@ void ToolOptions::visit_model(OptionVisitor& v) {
     v.option(
         {.name = "output",
          .letter = 'o',
-         .help = "adapters: NAME.gguf for llama.cpp, else a directory for PEFT; a whole model: "
-                 "NAME.gguf",
+         .help = "NAME.gguf, which llama.cpp reads, or a directory: for PEFT with adapters, of "
+                 "Hugging Face with a whole model",
          .value = "PATH",
          .required = true,
          .is_output = true},
         output);
+    v.option({.name = "container",
+              .help = "gguf, or hf: a directory; without it by the output's name",
+              .choices = {"gguf", "hf"}},
+             container);
     v.option({.name = "merge", .help = "write the model with its adapters merged in"}, merge);
     v.option(
         {.name = "outtype",
