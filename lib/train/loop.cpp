@@ -73,7 +73,8 @@ void LoopOptions::visit(OptionVisitor& v) {
              accumulation);
     v.option({.name = "update-in-backward",
               .help = "each gradient is used up as soon as backward has made it, so that none are "
-                      "stored; without --grad-accumulation, with --max-grad-norm 0"},
+                      "stored; without --grad-accumulation, and for twice the time unless "
+                      "--max-grad-norm is 0"},
              trainer.update_in_backward);
     v.option({.name = "validate-every",
               .help = "steps between validations; 0: at the end only",

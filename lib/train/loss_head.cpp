@@ -45,7 +45,6 @@ class LossPass {
                                        : std::max(count, std::int64_t{1});
         for (std::int64_t first = 0; first < count; first += block)
             run_block(first, std::min(block, count - first));
-        if (sink != nullptr) finish();
         return {sum_, count};
     }
 
@@ -198,11 +197,6 @@ class LossPass {
                         static_cast<std::size_t>(dh.cols) * size_of(dh.dtype));
     }
 
-    void finish() {
-        for (const ParameterId& id : {output_id(), norm_id()}) {
-            if (sink_->gradient(id)) sink_->done(id);
-        }
-    }
     [[nodiscard]] ParameterId output_id() const {
         return {head_.unit(), ParameterId::Part::kMatrix, output_, 0};
     }

@@ -35,7 +35,8 @@ struct LossSums {
 // The loss alone.
 [[nodiscard]] LossSums loss_forward(const Exec& exec, const Lease& head, std::size_t norm,
                                     std::size_t output, const LossProblem& problem);
-// And dx [T, hidden] = its gradient, and those of the head's parameters.
+// And dx [T, hidden] = its gradient, and those of the head's parameters, which the sink is not told
+// are done: so the loss can be judged before any of them is used.
 [[nodiscard]] LossSums loss_backward(const Exec& exec, const Lease& head, std::size_t norm,
                                      std::size_t output, const LossProblem& problem,
                                      GradientSink& sink, View dx);

@@ -262,6 +262,9 @@ TEST_CASE("training: from random weights, and what is asked wrongly") {
     wrong({"--method", "full", "-o", bench.directory.file("wild.gguf"), "--steps", "60",
            "--optimizer", "sgd", "--lr", "1000", "--max-grad-norm", "0", "--weight-decay", "1"},
           1, "lower --learning-rate");
+    wrong({"--method", "full", "-o", bench.directory.file("wild.gguf"), "--steps", "60",
+           "--optimizer", "lomo", "--lr", "1000", "--max-grad-norm", "0", "--weight-decay", "1"},
+          1, "lower --learning-rate");
     wrong({"--optimizer", "lomo"}, 2, "--method full");
     wrong({"--method", "full", "-o", bench.directory.file("out.gguf"), "--optimizer", "lomo",
            "--grad-accumulation", "2", "--dry-run"},

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <cstring>
+#include <limits>
 
 #include "core/cpu.h"
 #include "core/error.h"
@@ -33,7 +34,7 @@ struct Text {
 };
 
 struct Run {
-    std::vector<double> losses;
+    std::vector<double> losses, norms;
     std::vector<std::vector<float>> values;
 };
 
@@ -55,7 +56,9 @@ Run run_of(const ModelSource& source, TrainerOptions options, int steps, const c
     if (*state != 0 && trainer.steps() == 0) (void)trainer.restore(state);
     for (int step = 0; step < steps; ++step) {
         const Batch batch = text.batch(trainer.steps());
-        run.losses.push_back(trainer.step({&batch, 1}, 1e-2).loss.loss);
+        const StepResult result = trainer.step({&batch, 1}, 1e-2);
+        run.losses.push_back(result.loss.loss);
+        run.norms.push_back(result.norm);
     }
     HeldValues held(trainer.parameters());
     for (std::size_t i = 0; i < trainer.parameters().size(); ++i) {
@@ -67,6 +70,7 @@ Run run_of(const ModelSource& source, TrainerOptions options, int steps, const c
 
 void check_same(const Run& a, const Run& b) {
     CHECK(a.losses == b.losses);
+    CHECK(a.norms == b.norms);
     REQUIRE(a.values.size() == b.values.size());
     std::size_t differ = 0;
     for (std::size_t i = 0; i < a.values.size(); ++i) {
@@ -124,6 +128,78 @@ TEST_CASE("parameters on disk, updated in backward, have the bits of those in me
     }
 }
 
+TEST_CASE("gradients that are used up in backward are clipped by the norm of all") {
+    for (const std::string name : {"llama-tied", "gemma3"}) {
+        CAPTURE(name);
+        const auto source = ModelSource::open(test::golden_model(name).directory);
+        const test::TempDir directory;
+        TrainerOptions options;
+        options.method = "full", options.optimizer = "sgd";
+        const Run free = run_of(*source, options, 3);
+        options.most_norm = 0.25 * free.norms[0];
+        const Run clipped = run_of(*source, options, 3);
+        CHECK(clipped.norms[0] == free.norms[0]);
+        CHECK(clipped.losses[2] != free.losses[2]);
+        options.update_in_backward = true;
+        check_same(clipped, run_of(*source, options, 3));
+        options.offload = Offload::parse("parameters=disk,activations=disk", "test");
+        options.offload_directory = directory.path();
+        check_same(clipped, run_of(*source, options, 3));
+        // LOMO is gradient descent.
+        TrainerOptions lomo;
+        lomo.method = "full", lomo.optimizer = "lomo", lomo.most_norm = options.most_norm;
+        check_same(clipped, run_of(*source, lomo, 3));
+        lomo.most_norm = 0;
+        check_same(free, run_of(*source, lomo, 3));
+    }
+}
+
+TEST_CASE("a loss or norm that is not finite is refused before a weight changes") {
+    const auto source = ModelSource::open(test::golden_model("llama-untied").directory);
+    for (const double most_norm : {0.0, 1.0}) {
+        for (const bool in_loss : {true, false}) {
+            if (!in_loss && most_norm == 0) continue;  // then nobody knows before
+            CAPTURE(most_norm);
+            CAPTURE(in_loss);
+            Team team(2);
+            TrainerOptions options;
+            options.method = "full", options.optimizer = "lomo", options.most_norm = most_norm;
+            options.isa = best_isa(), options.pass.most_tokens = 40;
+            Trainer trainer(*source, options, team);
+            ParameterSet& parameters = trainer.parameters();
+            const Text text(source->spec().vocab);
+            const Batch batch = text.batch(0);
+            // Either a token's row that is not finite, or a product of 0 whose other side is so
+            // large that the gradient overflows where the loss does not.
+            for (std::size_t i = 0; i < parameters.size(); ++i) {
+                const Parameter& p = parameters[i];
+                const std::int64_t n = p.info.elements();
+                if (in_loss && p.info.is_embedding)
+                    p.values[batch.tokens[3] * p.info.shape.cols] =
+                        std::numeric_limits<float>::infinity();
+                if (in_loss) continue;
+                if (p.name == "blk.0.ffn_down.weight") std::fill_n(p.values, n, 0.0f);
+                if (p.name == "blk.0.ffn_norm.weight") std::fill_n(p.values, n, 1e18f);
+                for (std::int64_t e = 0; e < n && p.name == "output.weight"; ++e)
+                    p.values[e] *= 1e7f;
+            }
+            const auto all = [&] {
+                std::vector<std::vector<float>> values;
+                for (const Parameter& p : parameters.items())
+                    values.emplace_back(p.values, p.values + p.info.elements());
+                return values;
+            };
+            const auto before = all();
+            CHECK_THROWS_WITH_AS((void)trainer.step({&batch, 1}, 1e-2),
+                                 doctest::Contains(in_loss ? "the loss is not a finite number"
+                                                           : "'blk.0.ffn_down.weight' is not"),
+                                 Error);
+            check_same({{}, {}, before}, {{}, {}, all()});
+            CHECK(trainer.steps() == 0);
+        }
+    }
+}
+
 TEST_CASE("a checkpoint of a run in memory goes on with state on disk, and back") {
     const auto source = ModelSource::open(test::golden_model("llama-tied").directory);
     const test::TempDir directory;
@@ -151,7 +227,7 @@ TEST_CASE("a checkpoint of a run in memory goes on with state on disk, and back"
         }
         const Run rest = run_of(*source, first_on_disk ? memory : disk, 3, state.c_str());
         CHECK(std::equal(rest.losses.begin(), rest.losses.end(), whole.losses.begin() + 2));
-        check_same({{}, rest.values}, {{}, whole.values});
+        check_same({{}, {}, rest.values}, {{}, {}, whole.values});
     }
 }
 
@@ -170,9 +246,8 @@ TEST_CASE("what cannot be offloaded is refused with the nearest name") {
     options.method = "full";
     options.offload = Offload::parse("parameters=disk", "--offload");
     refused(options, "--update-in-backward");
-    options.update_in_backward = true, options.most_norm = 1;
-    refused(options, "--max-grad-norm 0");
-    options.method = "lora", options.most_norm = 0;
+    options.update_in_backward = true;
+    options.method = "lora";
     refused(options, "--method full");
     options.update_in_backward = false;
     refused(options, "drop parameters=disk");
