@@ -172,12 +172,14 @@ void write_trained_model(const ResultTarget& target, ParameterSet& parameters) {
         const Parameter& p = held.hold(at->second);
         const std::int64_t cols = tensor.as.cols();
         if (tensor.as.is_matrix) {
-            for (std::int64_t r = 0; r < count; ++r)
-                std::copy_n(p.values + tensor.canonical(first + r) * cols, cols,
-                            out.data() + r * cols);
+            for (std::int64_t r = 0; r < count; ++r) {
+                p.read(tensor.canonical(first + r) * cols,
+                       out.subspan(static_cast<std::size_t>(r * cols),
+                                   static_cast<std::size_t>(cols)));
+            }
         } else {
             for (std::int64_t c = 0; c < cols; ++c)
-                out[static_cast<std::size_t>(c)] = p.values[tensor.canonical(c)];
+                p.read(tensor.canonical(c), out.subspan(static_cast<std::size_t>(c), 1));
         }
         for (float& value : out) value += tensor.add;
     });

@@ -57,7 +57,7 @@ struct Trainer::State {
                                               : storage::open_file_tier(how.offload_directory)),
           store(from, exec, *method, parameters,
                 {!fuses, how.offload.has_parameters(), tier.get()}),
-          updater(parameters, *optimizer, exec) {
+          updater(parameters, *optimizer, exec, how.seed) {
         check();
         if (fuses) fused.emplace(parameters, updater, exec, *how.ranks);
         chunks = chunks_of(parameters, *optimizer, chunk_elements(how.offload));
@@ -151,6 +151,7 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
         paper.fused ? paper.fused->bytes() : paper.parameters.gradient_bytes(dry.dtype()));
     plan.at(Tier::kRam, Purpose::kGradients) +=
         dist::Communicator::charged_bytes(options.ranks->size());
+    add(Purpose::kOptimizer, paper.updater.bytes());
     add(Purpose::kActivations, bytes.workspace);
     add(Purpose::kActivations, bytes.residual);
     for (const ActivationBytes& kept : {bytes.saved, bytes.checkpoints}) {
@@ -323,8 +324,7 @@ void Trainer::compare_ranks() {
     {
         HeldValues held(s.parameters);
         for (std::size_t i = 0; i < s.parameters.size(); ++i) {
-            const Parameter& p = held.hold(i);
-            hash.update({reinterpret_cast<const std::byte*>(p.values), p.value_bytes()});
+            hash.update(held.hold(i).stored());
         }
     }
     const std::string mine = hash.finish();

@@ -7,7 +7,8 @@ void ToolOptions::visit(OptionVisitor& v) {
     visit_model(v);
     v.group("Method");
     v.option({.name = "method",
-              .help = "what is trained: full | lora:rank=16,alpha=32,dropout=0.05,rslora,dora",
+              .help = "what is trained: full | full:weights=bf16 | "
+                      "lora:rank=16,alpha=32,dropout=0.05,rslora,dora",
               .value = "NAME[:KEY=VALUE,...]",
               .inline_forms = method_forms},
              loop.trainer.method);

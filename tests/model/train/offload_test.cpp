@@ -2,6 +2,8 @@
 // Training with state and activations on disk against training in memory.
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 
@@ -38,10 +40,11 @@ struct Run {
     std::vector<std::vector<float>> values;
 };
 
-Run run_of(const ModelSource& source, TrainerOptions options, int steps, const char* state = "") {
-    Team team(2);
+Run run_of(const ModelSource& source, TrainerOptions options, int steps, const char* state = "",
+           int threads = 2, double rate = 1e-2) {
+    Team team(threads);
     options.isa = best_isa();
-    options.threads = 2;
+    options.threads = threads;
     options.pass.most_tokens = 40;
     Plan plan;
     Trainer::add_to_plan(plan, source, options);
@@ -56,14 +59,15 @@ Run run_of(const ModelSource& source, TrainerOptions options, int steps, const c
     if (*state != 0 && trainer.steps() == 0) (void)trainer.restore(state);
     for (int step = 0; step < steps; ++step) {
         const Batch batch = text.batch(trainer.steps());
-        const StepResult result = trainer.step({&batch, 1}, 1e-2);
+        const StepResult result = trainer.step({&batch, 1}, rate);
         run.losses.push_back(result.loss.loss);
         run.norms.push_back(result.norm);
     }
     HeldValues held(trainer.parameters());
     for (std::size_t i = 0; i < trainer.parameters().size(); ++i) {
         const Parameter& p = held.hold(i);
-        run.values.emplace_back(p.values, p.values + p.info.elements());
+        run.values.emplace_back(static_cast<std::size_t>(p.info.elements()));
+        p.read(0, run.values.back());
     }
     return run;
 }
@@ -126,6 +130,71 @@ TEST_CASE("parameters on disk, updated in backward, have the bits of those in me
             }
         }
     }
+}
+
+TEST_CASE("weights in bf16 have the same bits wherever they and the state lie, and from a file") {
+    const auto source = ModelSource::open(test::golden_model("gemma3").directory);
+    const test::TempDir directory;
+    const std::string state = directory / "state.safetensors";
+    for (const std::string optimizer : {"adamw", "adamw8bit:min-elements=0", "lomo"}) {
+        CAPTURE(optimizer);
+        TrainerOptions options;
+        options.method = "full:weights=bf16", options.optimizer = optimizer;
+        const Run memory = run_of(*source, options, 4);
+        check_same(memory, run_of(*source, options, 4, "", 1));
+        check_same(memory, run_of(*source, options, 4, "", 3));
+        TrainerOptions other = options;
+        other.seed = 1;
+        CHECK(run_of(*source, other, 4).values != memory.values);
+        for (const std::vector<float>& values : memory.values) {
+            if (values.size() <= 64) continue;  // a vector
+            CHECK(std::all_of(values.begin(), values.end(), [](float x) {
+                return (std::bit_cast<std::uint32_t>(x) & 0xffffU) == 0;
+            }));
+        }
+        other = options;
+        other.update_in_backward = true;
+        other.offload_directory = directory.path();
+        other.offload = Offload::parse("parameters=disk,optimizer=disk,activations=disk", "test");
+        check_same(memory, run_of(*source, other, 4));
+        {
+            Team team(2);
+            options.isa = best_isa(), options.pass.most_tokens = 40;
+            Trainer trainer(*source, options, team);
+            const Text text(source->spec().vocab);
+            for (int step = 0; step < 2; ++step) {
+                const Batch batch = text.batch(step);
+                (void)trainer.step({&batch, 1}, 1e-2);
+            }
+            trainer.save(state, "");
+        }
+        check_same({{}, {}, memory.values},
+                   {{}, {}, run_of(*source, other, 2, state.c_str()).values});
+    }
+}
+
+TEST_CASE("weights in bf16 take half the memory and learn in steps far below their last place") {
+    const auto source = ModelSource::open(test::golden_model("llama-tied").directory);
+    TrainerOptions options;
+    options.threads = 2, options.pass.most_tokens = 40;
+    const auto weights = [&](const char* method) {
+        options.method = method;
+        Plan plan;
+        Trainer::add_to_plan(plan, *source, options);
+        return static_cast<double>(plan.at(Tier::kRam, Purpose::kWeights));
+    };
+    CHECK(weights("full:weights=bf16") < 0.6 * weights("full"));
+    // About a fifth of the last place of a weight of 0.1: rounded to the nearest, none would move.
+    constexpr double kRate = 1e-4;
+    const auto fall = [&](const char* method) {
+        options.method = method;
+        const Run run = run_of(*source, options, 60, "", 2, kRate);
+        return run.losses[0] - run.losses[58];
+    };
+    const double wide = fall("full"), narrow = fall("full:weights=bf16");
+    CHECK(wide > 0);
+    CHECK(narrow > 0.8 * wide);
+    CHECK(narrow < 1.2 * wide);
 }
 
 TEST_CASE("gradients that are used up in backward are clipped by the norm of all") {
