@@ -14,9 +14,15 @@
 namespace thimble::train {
 namespace {
 
-constexpr std::int64_t kTileRows = 4096;    // of the vocabulary
-constexpr std::int64_t kCutTokens = 512;    // in a block
-constexpr std::int64_t kChunkTokens = 128;  // the same where a block's logits are all kept
+constexpr std::int64_t kTileRows = 4096;  // of the vocabulary
+constexpr std::int64_t kCutTokens = 512;  // in a block
+// The same where a block's logits are all kept: as many as these bytes hold, in whole steps.
+constexpr std::int64_t kChunkBytes = std::int64_t{32} << 20, kChunkStep = 32;
+
+std::int64_t chunk_tokens(std::int64_t vocab) {
+    const auto tokens = kChunkBytes / (vocab * static_cast<std::int64_t>(sizeof(float)));
+    return std::clamp(tokens / kChunkStep * kChunkStep, kChunkStep, kCutTokens);
+}
 
 class LossPass {
   public:
@@ -41,7 +47,7 @@ class LossPass {
         const std::int64_t count = std::ssize(rows_);
         const std::int64_t block = problem_.kind == LossKind::kCut ? kCutTokens
                                    : problem_.kind == LossKind::kChunked
-                                       ? kChunkTokens
+                                       ? chunk_tokens(vocab())
                                        : std::max(count, std::int64_t{1});
         for (std::int64_t first = 0; first < count; first += block)
             run_block(first, std::min(block, count - first));

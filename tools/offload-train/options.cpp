@@ -108,8 +108,8 @@ void ToolOptions::visit_memory(OptionVisitor& v) {
               .changes_output = false},
              offload_directory);
     v.option({.name = "loss",
-              .help = "cut: no logits in memory; chunked: those of 128 tokens, less computation; "
-                      "dense: all",
+              .help = "cut: no logits in memory; chunked: 32 MiB of them at a time, less "
+                      "computation; dense: all",
               .choices = {"cut", "chunked", "dense"}},
              loss);
     v.option({.name = "precision",
