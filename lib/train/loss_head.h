@@ -32,6 +32,10 @@ struct LossSums {
     std::int64_t targets = 0;
 };
 
+// Blocks that so many tokens are taken in, each of which needs the whole head.
+[[nodiscard]] std::int64_t loss_blocks(LossKind kind, std::int64_t tokens,
+                                       std::int64_t vocab) noexcept;
+
 // The loss alone.
 [[nodiscard]] LossSums loss_forward(const Exec& exec, const Lease& head, std::size_t norm,
                                     std::size_t output, const LossProblem& problem);

@@ -13,6 +13,7 @@
 #include "train/fused_sink.h"
 #include "train/schedule.h"
 #include "train/slot_store.h"
+#include "train/step_work.h"
 #include "train/trained_store.h"
 
 namespace thimble::train {
@@ -83,7 +84,6 @@ struct Trainer::State {
     std::int64_t steps = 0;
 
     void check() const;
-    [[nodiscard]] std::string cheapest_change();
     // Of a step: this rank's batches, and of all ranks how many passes and targets.
     struct Work {
         std::span<const Batch> batches;
@@ -131,7 +131,8 @@ Trainer::Trainer(const ModelSource& source, const TrainerOptions& options, Team&
 
 Trainer::~Trainer() = default;
 
-void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOptions& options) {
+cost::TrainingWork Trainer::add_to_plan(Plan& plan, const ModelSource& source,
+                                        const TrainerOptions& options) {
     Team team(options.threads);
     Exec dry = exec_of(options);
     dry.team = &team;
@@ -167,24 +168,15 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
         add(Purpose::kOptimizer, memory_slot_bytes(paper.parameters, *paper.optimizer));
     }
     if (paper.fused && options.most_norm > 0) plan.notes.emplace_back(kNormNote);
-    plan.cheapest_change = paper.cheapest_change();
-}
-
-// To less memory: what only takes the disk's time before what changes the training.
-std::string Trainer::State::cheapest_change() {
-    const auto saves = [](const char* change, std::uint64_t before, std::uint64_t after) {
-        return std::string(change) + " saves " + format_bytes(before - after);
-    };
-    const std::uint64_t state = memory_slot_bytes(parameters, *optimizer);
-    const std::uint64_t at_hand = disk_slot_bytes(parameters, *optimizer, chunks).ram;
-    if (!options.offload.has_optimizer() && state > at_hand)
-        return saves("--offload optimizer=disk", state, at_hand);
-    if (method->result() != ResultKind::kModel) return "";
-    if (fuses) return options.offload.has_parameters() ? "" : "--offload parameters=disk";
-    Exec dry = exec;
-    dry.dry = true;
-    return saves("--update-in-backward", parameters.gradient_bytes(exec.dtype()),
-                 FusedSink(parameters, updater, dry, *options.ranks).bytes());
+    return step_work({.source = source,
+                      .options = options,
+                      .exec = dry,
+                      .units = paper.store.specs(),
+                      .parameters = paper.parameters,
+                      .optimizer = *paper.optimizer,
+                      .trains_model = paper.method->result() == ResultKind::kModel,
+                      .in_backward = paper.fuses,
+                      .bytes = bytes});
 }
 
 const ParameterSet& Trainer::parameters() const noexcept { return state_->parameters; }

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/plan.h"
+#include "cost/time_model.h"
 #include "dist/communicator.h"
 #include "train/method.h"
 #include "train/offload.h"
@@ -46,8 +47,9 @@ class Trainer {
     Trainer(const ModelSource& source, const TrainerOptions& options, Team& team);
     ~Trainer();
 
-    // What it will hold, from headers.
-    static void add_to_plan(Plan& plan, const ModelSource& source, const TrainerOptions& options);
+    // What it will hold, from headers; returns what this rank does in a step of full batches.
+    static cost::TrainingWork add_to_plan(Plan& plan, const ModelSource& source,
+                                          const TrainerOptions& options);
 
     [[nodiscard]] const ParameterSet& parameters() const noexcept;
     [[nodiscard]] ParameterSet& parameters() noexcept;

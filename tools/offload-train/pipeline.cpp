@@ -148,6 +148,10 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
                              " ranks: memory and --max-memory are those of each");
         plan.at(Tier::kRam, Purpose::kBaseline) += kMpiBytes;
     }
+    Plan whole = plan;
+    whole.at(Tier::kRam, Purpose::kBaseline) += kBaselineBytes;
+    plan.cheapest_change =
+        loop_->cheapest_change(whole, Budget::parse(common.max_memory, "--max-memory"));
     return plan;
 }
 
