@@ -25,7 +25,8 @@ HfSideFiles::HfSideFiles(const ModelSource& source, TensorType dtype, const Toke
     files_.insert(files_.begin(), side_file("config.json", config.dump(2) + "\n"));
 }
 
-void HfSideFiles::add_tokenizer(const ModelSource& source, const Tokenizer& tokenizer, Json& config) {
+void HfSideFiles::add_tokenizer(const ModelSource& source, const Tokenizer& tokenizer,
+                                Json& config) {
     tokenizer_files_ = tokenizer.hf_files(source.spec().context_tokens);
     vocabulary_bytes_ += tokenizer_files_.held->bytes();
     Json generation = Json::object();

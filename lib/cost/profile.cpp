@@ -53,8 +53,8 @@ RateAtThreads built_in_rates(std::int64_t threads, double bytes_per_second, doub
     const double dense = isa == Isa::kPortable ? 5e9 : isa == Isa::kAvx2 ? 30e9 : 60e9;
     const double bf16 = ops::has_bf16_products(isa) ? 4 * dense : dense;
     const auto n = static_cast<double>(threads);
-    return {threads,        bytes_per_second, bytes_per_second, ops_per_second,
-            2 * ops_per_second, n * dense,        n * bf16};
+    return {threads,   bytes_per_second, bytes_per_second, ops_per_second, 2 * ops_per_second,
+            n * dense, n * bf16};
 }
 
 }  // namespace
@@ -143,8 +143,8 @@ MachineProfile profile_from_json(const Json& json, std::string_view where) {
                         "expected positive counts in ascending order");
         }
         for (const RateField& f : kRateFields) {
-            const bool older = std::string_view(f.key).starts_with("dense") &&
-                               entry.find(f.key) == nullptr;
+            const bool older =
+                std::string_view(f.key).starts_with("dense") && entry.find(f.key) == nullptr;
             r.*f.value = older ? r.f32_ops_per_second : rate(entry, f.key, where);
         }
         profile.rates.push_back(r);

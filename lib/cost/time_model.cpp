@@ -66,8 +66,7 @@ TrainingTime training_time(const Machine& machine, const ModelSpec& spec,
     const StepOps ops = step_ops(spec);
     const RateAtThreads rate = machine.profile.at(machine.threads);
     const auto n = static_cast<double>(work.tokens);
-    const double dense =
-        work.bf16 ? rate.dense_bf16_ops_per_second : rate.dense_f32_ops_per_second;
+    const double dense = work.bf16 ? rate.dense_bf16_ops_per_second : rate.dense_f32_ops_per_second;
     const double products = n * (work.layer_passes * ops.layers + work.head_passes * ops.head);
     // Backward computes the scores anew and has four products beside them.
     const double attention = n * ops.attention_per_key * static_cast<double>(work.document) / 2 *
@@ -84,9 +83,8 @@ TrainingTime training_time(const Machine& machine, const ModelSpec& spec,
     const double passes = disk_seconds(machine.profile, work.passes);
     const double state = disk_seconds(machine.profile, work.state);
     time.disk = passes + state;
-    time.step = work.in_backward
-                    ? std::max(time.compute + time.update, time.disk)
-                    : std::max(time.compute, passes) + std::max(time.update, state);
+    time.step = work.in_backward ? std::max(time.compute + time.update, time.disk)
+                                 : std::max(time.compute, passes) + std::max(time.update, state);
     return time;
 }
 

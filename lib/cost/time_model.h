@@ -38,12 +38,12 @@ struct TrainingWork {
     // Products of a forward pass that the weights take part in: forward, once more where layers are
     // computed again, for the gradient of the input, for that of the weights.
     double layer_passes = 3, head_passes = 3;
-    double layer_forwards = 1;   // of them forward
-    double low_rank_uses = 0;    // elements of adapters times the products that each is part of
-    bool bf16 = false;           // operands
-    double operand_bytes = 0;    // read and written to make weights into operands
-    double update_bytes = 0;     // moved to clear, sum up and use gradients
-    bool in_backward = false;    // the update overlaps the passes
+    double layer_forwards = 1;  // of them forward
+    double low_rank_uses = 0;   // elements of adapters times the products that each is part of
+    bool bf16 = false;          // operands
+    double operand_bytes = 0;   // read and written to make weights into operands
+    double update_bytes = 0;    // moved to clear, sum up and use gradients
+    bool in_backward = false;   // the update overlaps the passes
     struct Disk {
         double read_bytes = 0, written_bytes = 0;
     } passes, state;  // while the model runs; while the optimizer does

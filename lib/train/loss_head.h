@@ -5,9 +5,9 @@
 // Tokens are taken in blocks, the vocabulary in tiles. kCut: a first pass over the tiles finds
 // log(sum(exp(logits))) of each token, a second computes the tiles anew and their gradients from
 // it; memory is one tile. kChunked keeps a (smaller) block's logits of all tiles, 32 MiB of them,
-// and computes none twice. kDense is kChunked with one block: what a plain implementation holds. differs: no tile is
-// filtered out, so gradients are those of the dense computation but for the order of sums; results
-// depend on the kind and the sizes of blocks alone, never on threads.
+// and computes none twice. kDense is kChunked with one block: what a plain implementation holds.
+// differs: no tile is filtered out, so gradients are those of the dense computation but for the
+// order of sums; results depend on the kind and the sizes of blocks alone, never on threads.
 #pragma once
 
 #include <span>

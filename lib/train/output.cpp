@@ -47,7 +47,7 @@ struct WrittenTensor {
     const WeightFormat* format = nullptr;
     // Its canonical row, or element of a vector; empty: the same.
     std::function<std::int64_t(std::int64_t)> row;
-    float add = 0;                                  // to canonical values
+    float add = 0;  // to canonical values
     [[nodiscard]] std::int64_t canonical(std::int64_t r) const { return row ? row(r) : r; }
     [[nodiscard]] TensorSpec spec() const {
         return {as.name, *tensor_type_of(format->info().layout), as.dims};
@@ -218,8 +218,8 @@ void check_is_free(const ResultTarget& target) {
     namespace fs = std::filesystem;
     std::error_code error;
     const fs::file_status there = fs::status(target.path, error);
-    const bool taken = fs::is_directory(there) ? !fs::is_empty(target.path, error)
-                                               : fs::is_regular_file(there);
+    const bool taken =
+        fs::is_directory(there) ? !fs::is_empty(target.path, error) : fs::is_regular_file(there);
     if (!taken || target.replace) return;
     throw Error(Exit::kCannotCreate, escaped(target.path, 1024), "cannot create: it exists",
                 "give --force to replace it");

@@ -17,9 +17,9 @@ struct ResultTarget {
     const Tokenizer& tokenizer;
     std::string path;
     std::string container = {};  // gguf, hf; "": by the path
-    std::string type = "auto";  // of a whole model's matrices: f32, bf16, f16; auto: as they were,
-                                // f32 where that is a quantised type
-    bool merge = false;         // adapters become part of a whole model
+    std::string type = "auto";   // of a whole model's matrices: f32, bf16, f16; auto: as they were,
+                                 // f32 where that is a quantised type
+    bool merge = false;          // adapters become part of a whole model
     bool replace = false;
     // The tokenizer is written, where a Hugging Face directory's own files could be taken over.
     bool new_tokenizer = false;

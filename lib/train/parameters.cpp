@@ -24,8 +24,8 @@ void Parameter::place(std::byte* memory) noexcept {
 }
 
 std::span<std::byte> Parameter::stored() const noexcept {
-    std::byte* const memory = in_bf16 ? reinterpret_cast<std::byte*>(values_bf16)
-                                      : reinterpret_cast<std::byte*>(values);
+    std::byte* const memory =
+        in_bf16 ? reinterpret_cast<std::byte*>(values_bf16) : reinterpret_cast<std::byte*>(values);
     return {memory, value_bytes()};
 }
 

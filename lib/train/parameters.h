@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parameters that are trained: their values (F32 or BF16), their gradients (F32) and how backward
-// finds them.
+// The parameters that are trained: their values (F32 or BF16), their gradients (F32) and how
+// backward finds them.
 #pragma once
 
 #include <deque>

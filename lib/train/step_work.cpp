@@ -33,8 +33,8 @@ double operand_bytes_of_pass(const StepFacts& facts, const Uses& uses) {
             const SourceTensor& tensor = *facts.units[u].matrices[i].weight;
             const auto trained = facts.parameters.find({id, ParameterId::Part::kMatrix, i, 0});
             const Parameter* p = trained ? &facts.parameters.items()[*trained] : nullptr;
-            const auto stored = static_cast<double>(p ? p->value_bytes()
-                                                      : tensor.form.bytes(tensor.rows()));
+            const auto stored =
+                static_cast<double>(p ? p->value_bytes() : tensor.form.bytes(tensor.rows()));
             sum += (head ? uses.head : uses.layers) *
                    operand_bytes(facts.exec, p ? p->packed().layout : tensor.layout(),
                                  tensor.rows() * tensor.cols(), stored);
@@ -49,8 +49,8 @@ double update_bytes(const StepFacts& facts, double passes) {
     for (const Parameter& p : facts.parameters.items()) {
         const auto n = static_cast<double>(p.info.elements());
         const auto state = static_cast<double>(facts.optimizer.state_bytes(p.info));
-        sum += n * 4 * (1 + 2 * passes + 1 + 1) + 2 * static_cast<double>(p.value_bytes()) +
-               2 * state;
+        sum +=
+            n * 4 * (1 + 2 * passes + 1 + 1) + 2 * static_cast<double>(p.value_bytes()) + 2 * state;
     }
     return sum;
 }

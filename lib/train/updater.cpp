@@ -11,8 +11,7 @@ Updater::Updater(ParameterSet& parameters, const Optimizer& optimizer, const Exe
     std::int64_t most = 0;
     for (const Parameter& p : parameters.items()) {
         if (p.in_bf16)
-            most =
-                std::max(most, bf16_scratch_elements(optimizer, p.info, exec.team->threads()));
+            most = std::max(most, bf16_scratch_elements(optimizer, p.info, exec.team->threads()));
     }
     bytes_ = static_cast<std::size_t>(most) * sizeof(float);
     if (!exec.dry) scratch_ = Buffer(bytes_, Purpose::kOptimizer);
@@ -42,8 +41,8 @@ void Updater::update(std::size_t parameter, const float* gradients) {
         tile.weight_decay = p.decays ? step_.weight_decay : 0;
         if (p.in_bf16) {
             update_bf16(optimizer_, *exec_.team, exec_.isa, tile,
-                        {seed_, static_cast<std::uint32_t>(parameter)},
-                        p.values_bf16 + chunk.first, scratch_.span<float>());
+                        {seed_, static_cast<std::uint32_t>(parameter)}, p.values_bf16 + chunk.first,
+                        scratch_.span<float>());
         } else {
             train::update(optimizer_, *exec_.team, exec_.isa, tile);
         }

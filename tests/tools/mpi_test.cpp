@@ -176,9 +176,9 @@ TEST_CASE("ranks: gradients that are used up in backward are summed, and a rank 
 TEST_CASE("ranks: weights in bf16 are rounded alike on all of them") {
     if (!mpirun(1)) return;
     const Bench bench("f32");
-    const std::vector<std::string> how = {"--steps",  "3",      "-b",   "2",
-                                          "--pack",   "none",   "--lr", "0.001",
-                                          "--method", "full:weights=bf16"};
+    const std::vector<std::string> how = {
+        "--steps", "3",    "-b",    "2",        "--pack",
+        "none",    "--lr", "0.001", "--method", "full:weights=bf16"};
     REQUIRE(bench.run(2, how).exit == 0);  // compares them at the end
     const std::string bytes = bench.take();
     REQUIRE(bench.run(2, how).exit == 0);

@@ -78,7 +78,8 @@ int check_same_model(const std::string& a, const std::string& b) {
         const bool shifted = tensor.rule->transform == HfTransform::kPlusOne;
         double worst = 0;
         for (std::size_t i = 0; i < n; ++i)
-            worst = std::max(worst, std::abs(static_cast<double>(p[i]) - static_cast<double>(q[i])));
+            worst =
+                std::max(worst, std::abs(static_cast<double>(p[i]) - static_cast<double>(q[i])));
         CHECK(worst <= (shifted ? 0x1p-23 : 0.0));
         ++count;
     }
@@ -127,8 +128,8 @@ TEST_CASE("a trained model is the same as a GGUF file and as a Hugging Face dire
                 CHECK(worst <= (golden == std::string("gemma3") ? 1e-5 : 1e-9));
                 CHECK(moved > 1e-2);
                 const auto text = [](const std::string& model) {
-                    return run_process({tool_path("run"), "-m", model, "-p", "what is 3", "-n",
-                                        "6", "--temp", "0", "-q"})
+                    return run_process({tool_path("run"), "-m", model, "-p", "what is 3", "-n", "6",
+                                        "--temp", "0", "-q"})
                         .out;
                 };
                 CHECK(text(hf) == text(gguf));
@@ -162,10 +163,24 @@ TEST_CASE("a random model's directory has the tokenizer that it was given") {
             "num_key_value_heads": 1, "vocab_size": 128, "max_position_embeddings": 64,
             "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "hidden_act": "silu"})");
     const std::string hf = bench.directory.file("new"), report = bench.directory.file("r.json");
-    const std::vector<std::string> words = {
-        tool_path("offload-train"), "--init", "random", "--model-config", config, "--tokenizer",
-        bench.model, "--data", bench.data, "-o", hf, "-c", "64", "--method", "full", "--steps",
-        "2", "-q"};
+    const std::vector<std::string> words = {tool_path("offload-train"),
+                                            "--init",
+                                            "random",
+                                            "--model-config",
+                                            config,
+                                            "--tokenizer",
+                                            bench.model,
+                                            "--data",
+                                            bench.data,
+                                            "-o",
+                                            hf,
+                                            "-c",
+                                            "64",
+                                            "--method",
+                                            "full",
+                                            "--steps",
+                                            "2",
+                                            "-q"};
     const ProcessResult r = run_process(words);
     CAPTURE(r.err);
     REQUIRE(r.exit == 0);
@@ -187,8 +202,7 @@ TEST_CASE("what cannot be written is refused before training") {
     refused(there, {"--method", "full", "--dry-run"}, 73, "--force");
     refused(bench.directory.path(), {"--method", "full"}, 73, "--force");
     refused(bench.directory.file("a.gguf"), {"--method", "lora:dora"}, 2, "DoRA");
-    refused(bench.directory.file("a"), {"--method", "lora:dora", "--container", "gguf"}, 2,
-            "DoRA");
+    refused(bench.directory.file("a"), {"--method", "lora:dora", "--container", "gguf"}, 2, "DoRA");
     CHECK(bench.train(there, {"--force"}).exit == 0);
     const std::string empty = bench.directory.file("empty");
     fs::create_directory(empty);

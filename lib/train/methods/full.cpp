@@ -28,7 +28,8 @@ class Full final : public Method {
         }
     };
 
-    Full(const Options& options, std::string_view /*where*/) : in_bf16_(options.weights == "bf16") {}
+    Full(const Options& options, std::string_view /*where*/)
+        : in_bf16_(options.weights == "bf16") {}
 
     [[nodiscard]] ResultKind result() const override { return ResultKind::kModel; }
 

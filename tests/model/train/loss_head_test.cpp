@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The loss head with a vocabulary of 128 Ki tokens: the dense loss and gradients, and what it holds.
+// The loss head with a vocabulary of 128 Ki tokens: the dense loss and gradients, and what it
+// holds.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -18,14 +19,15 @@ namespace {
 std::unique_ptr<ModelSource> model(const test::TempDir& directory, int hidden, int vocab) {
     const auto n = [](int value) { return std::to_string(value); };
     const std::string path = directory / "config.json";
-    write_text_file(path,
-                    R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",)"
-                    R"("num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,)"
-                    R"("max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "hidden_act": "silu",)"
-                    R"("tie_word_embeddings": true, "initializer_range": 0.5, "hidden_size": )" +
-                        n(hidden) + R"(, "intermediate_size": )" + n(2 * hidden) +
-                        R"(, "vocab_size": )" + n(vocab) + "}",
-                    IfExists::kReplace);
+    write_text_file(
+        path,
+        R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",)"
+        R"("num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,)"
+        R"("max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "hidden_act": "silu",)"
+        R"("tie_word_embeddings": true, "initializer_range": 0.5, "hidden_size": )" +
+            n(hidden) + R"(, "intermediate_size": )" + n(2 * hidden) + R"(, "vocab_size": )" +
+            n(vocab) + "}",
+        IfExists::kReplace);
     return std::make_unique<ModelSource>(random_model(path, 3));
 }
 
