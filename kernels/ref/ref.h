@@ -37,11 +37,19 @@ Real dot(const Real* a, const Real* b, std::int64_t n) {
     return sum;
 }
 
-// Angle of pair i of `dims` rotated dims at a position. factor: this frequency's divisor.
+// Frequency of pair i of `dims` rotated dims, and its angle at a position. factor: the frequency's
+// divisor.
+inline double rope_frequency(std::int64_t i, std::int64_t dims, double base) {
+    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(dims);
+    return std::pow(base, exponent);
+}
+inline double rope_angle(double frequency, double frequency_scale, double factor,
+                         std::int64_t position) {
+    return static_cast<double>(position) * frequency_scale * frequency / factor;
+}
 inline double rope_angle(std::int64_t i, std::int64_t dims, double base, double frequency_scale,
                          double factor, std::int64_t position) {
-    const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(dims);
-    return static_cast<double>(position) * frequency_scale * std::pow(base, exponent) / factor;
+    return rope_angle(rope_frequency(i, dims, base), frequency_scale, factor, position);
 }
 
 template <class Real>

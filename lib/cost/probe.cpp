@@ -63,6 +63,8 @@ MachineProfile probe(const ProbeOptions& options, std::int64_t threads, Isa isa)
         const MatmulRates matmul = matmul_rates(team, isa, options.repeats);
         rate.f32_ops_per_second = matmul.f32_ops_per_second;
         rate.i8_ops_per_second = matmul.i8_ops_per_second;
+        rate.dense_f32_ops_per_second = matmul.dense_f32_ops_per_second;
+        rate.dense_bf16_ops_per_second = matmul.dense_bf16_ops_per_second;
         profile.rates.push_back(rate);
     }
     const DiskRates disk =

@@ -33,6 +33,7 @@ void add_probe_to_plan(Plan& plan, const ProbeOptions& options);
 [[nodiscard]] double copy_bandwidth(Team& team, Buffer& memory, std::int64_t repeats);
 struct MatmulRates {
     double f32_ops_per_second = 0, i8_ops_per_second = 0;
+    double dense_f32_ops_per_second = 0, dense_bf16_ops_per_second = 0;
 };
 [[nodiscard]] MatmulRates matmul_rates(Team& team, Isa isa, std::int64_t repeats);
 struct DiskRates {

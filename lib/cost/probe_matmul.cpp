@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matmul rates of the kernels that prefill uses: a float weight with float input, and 8-bit blocks
-// with 8-bit input, in their resident layouts.
+// with 8-bit input, in their resident layouts; and of the dense products that training uses.
 #include <array>
 #include <cstring>
 
@@ -35,9 +35,14 @@ void fill(std::span<float> out) {
     }
 }
 
-double ops_per_second(Team& team, Isa isa, const char* format_name, Activations activations,
-                      std::int64_t repeats) {
-    const WeightFormat& format = weight_formats().get(format_name, "probe");
+struct Case {
+    const char* format = "f32";
+    Activations activations = Activations::kF32;
+    Products products = Products::kPacked;
+};
+
+double ops_per_second(Team& team, Isa isa, const Case& what, std::int64_t repeats) {
+    const WeightFormat& format = weight_formats().get(what.format, "probe");
     Buffer weights(static_cast<std::size_t>(kShape.rows * kShape.cols) * sizeof(float),
                    Purpose::kOther);
     fill(weights.span<float>());
@@ -48,11 +53,14 @@ double ops_per_second(Team& team, Isa isa, const char* format_name, Activations 
     PackedView view{format.info().layout, kShape, {}, 1};
     view.planes[0] = {stored.buffer.data(), plane.row_bytes, plane.bytes};
     Exec exec;
-    exec.isa = isa, exec.activations = activations, exec.team = &team;
-    Workspace workspace(ops::matmul_input_bytes(exec, kTokens, kShape.cols));
+    exec.isa = isa, exec.activations = what.activations, exec.team = &team;
+    exec.products = what.products;
+    Workspace workspace(ops::matmul_input_bytes(exec, kTokens, kShape.cols) +
+                        ops::matmul_bytes(exec, kShape));
     exec.workspace = &workspace;
     Buffer resident;
-    if (const auto layout = ops::resident_layout(view.layout)) {
+    const auto layout = ops::resident_layout(view.layout);
+    if (layout && what.products == Products::kPacked) {
         resident = Buffer(ops::packed_bytes(*layout, kShape), Purpose::kOther);
         view = ops::repack(exec, view, *layout, resident.data());
     }
@@ -72,8 +80,14 @@ double ops_per_second(Team& team, Isa isa, const char* format_name, Activations 
 }  // namespace
 
 MatmulRates matmul_rates(Team& team, Isa isa, std::int64_t repeats) {
-    return {ops_per_second(team, isa, "f32", Activations::kF32, repeats),
-            ops_per_second(team, isa, "q8_0", Activations::kI8, repeats)};
+    constexpr Case kCases[] = {{},
+                               {"q8_0", Activations::kI8, Products::kPacked},
+                               {"f32", Activations::kF32, Products::kDense},
+                               {"bf16", Activations::kBf16, Products::kDense}};
+    std::array<double, 4> rates{};
+    for (std::size_t i = 0; i < rates.size(); ++i)
+        rates[i] = ops_per_second(team, isa, kCases[i], repeats);
+    return {rates[0], rates[1], rates[2], rates[3]};
 }
 
 }  // namespace thimble::cost

@@ -8,7 +8,9 @@
 #include <cstdlib>
 #include <string_view>
 
+#include "core/cpu.h"
 #include "core/error.h"
+#include "ops/gradients.h"
 
 namespace thimble::cost {
 namespace {
@@ -20,11 +22,13 @@ struct RateField {
     const char* key;
     double RateAtThreads::*value;
 };
-constexpr std::array<RateField, 4> kRateFields = {{
+constexpr std::array<RateField, 6> kRateFields = {{
     {"read_bytes_per_second", &RateAtThreads::read_bytes_per_second},
     {"copy_bytes_per_second", &RateAtThreads::copy_bytes_per_second},
     {"f32_ops_per_second", &RateAtThreads::f32_ops_per_second},
     {"i8_ops_per_second", &RateAtThreads::i8_ops_per_second},
+    {"dense_f32_ops_per_second", &RateAtThreads::dense_f32_ops_per_second},
+    {"dense_bf16_ops_per_second", &RateAtThreads::dense_bf16_ops_per_second},
 }};
 
 const Json& member(const Json& json, const char* key, std::string_view where) {
@@ -40,6 +44,17 @@ double rate(const Json& json, const char* key, std::string_view where) {
                     "expected a rate above 0, not " + json.find(key)->dump());
     }
     return value;
+}
+
+// One thread's dense products by instruction set: two vectors of multiply-adds a cycle where all
+// goes well, and half of that.
+RateAtThreads built_in_rates(std::int64_t threads, double bytes_per_second, double ops_per_second) {
+    const Isa isa = best_isa();
+    const double dense = isa == Isa::kPortable ? 5e9 : isa == Isa::kAvx2 ? 30e9 : 60e9;
+    const double bf16 = ops::has_bf16_products(isa) ? 4 * dense : dense;
+    const auto n = static_cast<double>(threads);
+    return {threads,   bytes_per_second, bytes_per_second, ops_per_second, 2 * ops_per_second,
+            n * dense, n * bf16};
 }
 
 }  // namespace
@@ -66,7 +81,8 @@ const MachineProfile& built_in_profile() {
         "built-in",
         "any",
         "any",
-        {{1, 8e9, 8e9, 1.5e10, 3e10}, {2, 12e9, 12e9, 3e10, 6e10}, {4, 16e9, 16e9, 6e10, 12e10}},
+        {built_in_rates(1, 8e9, 1.5e10), built_in_rates(2, 12e9, 3e10),
+         built_in_rates(4, 16e9, 6e10)},
         2e8,
         1e8};
     return profile;
@@ -126,7 +142,11 @@ MachineProfile profile_from_json(const Json& json, std::string_view where) {
             throw Error(Exit::kBadData, std::string(where) + ": threads",
                         "expected positive counts in ascending order");
         }
-        for (const RateField& f : kRateFields) r.*f.value = rate(entry, f.key, where);
+        for (const RateField& f : kRateFields) {
+            const bool older =
+                std::string_view(f.key).starts_with("dense") && entry.find(f.key) == nullptr;
+            r.*f.value = older ? r.f32_ops_per_second : rate(entry, f.key, where);
+        }
         profile.rates.push_back(r);
     }
     const Json& disk = member(json, "disk", where);
@@ -137,14 +157,15 @@ MachineProfile profile_from_json(const Json& json, std::string_view where) {
 
 std::string describe(const MachineProfile& profile) {
     std::string out = profile.cpu + ", " + profile.isa + "\n";
-    std::array<char, 160> line{};
+    std::array<char, 224> line{};
     for (const RateAtThreads& r : profile.rates) {
         std::snprintf(
             line.data(), line.size(),
             "threads %2lld   read %6.1f GB/s   copy %6.1f GB/s   matmul f32 %7.1f Gop/s   "
-            "i8 %7.1f Gop/s\n",
+            "i8 %7.1f Gop/s   dense f32 %7.1f Gop/s   bf16 %7.1f Gop/s\n",
             static_cast<long long>(r.threads), r.read_bytes_per_second / 1e9,
-            r.copy_bytes_per_second / 1e9, r.f32_ops_per_second / 1e9, r.i8_ops_per_second / 1e9);
+            r.copy_bytes_per_second / 1e9, r.f32_ops_per_second / 1e9, r.i8_ops_per_second / 1e9,
+            r.dense_f32_ops_per_second / 1e9, r.dense_bf16_ops_per_second / 1e9);
         out += line.data();
     }
     std::snprintf(line.data(), line.size(), "disk         read %6.2f GB/s   write %5.2f GB/s\n",

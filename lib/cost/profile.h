@@ -19,6 +19,9 @@ struct RateAtThreads {
     double copy_bytes_per_second = 0;  // read plus written bytes
     double f32_ops_per_second = 0;     // matmul; a multiply and an add count as two
     double i8_ops_per_second = 0;
+    // Of dense products, which training is made of; operands in F32 and in BF16. Files written
+    // before there were such figures have those of matmul in F32.
+    double dense_f32_ops_per_second = 0, dense_bf16_ops_per_second = 0;
 };
 
 struct MachineProfile {
@@ -31,6 +34,7 @@ struct MachineProfile {
     [[nodiscard]] RateAtThreads at(std::int64_t threads) const;
 };
 
+// Dense products at what a server's core of 2023 makes of the instructions that this machine has.
 [[nodiscard]] const MachineProfile& built_in_profile();
 // `path`, else the file that THIMBLE_PROFILE names, else the built-in one.
 [[nodiscard]] MachineProfile find_profile(const std::string& path);

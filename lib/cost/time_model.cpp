@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cost/time_model.h"
 
+#include <algorithm>
+
 namespace thimble::cost {
 namespace {
 
@@ -44,15 +46,46 @@ double load_seconds(const Machine& machine, std::uint64_t bytes) {
     return static_cast<double>(bytes) / machine.profile.disk_read_bytes_per_second;
 }
 
-double training_seconds(const Machine& machine, const ModelSpec& spec, const TrainingWork& work) {
+namespace {
+
+// Bytes of F32 that one token moves through norms, gates, rotations and sums of one layer, forward;
+// backward moves kBackward times as much.
+constexpr double kHiddenMoves = 14, kFfnMoves = 5, kBackward = 2.5;
+// What thin products reach of the rate of square ones.
+constexpr double kThin = 0.25;
+
+double disk_seconds(const MachineProfile& profile, const TrainingWork::Disk& disk) {
+    return disk.read_bytes / profile.disk_read_bytes_per_second +
+           disk.written_bytes / profile.disk_write_bytes_per_second;
+}
+
+}  // namespace
+
+TrainingTime training_time(const Machine& machine, const ModelSpec& spec,
+                           const TrainingWork& work) {
     const StepOps ops = step_ops(spec);
+    const RateAtThreads rate = machine.profile.at(machine.threads);
     const auto n = static_cast<double>(work.tokens);
-    const double f32 = machine.profile.at(machine.threads).f32_ops_per_second;
+    const double dense = work.bf16 ? rate.dense_bf16_ops_per_second : rate.dense_f32_ops_per_second;
     const double products = n * (work.layer_passes * ops.layers + work.head_passes * ops.head);
     // Backward computes the scores anew and has four products beside them.
     const double attention = n * ops.attention_per_key * static_cast<double>(work.document) / 2 *
-                             (work.layer_passes - 1 + 1.5);
-    return (products / (work.bf16 ? 2 : 1) + attention) / f32;
+                             (work.layer_forwards + 2.5);
+    const double moved = 4 * n * static_cast<double>(spec.layers) *
+                         (kHiddenMoves * static_cast<double>(spec.hidden) +
+                          kFfnMoves * static_cast<double>(spec.ffn)) *
+                         (work.layer_forwards + kBackward);
+    TrainingTime time;
+    time.compute = work.runs * (products / dense + 2 * n * work.low_rank_uses / (kThin * dense) +
+                                attention / rate.dense_f32_ops_per_second +
+                                (moved + work.operand_bytes) / rate.copy_bytes_per_second);
+    time.update = work.update_bytes / rate.copy_bytes_per_second;
+    const double passes = disk_seconds(machine.profile, work.passes);
+    const double state = disk_seconds(machine.profile, work.state);
+    time.disk = passes + state;
+    time.step = work.in_backward ? std::max(time.compute + time.update, time.disk)
+                                 : std::max(time.compute, passes) + std::max(time.update, state);
+    return time;
 }
 
 double quantize_seconds(const Machine& machine, const QuantizeWork& work) {

@@ -30,16 +30,30 @@ struct StepOps {
 // Reading weights once from disk.
 [[nodiscard]] double load_seconds(const Machine& machine, std::uint64_t bytes);
 
+// One step of training.
 struct TrainingWork {
     std::int64_t tokens = 0;
     std::int64_t document = 0;  // tokens that see one another
+    double runs = 1;            // through the whole model: 2 where a pass before finds the norm
     // Products of a forward pass that the weights take part in: forward, once more where layers are
     // computed again, for the gradient of the input, for that of the weights.
     double layer_passes = 3, head_passes = 3;
-    bool bf16 = false;  // operands: twice the rate of F32
+    double layer_forwards = 1;  // of them forward
+    double low_rank_uses = 0;   // elements of adapters times the products that each is part of
+    bool bf16 = false;          // operands
+    double operand_bytes = 0;   // read and written to make weights into operands
+    double update_bytes = 0;    // moved to clear, sum up and use gradients
+    bool in_backward = false;   // the update overlaps the passes
+    struct Disk {
+        double read_bytes = 0, written_bytes = 0;
+    } passes, state;  // while the model runs; while the optimizer does
 };
-[[nodiscard]] double training_seconds(const Machine& machine, const ModelSpec& spec,
-                                      const TrainingWork& work);
+struct TrainingTime {
+    double compute = 0, update = 0, disk = 0;  // seconds
+    double step = 0;                           // disk behind what it overlaps
+};
+[[nodiscard]] TrainingTime training_time(const Machine& machine, const ModelSpec& spec,
+                                         const TrainingWork& work);
 
 struct QuantizeWork {
     std::uint64_t read_bytes = 0, written_bytes = 0;

@@ -126,14 +126,17 @@ void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std:
         rope.style == RopeStyle::kHalves ? table.rope_halves : table.rope_interleaved;
     const std::int64_t step = rope.style == RopeStyle::kHalves ? 1 : 2;
     const std::int64_t partner = rope.style == RopeStyle::kHalves ? half : 1;
+    double frequencies[512];
+    for (std::int64_t i = 0; i < half; ++i)
+        frequencies[i] = ref::rope_frequency(i, rope.dims, rope.base);
     for_rows(exec, x.rows, x.cols + 32 * rope.dims, [&](std::int64_t t) {
         double cosine[512], sine[512];
         float cosine_f32[512], sine_f32[512];
         for (std::int64_t i = 0; i < half; ++i) {
             const auto u = static_cast<std::size_t>(i);
             const double factor = rope.factors.empty() ? 1.0 : static_cast<double>(rope.factors[u]);
-            const double angle = ref::rope_angle(i, rope.dims, rope.base, rope.frequency_scale,
-                                                 factor, positions[static_cast<std::size_t>(t)]);
+            const double angle = ref::rope_angle(frequencies[i], rope.frequency_scale, factor,
+                                                 positions[static_cast<std::size_t>(t)]);
             cosine[i] = std::cos(angle), sine[i] = std::sin(angle);
             cosine_f32[i] = static_cast<float>(cosine[i]);
             sine_f32[i] = static_cast<float>(sine[i]);

@@ -2,7 +2,6 @@
 #include "quant/hf_output.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <map>
 #include <unordered_map>
 
@@ -67,46 +66,14 @@ HfOutput::HfOutput(const ModelSource& source, std::vector<TensorChoice>& choices
         return layout_info(a.layout).block_bytes > layout_info(b.layout).block_bytes;
     });
     choices = std::move(out);
-    add_config(source, choices);
-}
-
-void HfOutput::add_config(const ModelSource& source, const std::vector<TensorChoice>& choices) {
-    Json config = hf_config(source, *tensor_type_of(main_layout(choices)));
-    const std::string& path = source.file().path();
-    if (source.file().container() == Container::kGguf) {
-        add_tokenizer(source, config);
-    } else if (std::filesystem::is_directory(path)) {
-        files_ = side_files_of(path);
-        std::erase_if(files_, [](const SideFile& file) { return file.name == "config.json"; });
-    }
-    files_.insert(files_.begin(), side_file("config.json", config.dump(2) + "\n"));
-}
-
-void HfOutput::add_tokenizer(const ModelSource& source, Json& config) {
-    has_tokenizer_ = source.file().metadata().find("tokenizer.ggml.model") != nullptr;
-    if (!has_tokenizer_) return;
-    tokenizer_ = Tokenizer::open(source.file());
-    tokenizer_files_ = tokenizer_->hf_files(source.spec().context_tokens);
-    vocabulary_bytes_ = Tokenizer::predict_bytes(source.file()) + tokenizer_files_.held->bytes();
-    Json generation = Json::object();
-    generation.set("_from_model_config", true);
-    for (const auto& [key, id] : tokenizer_files_.token_ids) {
-        config.set(key, id);
-        generation.set(key, id);
-    }
-    if (tokenizer_files_.end_ids.size() > 1) {
-        JsonArray ends(tokenizer_files_.end_ids.begin(), tokenizer_files_.end_ids.end());
-        generation.set("eos_token_id", std::move(ends));
-    }
-    files_.push_back(side_file("generation_config.json", generation.dump(2) + "\n"));
-    for (SideFile& file : tokenizer_files_.files) files_.push_back(std::move(file));
+    files_ = std::make_unique<HfSideFiles>(source, *tensor_type_of(main_layout(choices)));
 }
 
 HfOutput::Size HfOutput::predict(const std::string& path, const std::vector<TensorSpec>& specs,
                                  std::uint64_t max_shard_bytes, const std::string& steps) const {
     const auto weights =
         SafetensorsWriter::predict(path, specs, options_of(max_shard_bytes, steps));
-    return {weights.file_bytes + total_bytes(files_),
+    return {weights.file_bytes + total_bytes(files_->files()),
             std::max<std::uint64_t>(weights.header_bytes, kSideBufferBytes)};
 }
 
@@ -116,7 +83,7 @@ std::unique_ptr<TensorWriter> HfOutput::open(const std::string& path,
                                              const std::string& steps, IfExists if_exists,
                                              const std::string& build) const {
     return std::make_unique<HfDirectoryWriter>(
-        path, specs, files_, options_of(max_shard_bytes, steps, if_exists, build));
+        path, specs, files_->files(), options_of(max_shard_bytes, steps, if_exists, build));
 }
 
 }  // namespace thimble

@@ -7,10 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "calib/hf_side_files.h"
 #include "io/hf_directory.h"
 #include "quant/rules.h"
-#include "text/hf_export.h"
-#include "text/tokenizer.h"
 
 namespace thimble {
 
@@ -33,19 +32,14 @@ class HfOutput {
                                                      const std::string& steps, IfExists if_exists,
                                                      const std::string& build) const;
     // Held as Purpose::kVocabulary.
-    [[nodiscard]] std::uint64_t vocabulary_bytes() const noexcept { return vocabulary_bytes_; }
-    [[nodiscard]] bool has_tokenizer() const noexcept { return has_tokenizer_; }
+    [[nodiscard]] std::uint64_t vocabulary_bytes() const noexcept {
+        return files_->vocabulary_bytes();
+    }
+    [[nodiscard]] bool has_tokenizer() const noexcept { return files_->has_tokenizer(); }
 
   private:
-    void add_config(const ModelSource& source, const std::vector<TensorChoice>& choices);
-    void add_tokenizer(const ModelSource& source, Json& config);
-
     std::vector<SourceTensor> tensors_;
-    std::unique_ptr<Tokenizer> tokenizer_;  // null: the source's own files, or none
-    HfTokenizerFiles tokenizer_files_;
-    std::vector<SideFile> files_;
-    std::uint64_t vocabulary_bytes_ = 0;
-    bool has_tokenizer_ = true;
+    std::unique_ptr<HfSideFiles> files_;  // beside the weights
 };
 
 }  // namespace thimble

@@ -22,7 +22,7 @@ std::vector<TensorSpec> specs_of(const ParameterSet& parameters, const Optimizer
     std::vector<TensorSpec> specs;
     for (const Parameter& p : parameters.items()) {
         specs.push_back({p.name,
-                         TensorType::kF32,
+                         p.in_bf16 ? TensorType::kBF16 : TensorType::kF32,
                          {static_cast<std::uint64_t>(p.info.shape.rows),
                           static_cast<std::uint64_t>(p.info.shape.cols)}});
     }
@@ -74,9 +74,7 @@ void write_checkpoint(const std::string& path, const CheckpointHead& head, Param
     SafetensorsWriter writer(path, specs_of(parameters, optimizer, text.size()), options);
     HeldValues held(parameters);
     for (std::size_t i = 0; i < parameters.size(); ++i) {
-        const Parameter& p = held.hold(i);
-        writer.write(
-            i, 0, std::as_bytes(std::span(p.values, static_cast<std::size_t>(p.info.elements()))));
+        writer.write(i, 0, held.hold(i).stored());
     }
     std::size_t last = parameters.size();
     for (const Parameter& p : parameters.items()) last += optimizer.slots(p.info).size();
@@ -122,10 +120,7 @@ CheckpointHead read_checkpoint(const std::string& path, const std::string& finge
     }
     HeldValues held(parameters);
     for (std::size_t i = 0; i < parameters.size(); ++i) {
-        const Parameter& p = held.hold(i);
-        file->read(*entries[i], 0,
-                   std::as_writable_bytes(
-                       std::span(p.values, static_cast<std::size_t>(p.info.elements()))));
+        file->read(*entries[i], 0, held.hold(i).stored());
         parameters.change(i);
     }
     for_slots(parameters, optimizer, chunks, slots,

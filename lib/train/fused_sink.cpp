@@ -2,7 +2,11 @@
 #include "train/fused_sink.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <numeric>
+
+#include "core/error.h"
 
 namespace thimble::train {
 namespace {
@@ -11,9 +15,9 @@ constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::s
 
 }  // namespace
 
-FusedSink::FusedSink(ParameterSet& parameters, const Optimizer& optimizer, const Exec& exec,
+FusedSink::FusedSink(ParameterSet& parameters, Updater& updater, const Exec& exec,
                      dist::Communicator& ranks)
-    : parameters_(parameters), optimizer_(optimizer), exec_(exec), ranks_(ranks) {
+    : parameters_(parameters), updater_(updater), exec_(exec), ranks_(ranks) {
     std::size_t largest = 0;
     for (std::size_t i = 0; i < parameters.size(); ++i) {
         const std::size_t bytes = aligned(static_cast<std::size_t>(parameters[i].info.elements()) *
@@ -35,14 +39,15 @@ FusedSink::FusedSink(ParameterSet& parameters, const Optimizer& optimizer, const
     if (!exec.dry) memory_ = Buffer(bytes_, Purpose::kGradients);
 }
 
-void FusedSink::begin_step(std::int64_t step, double learning_rate, double weight_decay,
-                           SlotStore& slots, const std::vector<Chunk>& chunks) {
-    step_ = step, learning_rate_ = learning_rate, weight_decay_ = weight_decay;
-    slots_ = &slots, chunks_ = &chunks;
+void FusedSink::begin_pass(Use use, std::int64_t step) {
+    use_ = use, step_ = step;
     left_ = uses_;
     begun_.assign(parameters_.size(), false);
-    first_chunk_.assign(parameters_.size() + 1, chunks.size());
-    for (std::size_t c = chunks.size(); c-- > 0;) first_chunk_[chunks[c].parameter] = c;
+    squares_.assign(parameters_.size(), 0);
+}
+
+double FusedSink::sum_of_squares() const {
+    return std::accumulate(squares_.begin(), squares_.end(), 0.0);
 }
 
 std::optional<View> FusedSink::gradient(const ParameterId& id) {
@@ -66,29 +71,20 @@ std::optional<View> FusedSink::gradient(const ParameterId& id) {
 void FusedSink::done(const ParameterId& id) {
     if (exec_.dry) return;
     const std::size_t at = parameters_.find(id).value();
-    if (--left_[at] == 0) update(at);
+    if (--left_[at] == 0) use_up(at);
 }
 
-void FusedSink::update(std::size_t at) {
-    Parameter& p = parameters_[at];
-    float* const gradient = reinterpret_cast<float*>(memory_.data() + places_[at]);
-    ranks_.sum({gradient, static_cast<std::size_t>(p.info.elements())});
-    for (std::size_t c = first_chunk_[at]; c < chunks_->size() && (*chunks_)[c].parameter == at;
-         ++c) {
-        const Chunk& chunk = (*chunks_)[c];
-        UpdateTile tile;
-        tile.parameter = p.info;
-        tile.first = chunk.first, tile.count = chunk.count;
-        tile.weights = p.values + chunk.first;
-        tile.gradients = gradient + chunk.first;
-        tile.slots = slots_->acquire(c);
-        tile.step = step_;
-        tile.learning_rate = learning_rate_ * p.rate;
-        tile.weight_decay = p.decays ? weight_decay_ : 0;
-        train::update(optimizer_, *exec_.team, exec_.isa, tile);
-        slots_->release(c);
+void FusedSink::use_up(std::size_t at) {
+    const auto elements = static_cast<std::size_t>(parameters_[at].info.elements());
+    const std::span gradient(reinterpret_cast<float*>(memory_.data() + places_[at]), elements);
+    ranks_.sum(gradient);
+    add_squares(*exec_.team, exec_.isa, gradient, squares_[at]);
+    if (!std::isfinite(squares_[at])) {
+        throw Error(Exit::kFailure, "step " + std::to_string(step_),
+                    "the gradient of '" + parameters_[at].name + "' is not a finite number",
+                    "lower --learning-rate");
     }
-    parameters_.change(at);
+    if (use_ == Use::kUpdate) updater_.update(at, gradient.data());
 }
 
 }  // namespace thimble::train

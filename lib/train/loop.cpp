@@ -10,9 +10,11 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/strings.h"
 #include "cost/time_model.h"
 #include "io/json.h"
 #include "io/sha256.h"
+#include "train/remedy.h"
 
 namespace thimble::train {
 namespace {
@@ -73,7 +75,8 @@ void LoopOptions::visit(OptionVisitor& v) {
              accumulation);
     v.option({.name = "update-in-backward",
               .help = "each gradient is used up as soon as backward has made it, so that none are "
-                      "stored; without --grad-accumulation, with --max-grad-norm 0"},
+                      "stored; without --grad-accumulation, and for twice the time unless "
+                      "--max-grad-norm is 0"},
              trainer.update_in_backward);
     v.option({.name = "validate-every",
               .help = "steps between validations; 0: at the end only",
@@ -173,7 +176,7 @@ struct Loop::State {
     }
     void validate(const LoopEvents& events);
     StepReport step();
-    void predict_time(Plan& plan) const;
+    void predict_time(Plan& plan, const cost::TrainingWork& work) const;
     // Whether any rank wants to.
     [[nodiscard]] bool stops(bool wanted) const {
         double wants = wanted ? 1 : 0;
@@ -199,7 +202,7 @@ Trainer& Loop::trainer() noexcept { return *state_->trainer; }
 
 void Loop::add_to_plan(Plan& plan) const {
     const State& s = *state_;
-    Trainer::add_to_plan(plan, s.source, s.options.trainer);
+    const cost::TrainingWork work = Trainer::add_to_plan(plan, s.source, s.options.trainer);
     // The data's index is there already; the validation's stream lives beside the training's.
     std::uint64_t bytes = Ledger::process().current_bytes(Tier::kRam, Purpose::kIo);
     const auto add = [&](const DataSet& data) {
@@ -209,7 +212,11 @@ void Loop::add_to_plan(Plan& plan) const {
     add(s.data.train);
     if (s.data.validation) add(*s.data.validation);
     plan.at(Tier::kRam, Purpose::kIo) += bytes;
-    s.predict_time(plan);
+    s.predict_time(plan, work);
+}
+
+std::string Loop::cheapest_change(const Plan& plan, const Budget& budget) const {
+    return train::cheapest_change(state_->source, state_->options.trainer, plan, budget);
 }
 
 void Loop::start(Team& team, Device device, Isa isa) {
@@ -246,23 +253,26 @@ StepReport Loop::State::step() {
     return report;
 }
 
-// Of all steps, as products alone take; rows are taken to be full.
-void Loop::State::predict_time(Plan& plan) const {
+// Of all steps; rows are taken to be full, and ranks to share nothing.
+void Loop::State::predict_time(Plan& plan, const cost::TrainingWork& work) const {
     const TrainerOptions& t = options.trainer;
-    const bool whole = make_method(t.method, "--method")->result() == ResultKind::kModel;
     const cost::MachineProfile profile = cost::find_profile({});
-    cost::TrainingWork work;
-    work.tokens = batch_plan().rows_per_step * options.data.context_tokens;
-    work.document = options.data.context_tokens;
-    work.layer_passes = 2 + (t.pass.checkpoint_layers > 0 ? 1 : 0) + (whole ? 1 : 0);
-    work.head_passes = 2 + (t.pass.loss == LossKind::kCut ? 1 : 0) + (whole ? 1 : 0);
-    work.bf16 = t.bf16;
-    const double step = cost::training_seconds({profile, t.threads, false}, source.spec(), work);
-    plan.seconds = step * static_cast<double>(total);
+    const cost::TrainingTime time =
+        cost::training_time({profile, t.threads, false}, source.spec(), work);
+    plan.seconds = time.step * static_cast<double>(total);
     plan.time_basis = "machine profile " + profile.name;
-    char text[64];
-    std::snprintf(text, sizeof(text), "about %.2g s a step, %.0f tokens/s", step,
-                  static_cast<double>(work.tokens) / step);
+    const auto tokens =
+        static_cast<double>(batch_plan().rows_per_step * options.data.context_tokens);
+    char text[128];
+    std::snprintf(text, sizeof(text), "about %.2g s a step, %.0f tokens/s", time.step,
+                  tokens / time.step);
+    plan.notes.emplace_back(text);
+    const double read = work.passes.read_bytes + work.state.read_bytes;
+    const double written = work.passes.written_bytes + work.state.written_bytes;
+    if (time.disk == 0) return;
+    std::snprintf(text, sizeof(text), "disk: %s read, %s written a step, about %.2g s of it",
+                  format_bytes(static_cast<std::uint64_t>(read)).c_str(),
+                  format_bytes(static_cast<std::uint64_t>(written)).c_str(), time.disk);
     plan.notes.emplace_back(text);
 }
 

@@ -56,6 +56,9 @@ class Loop {
     [[nodiscard]] const TrainingData& data() const noexcept;
     // What start() and run() will hold besides what the data holds already.
     void add_to_plan(Plan& plan) const;
+    // What options would make the whole plan fit the budget; where it fits, or has no limit, the
+    // first that would save memory.
+    [[nodiscard]] std::string cheapest_change(const Plan& plan, const Budget& budget) const;
     // The model in memory; where a checkpoint of this run lies, what it says.
     void start(Team& team, Device device, Isa isa);
     [[nodiscard]] Trainer& trainer() noexcept;

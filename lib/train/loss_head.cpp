@@ -8,15 +8,27 @@
 #include <utility>
 #include <vector>
 
+#include "core/checked.h"
 #include "ops/dispatch.h"
 #include "ops/gradients.h"
 
 namespace thimble::train {
 namespace {
 
-constexpr std::int64_t kTileRows = 4096;    // of the vocabulary
-constexpr std::int64_t kCutTokens = 512;    // in a block
-constexpr std::int64_t kChunkTokens = 128;  // the same where a block's logits are all kept
+constexpr std::int64_t kTileRows = 4096;  // of the vocabulary
+constexpr std::int64_t kCutTokens = 512;  // in a block
+// The same where a block's logits are all kept: as many as these bytes hold, in whole steps.
+constexpr std::int64_t kChunkBytes = std::int64_t{32} << 20, kChunkStep = 32;
+
+std::int64_t chunk_tokens(std::int64_t vocab) {
+    const auto tokens = kChunkBytes / (vocab * static_cast<std::int64_t>(sizeof(float)));
+    return std::clamp(tokens / kChunkStep * kChunkStep, kChunkStep, kCutTokens);
+}
+
+std::int64_t block_tokens(LossKind kind, std::int64_t tokens, std::int64_t vocab) {
+    if (kind == LossKind::kCut) return kCutTokens;
+    return kind == LossKind::kChunked ? chunk_tokens(vocab) : std::max(tokens, std::int64_t{1});
+}
 
 class LossPass {
   public:
@@ -39,13 +51,9 @@ class LossPass {
         sink_ = sink, dx_ = dx;
         if (sink != nullptr) clear(dx);
         const std::int64_t count = std::ssize(rows_);
-        const std::int64_t block = problem_.kind == LossKind::kCut ? kCutTokens
-                                   : problem_.kind == LossKind::kChunked
-                                       ? kChunkTokens
-                                       : std::max(count, std::int64_t{1});
+        const std::int64_t block = block_tokens(problem_.kind, count, vocab());
         for (std::int64_t first = 0; first < count; first += block)
             run_block(first, std::min(block, count - first));
-        if (sink != nullptr) finish();
         return {sum_, count};
     }
 
@@ -198,11 +206,6 @@ class LossPass {
                         static_cast<std::size_t>(dh.cols) * size_of(dh.dtype));
     }
 
-    void finish() {
-        for (const ParameterId& id : {output_id(), norm_id()}) {
-            if (sink_->gradient(id)) sink_->done(id);
-        }
-    }
     [[nodiscard]] ParameterId output_id() const {
         return {head_.unit(), ParameterId::Part::kMatrix, output_, 0};
     }
@@ -223,6 +226,10 @@ class LossPass {
 };
 
 }  // namespace
+
+std::int64_t loss_blocks(LossKind kind, std::int64_t tokens, std::int64_t vocab) noexcept {
+    return ceil_div(tokens, block_tokens(kind, tokens, vocab));
+}
 
 LossSums loss_forward(const Exec& exec, const Lease& head, std::size_t norm, std::size_t output,
                       const LossProblem& problem) {

@@ -4,10 +4,10 @@
 //
 // Tokens are taken in blocks, the vocabulary in tiles. kCut: a first pass over the tiles finds
 // log(sum(exp(logits))) of each token, a second computes the tiles anew and their gradients from
-// it; memory is one tile. kChunked keeps a (smaller) block's logits of all tiles and computes none
-// twice. kDense is kChunked with one block: what a plain implementation holds. differs: no tile is
-// filtered out, so gradients are those of the dense computation but for the order of sums; results
-// depend on the kind and the sizes of blocks alone, never on threads.
+// it; memory is one tile. kChunked keeps a (smaller) block's logits of all tiles, 32 MiB of them,
+// and computes none twice. kDense is kChunked with one block: what a plain implementation holds.
+// differs: no tile is filtered out, so gradients are those of the dense computation but for the
+// order of sums; results depend on the kind and the sizes of blocks alone, never on threads.
 #pragma once
 
 #include <span>
@@ -32,10 +32,15 @@ struct LossSums {
     std::int64_t targets = 0;
 };
 
+// Blocks that so many tokens are taken in, each of which needs the whole head.
+[[nodiscard]] std::int64_t loss_blocks(LossKind kind, std::int64_t tokens,
+                                       std::int64_t vocab) noexcept;
+
 // The loss alone.
 [[nodiscard]] LossSums loss_forward(const Exec& exec, const Lease& head, std::size_t norm,
                                     std::size_t output, const LossProblem& problem);
-// And dx [T, hidden] = its gradient, and those of the head's parameters.
+// And dx [T, hidden] = its gradient, and those of the head's parameters, which the sink is not told
+// are done: so the loss can be judged before any of them is used.
 [[nodiscard]] LossSums loss_backward(const Exec& exec, const Lease& head, std::size_t norm,
                                      std::size_t output, const LossProblem& problem,
                                      GradientSink& sink, View dx);

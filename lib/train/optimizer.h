@@ -67,8 +67,8 @@ class Optimizer {
     [[nodiscard]] virtual std::vector<SlotInfo> slots(const ParameterInfo& parameter) const = 0;
     // The unit of tiles: 1 where elements are independent, a row's length, or the whole parameter.
     [[nodiscard]] virtual std::int64_t tile_elements(const ParameterInfo& parameter) const = 0;
-    // Each gradient is used up as soon as backward has made it, so no gradient is stored, summed
-    // over several batches or clipped by a norm of all.
+    // Each gradient is used up as soon as backward has made it, so no gradient is stored or summed
+    // over several batches.
     [[nodiscard]] virtual bool updates_in_backward() const { return false; }
     // On one thread; the bits do not depend on the level or on how a parameter is cut into tiles.
     virtual void update(Isa isa, const UpdateTile& tile) const = 0;

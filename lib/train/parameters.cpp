@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "format/weight_format.h"
+#include "kernels/layout/half.h"
 
 namespace thimble::train {
 namespace {
@@ -17,9 +18,37 @@ constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::s
 
 }  // namespace
 
+void Parameter::place(std::byte* memory) noexcept {
+    values = in_bf16 ? nullptr : reinterpret_cast<float*>(memory);
+    values_bf16 = in_bf16 ? reinterpret_cast<std::uint16_t*>(memory) : nullptr;
+}
+
+std::span<std::byte> Parameter::stored() const noexcept {
+    std::byte* const memory =
+        in_bf16 ? reinterpret_cast<std::byte*>(values_bf16) : reinterpret_cast<std::byte*>(values);
+    return {memory, value_bytes()};
+}
+
+void Parameter::read(std::int64_t first, std::span<float> out) const noexcept {
+    if (!in_bf16) {
+        std::copy_n(values + first, out.size(), out.data());
+    } else {
+        std::transform(values_bf16 + first, values_bf16 + first + std::ssize(out), out.data(),
+                       bf16_to_f32);
+    }
+}
+
+void Parameter::write(std::int64_t first, std::span<const float> from) const noexcept {
+    if (!in_bf16) {
+        std::copy(from.begin(), from.end(), values + first);
+    } else {
+        std::transform(from.begin(), from.end(), values_bf16 + first, f32_to_bf16);
+    }
+}
+
 PackedView Parameter::packed() const {
-    return block_form(LayoutId::k_f32, info.shape)
-        .view(info.shape, reinterpret_cast<const std::byte*>(values));
+    const LayoutId layout = in_bf16 ? LayoutId::k_bf16 : LayoutId::k_f32;
+    return block_form(layout, info.shape).view(info.shape, stored().data());
 }
 
 View Parameter::vector() const {
@@ -102,7 +131,7 @@ void ParameterSet::allocate(const Exec& exec, bool with_gradients, storage::Stor
     for (Parameter& p : items_) {
         const Shape2 shape = p.info.shape;
         if (!p.page || exec.dry) {
-            p.values = reinterpret_cast<float*>(at(values_, value));
+            p.place(at(values_, value));
             value += aligned(p.value_bytes());
         }
         if (exec.dtype() == DType::kF64 && shape.rows == 1) {
@@ -118,7 +147,7 @@ void ParameterSet::allocate(const Exec& exec, bool with_gradients, storage::Stor
 void ParameterSet::hold(std::size_t page) {
     std::byte* const memory = pages_->acquire(page);
     for (Parameter& p : items_)
-        if (p.page == page) p.values = reinterpret_cast<float*>(memory + p.page_offset);
+        if (p.page == page) p.place(memory + p.page_offset);
 }
 
 Parameter& HeldValues::hold(std::size_t parameter) {

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parameters that are trained: their values (F32), their gradients and how backward finds them.
+// The parameters that are trained: their values (F32 or BF16), their gradients (F32) and how
+// backward finds them.
 #pragma once
 
 #include <deque>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -24,15 +26,24 @@ struct Parameter {
     bool decays = true;                    // takes weight decay: matrices do, vectors do not
     double rate = 1;                       // times the learning rate
     const SourceTensor* tensor = nullptr;  // that it replaces; null for adapters
-    float* values = nullptr;               // [rows, cols]; on disk: while its page is held
+    bool in_bf16 = false;                  // a matrix whose values are BF16, not F32
+    // [rows, cols], one of the two; on disk: while its page is held.
+    float* values = nullptr;
+    std::uint16_t* values_bf16 = nullptr;
     std::optional<std::size_t> page = {};  // where values on disk lie: their layer's
     std::size_t page_offset = 0;
     double* in_double = nullptr;  // a vector's values again, on the reference device
     View gradient = {};           // [rows, cols] in exec.dtype(), where it is stored
 
     [[nodiscard]] std::size_t value_bytes() const noexcept {
-        return static_cast<std::size_t>(info.elements()) * sizeof(float);
+        return static_cast<std::size_t>(info.elements()) * size_of(type());
     }
+    [[nodiscard]] DType type() const noexcept { return in_bf16 ? DType::kBF16 : DType::kF32; }
+    void place(std::byte* memory) noexcept;  // of the values
+    [[nodiscard]] std::span<std::byte> stored() const noexcept;
+    // Values [first, first + out.size()) as F32, and the other way, rounded to the nearest.
+    void read(std::int64_t first, std::span<float> out) const noexcept;
+    void write(std::int64_t first, std::span<const float> from) const noexcept;
     // As a matrix that Linears multiply by.
     [[nodiscard]] PackedView packed() const;
     // A vector as blocks read it.

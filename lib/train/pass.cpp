@@ -72,7 +72,9 @@ struct Pass::State {
     void layer_backward(std::int64_t layer, View dx, GradientSink& sink);
     void put_checkpoint(std::int64_t at, View x);
     void take_checkpoint(std::int64_t at, View x);
-    [[nodiscard]] LossSums run(const Batch& batch, double scale, GradientSink* sink);
+    [[nodiscard]] LossSums run(const Batch& batch, double scale, GradientSink* sink,
+                               const Judge& judge);
+    void finish_head(GradientSink& sink) const;
     void backward(const Batch& batch, View x, View dx, GradientSink& sink);
     void check(const Batch& batch) const;
 };
@@ -147,7 +149,8 @@ void Pass::State::check(const Batch& batch) const {
     }
 }
 
-LossSums Pass::State::run(const Batch& batch, double scale, GradientSink* sink) {
+LossSums Pass::State::run(const Batch& batch, double scale, GradientSink* sink,
+                          const Judge& judge) {
     check(batch);
     sequences.set_documents(batch.documents);
     const std::int64_t rows = std::ssize(batch.tokens);
@@ -171,8 +174,19 @@ LossSums Pass::State::run(const Batch& batch, double scale, GradientSink* sink) 
         sums = sink != nullptr ? loss_backward(exec, head, output_norm, output, problem, *sink, dx)
                                : loss_forward(exec, head, output_norm, output, problem);
     }
-    if (sink != nullptr) backward(batch, x, dx, *sink);
+    if (sink == nullptr) return sums;
+    if (judge) judge(sums);
+    finish_head(*sink);
+    backward(batch, x, dx, *sink);
     return sums;
+}
+
+void Pass::State::finish_head(GradientSink& sink) const {
+    const UnitId head = {UnitKind::kHead, 0};
+    for (const ParameterId& id : {ParameterId{head, ParameterId::Part::kMatrix, output, 0},
+                                  {head, ParameterId::Part::kVector, output_norm, 0}}) {
+        if (sink.gradient(id)) sink.done(id);
+    }
 }
 
 void Pass::State::backward(const Batch& batch, View x, View dx, GradientSink& sink) {
@@ -205,7 +219,7 @@ PassBytes Pass::measure(const ModelSource& source, Exec exec, WeightStore& store
         documents.push_back(std::min(left, state.options.most_document));
         left -= documents.back();
     }
-    (void)state.run({ids, ids, documents}, 1, &sink);
+    (void)state.run({ids, ids, documents}, 1, &sink, {});
     const auto count = [](std::int64_t n) { return static_cast<std::size_t>(n); };
     PassBytes bytes;
     bytes.workspace = workspace.peak();
@@ -239,10 +253,10 @@ void Pass::allocate(const PassBytes& bytes, storage::StorageTier* tier) {
     s.residual = Buffer(bytes.residual, Purpose::kActivations);
 }
 
-LossSums Pass::train(const Batch& batch, double scale, GradientSink& sink) {
-    return state_->run(batch, scale, &sink);
+LossSums Pass::train(const Batch& batch, double scale, GradientSink& sink, const Judge& judge) {
+    return state_->run(batch, scale, &sink, judge);
 }
 
-LossSums Pass::evaluate(const Batch& batch) { return state_->run(batch, 1, nullptr); }
+LossSums Pass::evaluate(const Batch& batch) { return state_->run(batch, 1, nullptr, {}); }
 
 }  // namespace thimble::train

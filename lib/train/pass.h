@@ -4,6 +4,7 @@
 // "Training Deep Nets with Sublinear Memory Cost" (2016).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -58,8 +59,10 @@ class Pass {
     [[nodiscard]] static PassBytes measure(const ModelSource& source, Exec exec, WeightStore& store,
                                            GradientSink& sink, const PassOptions& options);
 
-    // Gradients of scale * (sum of the targets' losses) into the sink.
-    LossSums train(const Batch& batch, double scale, GradientSink& sink);
+    // Gradients of scale * (sum of the targets' losses) into the sink. `judge` (optional) sees the
+    // loss before the sink is told that any of them is done, and may throw.
+    using Judge = std::function<void(const LossSums&)>;
+    LossSums train(const Batch& batch, double scale, GradientSink& sink, const Judge& judge = {});
     // The losses alone.
     [[nodiscard]] LossSums evaluate(const Batch& batch);
 

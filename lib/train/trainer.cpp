@@ -13,10 +13,15 @@
 #include "train/fused_sink.h"
 #include "train/schedule.h"
 #include "train/slot_store.h"
+#include "train/step_work.h"
 #include "train/trained_store.h"
 
 namespace thimble::train {
 namespace {
+
+constexpr const char* kNormNote =
+    "gradients are used up in backward: a pass before each finds the norm of all, for twice the "
+    "time; --max-grad-norm 0 does without";
 
 // Of a chunk of the optimizer's state. On disk it is what is read at once, a few of them in memory.
 std::int64_t chunk_elements(const Offload& offload) {
@@ -52,9 +57,10 @@ struct Trainer::State {
           tier(exec.dry || !how.offload.any() ? nullptr
                                               : storage::open_file_tier(how.offload_directory)),
           store(from, exec, *method, parameters,
-                {!fuses, how.offload.has_parameters(), tier.get()}) {
+                {!fuses, how.offload.has_parameters(), tier.get()}),
+          updater(parameters, *optimizer, exec, how.seed) {
         check();
-        if (fuses) fused.emplace(parameters, *optimizer, exec, *how.ranks);
+        if (fuses) fused.emplace(parameters, updater, exec, *how.ranks);
         chunks = chunks_of(parameters, *optimizer, chunk_elements(how.offload));
     }
     [[nodiscard]] GradientSink& sink() {
@@ -70,6 +76,7 @@ struct Trainer::State {
     std::unique_ptr<storage::StorageTier> tier;
     ParameterSet parameters;
     TrainedStore store;
+    Updater updater;
     std::optional<FusedSink> fused;
     std::vector<Chunk> chunks;
     std::unique_ptr<SlotStore> slots;
@@ -77,12 +84,19 @@ struct Trainer::State {
     std::int64_t steps = 0;
 
     void check() const;
-    [[nodiscard]] std::string cheapest_change();
-    void begin_gradients(double learning_rate);
-    [[nodiscard]] LossSums add_gradients(std::span<const Batch> batches, double targets,
-                                         std::uint64_t passes_of_all);
+    // Of a step: this rank's batches, and of all ranks how many passes and targets.
+    struct Work {
+        std::span<const Batch> batches;
+        std::uint64_t passes = 0;
+        double targets = 0;
+    };
+    [[nodiscard]] Work work_of(std::span<const Batch> batches) const;
+    [[nodiscard]] LossSums add_gradients(const Work& work);
+    [[nodiscard]] LossSums checked(LossSums sums) const;
     [[nodiscard]] double gradient_norm() const;
-    void update(double learning_rate, double gradient_scale);
+    [[nodiscard]] StepResult step_after_backward(const Work& work, UpdateStep update);
+    [[nodiscard]] StepResult step_in_backward(const Work& work, UpdateStep update);
+    [[nodiscard]] LossSums pass_in_backward(const Work& work, FusedSink::Use use);
     [[nodiscard]] std::string fingerprint() const;
 };
 
@@ -97,6 +111,7 @@ Trainer::Trainer(const ModelSource& source, const TrainerOptions& options, Team&
     }();
     state_ = std::make_unique<State>(source, options, exec);
     State& s = *state_;
+    if (s.fused && options.most_norm > 0) log_info(kNormNote);
     s.store.load();
     {
         HeldValues held(s.parameters);
@@ -116,7 +131,8 @@ Trainer::Trainer(const ModelSource& source, const TrainerOptions& options, Team&
 
 Trainer::~Trainer() = default;
 
-void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOptions& options) {
+cost::TrainingWork Trainer::add_to_plan(Plan& plan, const ModelSource& source,
+                                        const TrainerOptions& options) {
     Team team(options.threads);
     Exec dry = exec_of(options);
     dry.team = &team;
@@ -136,6 +152,7 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
         paper.fused ? paper.fused->bytes() : paper.parameters.gradient_bytes(dry.dtype()));
     plan.at(Tier::kRam, Purpose::kGradients) +=
         dist::Communicator::charged_bytes(options.ranks->size());
+    add(Purpose::kOptimizer, paper.updater.bytes());
     add(Purpose::kActivations, bytes.workspace);
     add(Purpose::kActivations, bytes.residual);
     for (const ActivationBytes& kept : {bytes.saved, bytes.checkpoints}) {
@@ -150,24 +167,16 @@ void Trainer::add_to_plan(Plan& plan, const ModelSource& source, const TrainerOp
     } else {
         add(Purpose::kOptimizer, memory_slot_bytes(paper.parameters, *paper.optimizer));
     }
-    plan.cheapest_change = paper.cheapest_change();
-}
-
-// To less memory: what only takes the disk's time before what changes the training.
-std::string Trainer::State::cheapest_change() {
-    const auto saves = [](const char* change, std::uint64_t before, std::uint64_t after) {
-        return std::string(change) + " saves " + format_bytes(before - after);
-    };
-    const std::uint64_t state = memory_slot_bytes(parameters, *optimizer);
-    const std::uint64_t at_hand = disk_slot_bytes(parameters, *optimizer, chunks).ram;
-    if (!options.offload.has_optimizer() && state > at_hand)
-        return saves("--offload optimizer=disk", state, at_hand);
-    if (method->result() != ResultKind::kModel) return "";
-    if (fuses) return options.offload.has_parameters() ? "" : "--offload parameters=disk";
-    Exec dry = exec;
-    dry.dry = true;
-    return saves("--update-in-backward --max-grad-norm 0", parameters.gradient_bytes(exec.dtype()),
-                 FusedSink(parameters, *optimizer, dry, *options.ranks).bytes());
+    if (paper.fused && options.most_norm > 0) plan.notes.emplace_back(kNormNote);
+    return step_work({.source = source,
+                      .options = options,
+                      .exec = dry,
+                      .units = paper.store.specs(),
+                      .parameters = paper.parameters,
+                      .optimizer = *paper.optimizer,
+                      .trains_model = paper.method->result() == ResultKind::kModel,
+                      .in_backward = paper.fuses,
+                      .bytes = bytes});
 }
 
 const ParameterSet& Trainer::parameters() const noexcept { return state_->parameters; }
@@ -181,59 +190,93 @@ LossSums Trainer::evaluate(const Batch& batch) {
     return state_->pass->evaluate(batch);
 }
 
-void Trainer::State::begin_gradients(double learning_rate) {
-    if (!fused) return parameters.zero_gradients(exec);
-    fused->begin_step(steps + 1, learning_rate, options.weight_decay, *slots, chunks);
-}
-
-// Of this rank's passes; sums of the losses of all ranks.
-LossSums Trainer::State::add_gradients(std::span<const Batch> batches, double targets,
-                                       std::uint64_t passes_of_all) {
-    dist::Communicator& ranks = *options.ranks;
-    // Passes are numbered as they are dealt to ranks.
-    std::uint64_t number = static_cast<std::uint64_t>(steps) * passes_of_all +
-                           static_cast<std::uint64_t>(ranks.rank());
-    std::array<double, 2> sums = {};
-    for (const Batch& batch : batches) {
-        method->set_pass(options.seed, number);
-        number += static_cast<std::uint64_t>(ranks.size());
-        const LossSums part = pass->train(batch, 1 / targets, sink());
-        sums[0] += part.loss;
-        sums[1] += static_cast<double>(part.targets);
-    }
-    if (fused && batches.empty()) {  // the sums of other ranks need this one's zeros
-        constexpr std::int32_t kToken = 0, kTarget = -1;
-        constexpr std::int64_t kLength = 1;
-        (void)pass->train({{&kToken, 1}, {&kTarget, 1}, {&kLength, 1}}, 1 / targets, sink());
-    }
-    ranks.sum(sums);
-    return {sums[0], static_cast<std::int64_t>(sums[1])};
-}
-
-StepResult Trainer::step(std::span<const Batch> batches, double learning_rate) {
-    State& s = *state_;
+Trainer::State::Work Trainer::State::work_of(std::span<const Batch> batches) const {
     std::array<double, 2> counts = {0, static_cast<double>(batches.size())};
     for (const Batch& batch : batches) {
         counts[0] +=
             static_cast<double>(std::count_if(batch.targets.begin(), batch.targets.end(),
                                               [](std::int32_t t) { return t != kNoTarget; }));
     }
-    s.options.ranks->sum(counts);
-    const auto [targets, passes] = counts;
-    if (targets == 0) throw Error(Exit::kBadData, "batch", "has no token to learn");
-    s.begin_gradients(learning_rate);
-    StepResult result;
-    result.loss = s.add_gradients(batches, targets, static_cast<std::uint64_t>(passes));
-    if (!std::isfinite(result.loss.loss)) {
-        throw Error(Exit::kFailure, "step " + std::to_string(s.steps + 1),
+    options.ranks->sum(counts);
+    if (counts[0] == 0) throw Error(Exit::kBadData, "batch", "has no token to learn");
+    return {batches, static_cast<std::uint64_t>(counts[1]), counts[0]};
+}
+
+// Sums of this rank to those of all; Error where they are not finite.
+LossSums Trainer::State::checked(LossSums sums) const {
+    std::array<double, 2> all = {sums.loss, static_cast<double>(sums.targets)};
+    options.ranks->sum(all);
+    if (!std::isfinite(all[0])) {
+        throw Error(Exit::kFailure, "step " + std::to_string(steps + 1),
                     "the loss is not a finite number", "lower --learning-rate");
     }
-    if (!s.fused) {
-        s.options.ranks->sum(s.parameters.stored_gradients());
-        s.method->finish_gradients(s.exec, s.parameters);
-        result.norm = s.gradient_norm();
-        s.update(learning_rate, clip_factor(result.norm * result.norm, s.options.most_norm));
+    return {all[0], static_cast<std::int64_t>(all[1])};
+}
+
+// Of this rank's passes; sums of the losses of all ranks.
+LossSums Trainer::State::add_gradients(const Work& work) {
+    // Passes are numbered as they are dealt to ranks.
+    std::uint64_t number = static_cast<std::uint64_t>(steps) * work.passes +
+                           static_cast<std::uint64_t>(options.ranks->rank());
+    LossSums sums;
+    for (const Batch& batch : work.batches) {
+        method->set_pass(options.seed, number);
+        number += static_cast<std::uint64_t>(options.ranks->size());
+        const LossSums part = pass->train(batch, 1 / work.targets, parameters);
+        sums.loss += part.loss, sums.targets += part.targets;
     }
+    return checked(sums);
+}
+
+StepResult Trainer::State::step_after_backward(const Work& work, UpdateStep update) {
+    parameters.zero_gradients(exec);
+    StepResult result;
+    result.loss = add_gradients(work);
+    options.ranks->sum(parameters.stored_gradients());
+    method->finish_gradients(exec, parameters);
+    result.norm = gradient_norm();
+    update.gradient_scale = clip_factor(result.norm * result.norm, options.most_norm);
+    updater.begin_step(update, *slots, chunks);
+    for (std::size_t i = 0; i < parameters.size(); ++i)
+        updater.update(i, static_cast<const float*>(parameters[i].gradient.data));
+    return result;
+}
+
+// One pass, whose loss all ranks judge before the first gradient is used.
+LossSums Trainer::State::pass_in_backward(const Work& work, FusedSink::Use use) {
+    fused->begin_pass(use, steps + 1);
+    constexpr std::int32_t kToken = 0, kTarget = kNoTarget;
+    constexpr std::int64_t kLength = 1;
+    // The sums of other ranks need the zeros of one that has no batch.
+    const Batch none = {{&kToken, 1}, {&kTarget, 1}, {&kLength, 1}};
+    LossSums sums;
+    method->set_pass(options.seed, static_cast<std::uint64_t>(steps) * work.passes +
+                                       static_cast<std::uint64_t>(options.ranks->rank()));
+    (void)pass->train(work.batches.empty() ? none : work.batches.front(), 1 / work.targets, *fused,
+                      [&](const LossSums& own) { sums = checked(own); });
+    return sums;
+}
+
+// With a limit for the norm of all gradients a pass before finds it.
+StepResult Trainer::State::step_in_backward(const Work& work, UpdateStep update) {
+    if (options.most_norm > 0) {
+        (void)pass_in_backward(work, FusedSink::Use::kNorm);
+        const double norm = std::sqrt(fused->sum_of_squares());
+        update.gradient_scale = clip_factor(norm * norm, options.most_norm);
+    }
+    updater.begin_step(update, *slots, chunks);
+    StepResult result;
+    result.loss = pass_in_backward(work, FusedSink::Use::kUpdate);
+    result.norm = std::sqrt(fused->sum_of_squares());
+    return result;
+}
+
+StepResult Trainer::step(std::span<const Batch> batches, double learning_rate) {
+    State& s = *state_;
+    const State::Work work = s.work_of(batches);
+    const UpdateStep update = {s.steps + 1, learning_rate, s.options.weight_decay};
+    const StepResult result =
+        s.fused ? s.step_in_backward(work, update) : s.step_after_backward(work, update);
     ++s.steps;
     s.store.refresh();
     return result;
@@ -241,18 +284,9 @@ StepResult Trainer::step(std::span<const Batch> batches, double learning_rate) {
 
 // Options that do not go together.
 void Trainer::State::check() const {
-    if (options.update_in_backward && options.most_norm > 0) {
-        throw Error(Exit::kUsage, "--max-grad-norm",
-                    "gradients are used up in backward, no norm of all is known before",
-                    "--max-grad-norm 0");
-    }
     if (fuses && options.passes > 1) {
         throw Error(Exit::kUsage, "--grad-accumulation",
                     "gradients are used up in backward and cannot be summed", "use 1");
-    }
-    if (optimizer->updates_in_backward() && options.most_norm > 0 && !exec.dry) {
-        log_warning("--max-grad-norm has no effect on --optimizer " + options.optimizer +
-                    ": no norm of all gradients is known before they are used up");
     }
     const bool adapts = method->result() != ResultKind::kModel;
     if (fuses && adapts) {
@@ -282,8 +316,7 @@ void Trainer::compare_ranks() {
     {
         HeldValues held(s.parameters);
         for (std::size_t i = 0; i < s.parameters.size(); ++i) {
-            const Parameter& p = held.hold(i);
-            hash.update({reinterpret_cast<const std::byte*>(p.values), p.value_bytes()});
+            hash.update(held.hold(i).stored());
         }
     }
     const std::string mine = hash.finish();
@@ -302,35 +335,18 @@ void Trainer::compare_ranks() {
 double Trainer::State::gradient_norm() const {
     double sum = 0;
     for (const Parameter& p : parameters.items()) {
+        double squares = 0;
         add_squares(*exec.team, exec.isa,
                     {static_cast<const float*>(p.gradient.data),
                      static_cast<std::size_t>(p.info.elements())},
-                    sum);
+                    squares);
+        sum += squares;
     }
     if (!std::isfinite(sum)) {
         throw Error(Exit::kFailure, "step " + std::to_string(steps + 1),
                     "a gradient is not a finite number", "lower --learning-rate");
     }
     return std::sqrt(sum);
-}
-
-void Trainer::State::update(double learning_rate, double gradient_scale) {
-    for (std::size_t i = 0; i < chunks.size(); ++i) {
-        const Chunk& chunk = chunks[i];
-        Parameter& p = parameters[chunk.parameter];
-        UpdateTile tile;
-        tile.parameter = p.info;
-        tile.first = chunk.first, tile.count = chunk.count;
-        tile.weights = p.values + chunk.first;
-        tile.gradients = static_cast<const float*>(p.gradient.data) + chunk.first;
-        tile.gradient_scale = gradient_scale;
-        tile.slots = slots->acquire(i);
-        tile.step = steps + 1;
-        tile.learning_rate = learning_rate * p.rate;
-        tile.weight_decay = p.decays ? options.weight_decay : 0;
-        train::update(*optimizer, *exec.team, exec.isa, tile);
-        slots->release(i);
-    }
 }
 
 // What a checkpoint must agree with.

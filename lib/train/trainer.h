@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/plan.h"
+#include "cost/time_model.h"
 #include "dist/communicator.h"
 #include "train/method.h"
 #include "train/offload.h"
@@ -26,7 +27,7 @@ struct TrainerOptions {
     Offload offload;
     std::string offload_directory = ".";
     // As optimizers do that say so, with any: each gradient is used up as soon as backward has made
-    // it. No sums over passes, no clipping.
+    // it. No sums over passes; with most_norm a pass before each finds the norm.
     bool update_in_backward = false;
     std::uint64_t seed = 0;
     double weight_decay = 0;
@@ -38,7 +39,7 @@ struct TrainerOptions {
 
 struct StepResult {
     LossSums loss;    // of all batches of all ranks
-    double norm = 0;  // of the gradients, before clipping; 0 where they are not stored
+    double norm = 0;  // of the gradients, before clipping
 };
 
 class Trainer {
@@ -46,8 +47,9 @@ class Trainer {
     Trainer(const ModelSource& source, const TrainerOptions& options, Team& team);
     ~Trainer();
 
-    // What it will hold, from headers.
-    static void add_to_plan(Plan& plan, const ModelSource& source, const TrainerOptions& options);
+    // What it will hold, from headers; returns what this rank does in a step of full batches.
+    static cost::TrainingWork add_to_plan(Plan& plan, const ModelSource& source,
+                                          const TrainerOptions& options);
 
     [[nodiscard]] const ParameterSet& parameters() const noexcept;
     [[nodiscard]] ParameterSet& parameters() noexcept;
@@ -58,7 +60,8 @@ class Trainer {
 
     // Gradients of the mean loss of `batches` (one pass each) of all ranks, then an update. A rank
     // may have none, and no rank more than the one before it. Error(kFailure) when the loss or a
-    // gradient is not finite: parameters are then as they were.
+    // gradient is not finite: parameters are then as they were; but where gradients are used up in
+    // backward without most_norm, those of the units behind the gradient have changed.
     StepResult step(std::span<const Batch> batches, double learning_rate);
     // Of this rank's batch alone.
     [[nodiscard]] LossSums evaluate(const Batch& batch);

@@ -162,13 +162,27 @@ TEST_CASE("ranks: gradients that are used up in backward are summed, and a rank 
         "--epochs", "2",           "-b",   "2",    "--pack", "none",      "--method",
         "full",     "--optimizer", "lomo", "--lr", "0.1",    "--metrics", bench.metrics};
     REQUIRE(bench.run(0, how).exit == 0);
-    const std::vector<double> loss = bench.numbers("loss");
+    const std::vector<double> loss = bench.numbers("loss"), norms = bench.numbers("gradient_norm");
     const std::string bytes = bench.take();
     const ProcessResult r = bench.run(2, how);
     CAPTURE(r.err);
     REQUIRE(r.exit == 0);
     check_close(bench.numbers("loss"), loss, 1e-5);
+    check_close(bench.numbers("gradient_norm"), norms, 1e-3);
+    CHECK(*std::max_element(norms.begin(), norms.end()) > 1);  // clipped by the norm of all
     CHECK(farthest(bench.take(), bytes) < 1e-4);
+}
+
+TEST_CASE("ranks: weights in bf16 are rounded alike on all of them") {
+    if (!mpirun(1)) return;
+    const Bench bench("f32");
+    const std::vector<std::string> how = {
+        "--steps", "3",    "-b",    "2",        "--pack",
+        "none",    "--lr", "0.001", "--method", "full:weights=bf16"};
+    REQUIRE(bench.run(2, how).exit == 0);  // compares them at the end
+    const std::string bytes = bench.take();
+    REQUIRE(bench.run(2, how).exit == 0);
+    CHECK(bench.take() == bytes);
 }
 
 TEST_CASE("ranks: a job with a dead or a stopped rank ends, and goes on to the same bytes") {

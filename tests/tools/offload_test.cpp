@@ -3,6 +3,8 @@
 #include <doctest/doctest.h>
 
 #include <filesystem>
+#include <set>
+#include <sstream>
 
 #include "io/json.h"
 #include "tests/support/process.h"
@@ -92,5 +94,53 @@ TEST_CASE("what goes wrong with the disk is told before training") {
     wrong({"--offload", "optimizer=disk", "--max-memory", "disk=4KiB"}, 77, "disk");
     wrong({"--offload", "optimizer=disk"}, 74, bench.directory.path().c_str(),
           {.file_limit_bytes = 65536});
-    wrong({"--max-memory", "ram=15MiB"}, 77, "--offload optimizer=disk saves");
+}
+
+TEST_CASE("what is named where the budget is too small makes it fit") {
+    const Bench bench;
+    const auto plan = [&](const std::vector<std::string>& more, const std::string& limit) {
+        std::vector<std::string> words = {"--dry-run", "--max-memory", "ram=" + limit};
+        words.insert(words.end(), more.begin(), more.end());
+        return bench.run("out.gguf", words);
+    };
+    const auto peak = [&] {
+        const Json report = parse_json(read_file(bench.directory.file("out.gguf.json")), "report");
+        return report.find("plan")
+            ->find("tiers")
+            ->find("ram")
+            ->find("peak_bytes")
+            ->as_int("report");
+    };
+    for (const std::vector<std::string>& base :
+         {std::vector<std::string>{"-b", "8", "--loss", "dense", "--checkpoint-layers", "0"},
+          {"-b", "8", "--offload", "activations=disk"},
+          {"--method", "lora", "-b", "4"}}) {
+        CAPTURE(base[0]);
+        REQUIRE(plan(base, "1GiB").exit == 0);
+        const std::int64_t most = peak();
+        const std::int64_t step = (most - (std::int64_t{13} << 20)) / 10;
+        std::int64_t limit = most - 1;
+        int named = 0;
+        std::set<std::string> remedies;
+        for (; named < 12; ++named, limit -= step) {
+            const ProcessResult refused = plan(base, std::to_string(limit));
+            CAPTURE(refused.err);
+            REQUIRE(refused.exit == 77);
+            const std::size_t begin = refused.err.rfind("needed (") + 7;
+            if (refused.err.find("(even --") != std::string::npos) break;
+            REQUIRE(refused.err.find(" save", begin) != std::string::npos);
+            const std::string text =
+                refused.err.substr(begin + 1, refused.err.find(" save", begin) - begin - 1);
+            remedies.insert(text);
+            std::vector<std::string> words = base;
+            std::istringstream parts(text);
+            for (std::string word; parts >> word;) words.push_back(word);
+            const ProcessResult fits = plan(words, std::to_string(limit));
+            CAPTURE(fits.err);
+            CHECK(fits.exit == 0);
+        }
+        CHECK(named > 0);
+        CHECK(named < 12);  // in the end nothing does, and that is said
+        if (base[0] == "-b") CHECK(remedies.size() >= 3);
+    }
 }

@@ -257,11 +257,13 @@ TEST_CASE("training: from random weights, and what is asked wrongly") {
     wrong({"--method", "lora:targets=q_porj"}, 2, "q_proj");
     wrong({"--method", "lorra"}, 2, "lora");
     wrong({"--optimizer", "adam"}, 2, "adamw");
-    wrong({"--method", "full"}, 2, ".gguf");
     wrong({"--data", bench.directory.file("none.jsonl")}, 66, "none.jsonl");
     wrong({"--method", "full", "-o", bench.model}, 2, "");
     wrong({"--method", "full", "-o", bench.directory.file("wild.gguf"), "--steps", "60",
            "--optimizer", "sgd", "--lr", "1000", "--max-grad-norm", "0", "--weight-decay", "1"},
+          1, "lower --learning-rate");
+    wrong({"--method", "full", "-o", bench.directory.file("wild.gguf"), "--steps", "60",
+           "--optimizer", "lomo", "--lr", "1000", "--max-grad-norm", "0", "--weight-decay", "1"},
           1, "lower --learning-rate");
     wrong({"--optimizer", "lomo"}, 2, "--method full");
     wrong({"--method", "full", "-o", bench.directory.file("out.gguf"), "--optimizer", "lomo",

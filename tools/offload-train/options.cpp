@@ -7,7 +7,8 @@ void ToolOptions::visit(OptionVisitor& v) {
     visit_model(v);
     v.group("Method");
     v.option({.name = "method",
-              .help = "what is trained: full | lora:rank=16,alpha=32,dropout=0.05,rslora,dora",
+              .help = "what is trained: full | full:weights=bf16 | "
+                      "lora:rank=16,alpha=32,dropout=0.05,rslora,dora",
               .value = "NAME[:KEY=VALUE,...]",
               .inline_forms = method_forms},
              loop.trainer.method);
@@ -65,12 +66,16 @@ void ToolOptions::visit_model(OptionVisitor& v) {
     v.option(
         {.name = "output",
          .letter = 'o',
-         .help = "adapters: NAME.gguf for llama.cpp, else a directory for PEFT; a whole model: "
-                 "NAME.gguf",
+         .help = "NAME.gguf, which llama.cpp reads, or a directory: for PEFT with adapters, of "
+                 "Hugging Face with a whole model",
          .value = "PATH",
          .required = true,
          .is_output = true},
         output);
+    v.option({.name = "container",
+              .help = "gguf, or hf: a directory; without it by the output's name",
+              .choices = {"gguf", "hf"}},
+             container);
     v.option({.name = "merge", .help = "write the model with its adapters merged in"}, merge);
     v.option(
         {.name = "outtype",
@@ -103,8 +108,8 @@ void ToolOptions::visit_memory(OptionVisitor& v) {
               .changes_output = false},
              offload_directory);
     v.option({.name = "loss",
-              .help = "cut: no logits in memory; chunked: those of 128 tokens, less computation; "
-                      "dense: all",
+              .help = "cut: no logits in memory; chunked: 32 MiB of them at a time, less "
+                      "computation; dense: all",
               .choices = {"cut", "chunked", "dense"}},
              loss);
     v.option({.name = "precision",

@@ -8,7 +8,7 @@
 namespace thimble::train {
 
 struct ToolOptions {
-    std::string model, output;
+    std::string model, output, container;
     std::string init = "pretrained", config, tokenizer;
     std::string precision = "auto", loss = "cut", outtype = "auto";
     std::string metrics;

@@ -120,9 +120,11 @@ void Pipeline::open_model(std::uint64_t seed) {
 }
 
 ResultTarget Pipeline::result() const {
-    ResultTarget target{
-        *source_, *tokenizer_, options.output, options.outtype, options.merge, options.force,
-        {},       {}};
+    ResultTarget target{.source = *source_, .tokenizer = *tokenizer_, .path = options.output};
+    target.container = options.container;
+    target.type = options.outtype;
+    target.merge = options.merge, target.replace = options.force;
+    target.new_tokenizer = options.init == "random";
     target.step.tool = "offload-train";
     target.step.version = cli::version();
     target.step.options = [copy = options](OptionVisitor& v) mutable { copy.visit(v); };
@@ -138,7 +140,7 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
     plan.at(Tier::kRam, Purpose::kVocabulary) +=
         tokenizer_bytes_ + source_->file().metadata().memory_bytes();
     plan.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
-    plan.at(Tier::kRam, Purpose::kIo) += output_bytes(result());
+    add_output_to_plan(plan, result(), *make_method(options.loop.trainer.method, "--method"));
     plan.notes.push_back(describe(loop_->data().train.counts()) + "; " +
                          std::to_string(loop_->total_steps()) + " steps");
     if (ranks().size() > 1) {
@@ -146,6 +148,10 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
                              " ranks: memory and --max-memory are those of each");
         plan.at(Tier::kRam, Purpose::kBaseline) += kMpiBytes;
     }
+    Plan whole = plan;
+    whole.at(Tier::kRam, Purpose::kBaseline) += kBaselineBytes;
+    plan.cheapest_change =
+        loop_->cheapest_change(whole, Budget::parse(common.max_memory, "--max-memory"));
     return plan;
 }
 

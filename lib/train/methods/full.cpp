@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Full fine-tuning: every tensor of the model is a parameter, held and updated in F32. A tensor
-// with two uses (a tied head) is one parameter.
+// Full fine-tuning: every tensor of the model is a parameter. Matrices are held in F32, or in BF16
+// without a copy in F32 beside it ("pure bf16"): the updater rounds them stochastically then, so
+// that steps below their last place still arrive. Vectors stay F32. A tensor with two uses (a tied
+// head) is one parameter.
 #include <map>
 
 #include "train/method.h"
@@ -16,10 +18,18 @@ class Full final : public Method {
     static constexpr std::string_view kHelp = "trains every tensor of the model";
 
     struct Options {
-        void visit(OptionVisitor&) {}
+        std::string weights = "f32";
+        void visit(OptionVisitor& v) {
+            v.option({.name = "weights",
+                      .help = "what matrices are held in while they are trained; bf16: half the "
+                              "memory, rounded stochastically at each step",
+                      .choices = {"f32", "bf16"}},
+                     weights);
+        }
     };
 
-    Full(const Options&, std::string_view /*where*/) {}
+    Full(const Options& options, std::string_view /*where*/)
+        : in_bf16_(options.weights == "bf16") {}
 
     [[nodiscard]] ResultKind result() const override { return ResultKind::kModel; }
 
@@ -37,10 +47,13 @@ class Full final : public Method {
                     std::uint64_t /*seed*/) const override {
         const Parameter& p = parameters.items()[index];
         std::vector<std::byte> scratch;
-        constexpr std::int64_t kRows = 256;
+        constexpr std::int64_t kRows = 16;
+        std::vector<float> values(static_cast<std::size_t>(kRows * p.tensor->cols()));
         for (std::int64_t first = 0; first < p.tensor->rows(); first += kRows) {
-            source.read_rows(*p.tensor, first, std::min(kRows, p.tensor->rows() - first),
-                             p.values + first * p.tensor->cols(), scratch);
+            const std::int64_t count = std::min(kRows, p.tensor->rows() - first);
+            source.read_rows(*p.tensor, first, count, values.data(), scratch);
+            p.write(first * p.tensor->cols(),
+                    std::span(values).first(static_cast<std::size_t>(count * p.tensor->cols())));
         }
     }
 
@@ -66,10 +79,12 @@ class Full final : public Method {
         p.info.shape = {tensor.rows(), tensor.cols()};
         p.info.is_embedding = id.unit.kind == UnitKind::kEmbedding;
         p.decays = tensor.is_matrix;
+        p.in_bf16 = in_bf16_ && tensor.is_matrix;
         p.tensor = &tensor;
         places_[&tensor] = parameters.add(id, std::move(p));
     }
 
+    bool in_bf16_;
     std::map<const SourceTensor*, std::size_t> places_;
 };
 

@@ -243,14 +243,9 @@ class Lora final : public Method {
         std::vector<double> row(static_cast<std::size_t>(cols));
         ops::decode_rows(in_double, linear.weight, {r, 1},
                          {row.data(), DType::kF64, 1, cols, cols});
-        const auto* b = reinterpret_cast<const float*>(term.b.row(r));
-        for (std::int64_t k = 0; k < term.a.shape.rows; ++k) {
-            const auto* a = reinterpret_cast<const float*>(term.a.row(k));
-            const double factor = term.scale * static_cast<double>(b[k]);
-            if (factor == 0) continue;
-            for (std::int64_t c = 0; c < cols; ++c)
-                row[static_cast<std::size_t>(c)] += factor * static_cast<double>(a[c]);
-        }
+        const auto rank = static_cast<std::size_t>(term.a.shape.rows);
+        add_terms(reinterpret_cast<const float*>(term.a.row(0)),
+                  {reinterpret_cast<const float*>(term.b.row(r)), rank}, term.scale, row);
         double sum = 0;
         for (const double value : row) sum += value * value;
         return std::sqrt(sum);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradient descent during backward: "Full Parameter Fine-tuning for Large Language Models with
 // Limited Resources" (2023). Each gradient is used and dropped as soon as it exists; no state. The
-// step is that of sgd without momentum.
+// step is that of sgd without momentum. A gradient is clipped by value here, by the norm of all
+// with the trainer's second pass.
 #include <limits>
 
 #include "ops/dispatch.h"

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/cpu.h"
 #include "core/error.h"
 #include "cost/probe.h"
 #include "cost/time_model.h"
@@ -16,7 +17,8 @@ namespace {
 MachineProfile sample() {
     MachineProfile p;
     p.cpu = "CPU", p.isa = "avx2";
-    p.rates = {{1, 10e9, 8e9, 100e9, 200e9}, {4, 40e9, 20e9, 400e9, 800e9}};
+    p.rates = {{1, 10e9, 8e9, 100e9, 200e9, 150e9, 300e9},
+               {4, 40e9, 20e9, 400e9, 800e9, 600e9, 900e9}};
     p.disk_read_bytes_per_second = 1e9, p.disk_write_bytes_per_second = 5e8;
     return p;
 }
@@ -30,7 +32,23 @@ TEST_CASE("cost profile: JSON keeps it, rates are linear between thread counts")
     CHECK(p.at(2).read_bytes_per_second == doctest::Approx(20e9));
     CHECK(p.at(3).copy_bytes_per_second == doctest::Approx(16e9));
     CHECK(p.at(64).i8_ops_per_second == 800e9);
+    CHECK(p.at(2).dense_bf16_ops_per_second == doctest::Approx(500e9));
     CHECK(describe(p).find("threads  4") != std::string::npos);
+}
+
+TEST_CASE("cost profile: files of before dense rates have those of matmul, none is 0") {
+    std::string text = to_json(sample()).dump();
+    for (const char* key : {"\"dense_f32_ops_per_second\"", "\"dense_bf16_ops_per_second\""}) {
+        for (std::size_t at; (at = text.find(key)) != std::string::npos;)
+            text.replace(at, 2, "\"x");
+    }
+    const MachineProfile older = profile_from_json(parse_json(text, "p"), "p");
+    CHECK(older.at(4).dense_f32_ops_per_second == 400e9);
+    CHECK(older.at(1).dense_bf16_ops_per_second == 100e9);
+    for (const RateAtThreads& rate : built_in_profile().rates) {
+        CHECK(rate.dense_f32_ops_per_second > 0);
+        CHECK(rate.dense_bf16_ops_per_second >= rate.dense_f32_ops_per_second);
+    }
 }
 
 TEST_CASE("cost profile: bad files are refused, none given is the built-in one") {
@@ -79,6 +97,34 @@ TEST_CASE("cost time model: closed forms on a small spec") {
     CHECK(quantize_seconds({p, 1, false}, {1000000000, 500000000, 0, 1}) == doctest::Approx(2.0));
 }
 
+TEST_CASE("cost time model: a training step is its products, and hides the disk behind them") {
+    ModelSpec spec;
+    spec.layers = 1, spec.hidden = 8, spec.ffn = 16, spec.vocab = 100;
+    AttentionSpec attention;
+    attention.shape.heads = 4, attention.shape.kv_heads = 2, attention.shape.head_dim = 2;
+    spec.attention = {attention};
+    const StepOps ops = step_ops(spec);
+    MachineProfile p = sample();
+    for (RateAtThreads& rate : p.rates) rate.copy_bytes_per_second = 1e30;
+    TrainingWork work;
+    work.tokens = 1000, work.layer_passes = 4, work.head_passes = 3;
+    const double products = 1000 * (4 * ops.layers + 3 * ops.head);
+    CHECK(training_time({p, 1, false}, spec, work).step == doctest::Approx(products / 150e9));
+    work.bf16 = true;
+    CHECK(training_time({p, 1, false}, spec, work).step == doctest::Approx(products / 300e9));
+    work.runs = 2;
+    const TrainingTime twice = training_time({p, 1, false}, spec, work);
+    CHECK(twice.step == doctest::Approx(2 * products / 300e9));
+    // What overlaps the passes is hidden by them; the optimizer's state by the update alone.
+    work.passes = {1e9 * twice.step / 2, 0};
+    CHECK(training_time({p, 1, false}, spec, work).step == doctest::Approx(twice.step));
+    work.state = {1e9, 1e9};
+    CHECK(training_time({p, 1, false}, spec, work).disk == doctest::Approx(twice.step / 2 + 3));
+    CHECK(training_time({p, 1, false}, spec, work).step == doctest::Approx(twice.step + 3));
+    work.in_backward = true;
+    CHECK(training_time({p, 1, false}, spec, work).step == doctest::Approx(twice.step / 2 + 3));
+}
+
 TEST_CASE("cost probe: medians, bandwidths and the disk give usable figures") {
     CHECK(median({3, 1, 2}) == 2);
     CHECK(median({4, 1, 2, 3}) == 2.5);
@@ -90,6 +136,12 @@ TEST_CASE("cost probe: medians, bandwidths and the disk give usable figures") {
     CHECK(read < 1e13);
     CHECK(copy > 1e8);
     CHECK(copy < 1e13);
+    const MatmulRates matmul = matmul_rates(team, best_isa(), 1);
+    for (const double rate : {matmul.f32_ops_per_second, matmul.i8_ops_per_second,
+                              matmul.dense_f32_ops_per_second, matmul.dense_bf16_ops_per_second}) {
+        CHECK(rate > 1e7);
+        CHECK(rate < 1e15);
+    }
     const DiskRates disk = disk_rates("/tmp", std::int64_t{8} << 20);
     CHECK(disk.read_bytes_per_second > 1e5);
     CHECK(disk.write_bytes_per_second > 1e5);
