@@ -65,6 +65,11 @@ Session::Session(Runner& runner, const Tokenizer& tokenizer, const GenerateOptio
       options_(options),
       sampler_(options.sampling, runner.spec().vocab, seed),
       seq_(runner.kv().open()) {
+    runner.set_encoder([&](const std::string& text) {
+        EncodeText how;
+        how.add_special = false;
+        return tokenizer_.encode(text, how);
+    });
     const std::int64_t looks_at = std::min(sampler_.looks_at(), runner.spec().vocab);
     if (looks_at > runner.most_top()) return;
     top_.resize(static_cast<std::size_t>(looks_at));
@@ -93,6 +98,8 @@ std::int64_t Session::reuse(std::span<const Token> prompt) {
     std::size_t shared = 0;
     while (shared < limit && tokens_[shared] == prompt[shared]) ++shared;
     KvEngine& kv = runner_.kv();
+    // A policy that reads fewer tokens than there are chooses anew for each prompt.
+    if (kv.tokens(seq_) != std::ssize(tokens_)) shared = 0;
     if (static_cast<std::int64_t>(shared) < kv.rollback_floor(seq_)) shared = 0;
     kv.truncate(seq_, static_cast<std::int64_t>(shared));
     tokens_.resize(shared);

@@ -274,6 +274,12 @@ void restore_layer(LayerState& state, const HeadReader& json, std::int64_t token
 
 }  // namespace
 
+void check_kv_path(const std::string& path, const char* flag) {
+    if (path.empty() || path.ends_with(".safetensors")) return;
+    throw Error(Exit::kUsage, flag, "'" + escaped(path, 1024) + "' is not named *.safetensors",
+                "give a name that ends so: the file is one");
+}
+
 KvFileHead KvFileHead::of(const std::string& model, const KvOptions& options,
                           std::vector<std::int32_t> tokens) {
     return {model, options.policy, options.type_k, options.type_v, std::move(tokens)};

@@ -20,6 +20,8 @@ struct KvFileHead {
                                        std::vector<std::int32_t> tokens);
 };
 
+// Error(kUsage) naming the flag for a file that is not called *.safetensors.
+void check_kv_path(const std::string& path, const char* flag);
 // The sequence must be past its prompt. Error(kCannotCreate) or (kIo).
 void save_sequence(const KvEngine& engine, SeqId seq, const KvFileHead& head,
                    const std::string& path);

@@ -11,12 +11,14 @@
 namespace thimble {
 namespace {
 
-constexpr std::array kDuties = {KvPolicy::kBand,  KvPolicy::kScore,    KvPolicy::kLayers,
+constexpr std::array kDuties = {KvPolicy::kFilter, KvPolicy::kBand,  KvPolicy::kScore,    KvPolicy::kLayers,
                                 KvPolicy::kHeads, KvPolicy::kMerge,    KvPolicy::kChannels,
                                 KvPolicy::kBlocks};
 
 std::string_view name_of(KvPolicy::Duty duty) {
     switch (duty) {
+        case KvPolicy::kFilter:
+            return "filters the prompt";
         case KvPolicy::kBand:
             return "keeps a band";
         case KvPolicy::kScore:
@@ -43,6 +45,7 @@ void join(KvNeeds& all, const KvNeeds& one) {
     all.prompt_sums |= one.prompt_sums;
     all.decode_sums |= one.decode_sums;
     all.moments |= one.moments;
+    all.repeat_tokens = std::max(all.repeat_tokens, one.repeat_tokens);
     all.window_rows = std::max(all.window_rows, one.window_rows);
     all.block_tokens = std::max(all.block_tokens, one.block_tokens);
     all.block_floats = std::max(all.block_floats, one.block_floats);
@@ -102,11 +105,13 @@ const KvPolicy* KvChain::of(KvPolicy::Duty duty) const noexcept {
 }
 
 std::vector<std::int64_t> KvChain::layer_tokens(const ModelInfo& model, std::int64_t seen,
-                                                std::uint64_t token_bytes) const {
+                                                std::uint64_t token_bytes,
+                                                const KvBudget* other) const {
     std::vector<std::int64_t> all(model.layers.size());
     const KvPolicy* scorer = of(KvPolicy::kScore);
-    if (scorer == nullptr || scorer->budget() == nullptr) return all;
-    KvLayerBudgets budgets{model, {}, scorer->budget()->tokens(seen, token_bytes), seen, {}};
+    const KvBudget* budget = other != nullptr || scorer == nullptr ? other : scorer->budget();
+    if (scorer == nullptr || budget == nullptr) return all;
+    KvLayerBudgets budgets{model, {}, budget->tokens(seen, token_bytes), seen, {}};
     for (std::size_t i = 0; i < all.size(); ++i) {
         if (governs(model.layers[i])) budgets.layers.push_back(static_cast<int>(i));
     }

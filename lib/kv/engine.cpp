@@ -110,6 +110,7 @@ SeqId KvEngine::fork(SeqId seq) {
     sequence->tokens = from.tokens;
     sequence->written = from.written;
     sequence->in_prompt = from.in_prompt;
+    sequence->budget = from.budget;
     return s.add(std::move(sequence));
 }
 
@@ -185,6 +186,15 @@ std::uint64_t KvEngine::bytes() const noexcept {
                 if (parts.insert(part.get()).second) sum += part->bytes();
             }
         }
+    }
+    return sum;
+}
+
+std::uint64_t KvEngine::bytes(SeqId seq) const {
+    std::uint64_t sum = 0;
+    for (const auto& layer : state_->at(seq).layers) {
+        sum += layer->list_bytes();
+        for (const auto& part : layer->store.parts()) sum += part->bytes();
     }
     return sum;
 }

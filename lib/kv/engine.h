@@ -83,12 +83,27 @@ class KvEngine final : public SequenceState {
     void begin_prompt(SeqId seq);
     void end_prompt(const Exec& exec, SeqId seq);
     [[nodiscard]] bool in_prompt(SeqId seq) const;
+    // From now on this sequence has another budget than the policy's options say.
+    void set_budget(SeqId seq, const KvBudget& budget);
+    // Has the policy see how the model repeats places [first, end) of the prompt: steps of `probe`,
+    // a fork of `seq`, are shown to it, and end_repeat() closes the fork and keeps what it learnt.
+    // repeat_tokens(): how many places at a time; 0: the policy does not ask for it.
+    [[nodiscard]] std::int64_t repeat_tokens() const noexcept;
+    void begin_repeat(SeqId probe, std::int64_t first, std::int64_t end);
+    void end_repeat(SeqId seq, SeqId probe);
+    // Layer after which a policy chooses which tokens of a prompt are read at all; -1: none does. A
+    // prompt is fed to a sequence of its own layer by layer up to that one, filter() then names the
+    // places that it keeps (all, if the budget has room), ascending.
+    [[nodiscard]] int filter_layer() const;
+    [[nodiscard]] std::vector<std::int32_t> filter(const Exec& exec, SeqId seq, std::int64_t tokens);
+    void forget_layer(SeqId seq, int layer);
     // Whether a prompt may pass through one layer after the other, so that only one layer at a time
     // holds all of it: begin_layer_step() instead of begin_step(), for `count` tokens that follow
     // `offset` others of the prompt, and end_step(); after a layer's last one end_layer(), and when
     // all layers are done end_layers().
     [[nodiscard]] bool edits_by_layer() const noexcept;
-    [[nodiscard]] static bool edits_by_layer(const KvOptions& options);
+    // Whether a prompt does so with these options, to its end or to the layer that filters it.
+    [[nodiscard]] static bool passes_by_layer(const KvOptions& options);
     void begin_layer_step(SeqId seq, std::int64_t offset, std::int64_t count);
     void end_layer(const Exec& exec, SeqId seq, int layer, std::int64_t prompt_tokens);
     void end_layers(SeqId seq, std::int64_t prompt_tokens);
@@ -106,6 +121,7 @@ class KvEngine final : public SequenceState {
     void end_step();
 
     [[nodiscard]] std::uint64_t bytes() const noexcept;  // committed now, equal to the ledger's
+    [[nodiscard]] std::uint64_t bytes(SeqId seq) const;  // what it shares with others included
     // What a head holds: how many slots, and their positions.
     [[nodiscard]] std::int64_t slots(SeqId seq, int layer, int kv_head) const;
     [[nodiscard]] std::vector<std::int32_t> positions(SeqId seq, int layer, int kv_head) const;

@@ -95,9 +95,13 @@ void KvEngine::State::attend_piece(const Exec& exec, std::size_t layer, std::int
                     out.slice_rows(dense, end - first - dense));
     }
     if (!governed) return;
-    statistics.note_rows(exec, state, problem_of(spec, q, out, {}, positions), sequence.in_prompt);
+    statistics.note_rows(exec, state, problem_of(spec, q, out, {}, positions),
+                         {.prompt = sequence.in_prompt,
+                          .repeat_first = sequence.repeat_first,
+                          .repeat_end = sequence.repeat_end,
+                          .repeat_prompt = sequence.repeat_prompt});
     if (sequence.in_prompt || !shape.chain.needs().edits_decode) return;
-    const auto tokens = shape.chain.layer_tokens(shape.model, end, shape.token_bytes);
+    const auto tokens = layer_tokens(sequence, end);
     edit_layer(exec, sequence, layer, end, tokens[layer]);
 }
 

@@ -58,7 +58,8 @@ void KvEngine::State::edit_together(const Exec& exec, Sequence& sequence) {
         }
         layers.push_back(std::move(layer));
     }
-    tokens = scorer.budget()->tokens(sequence.tokens, shape.token_bytes);
+    const KvBudget& budget = sequence.budget ? *sequence.budget : *scorer.budget();
+    tokens = budget.tokens(sequence.tokens, shape.token_bytes);
     const std::int64_t kept = std::min(tokens * heads, std::ssize(all));
     if (kept == std::ssize(all)) return;
     std::nth_element(all.begin(), all.begin() + (kept - 1), all.end(), std::greater<>());
@@ -90,6 +91,56 @@ void KvEngine::begin_prompt(SeqId seq) {
     for (const auto& layer : sequence.layers) layer->end_prompt();
 }
 
+void KvEngine::set_budget(SeqId seq, const KvBudget& budget) { state_->at(seq).budget = budget; }
+
+std::int64_t KvEngine::repeat_tokens() const noexcept {
+    return state_->shape.chain.needs().repeat_tokens;
+}
+
+void KvEngine::begin_repeat(SeqId probe, std::int64_t first, std::int64_t end) {
+    State::Sequence& sequence = state_->at(probe);
+    sequence.repeat_first = first, sequence.repeat_end = end;
+    sequence.repeat_prompt = sequence.tokens;
+}
+
+void KvEngine::end_repeat(SeqId seq, SeqId probe) {
+    State::Sequence &to = state_->at(seq), &from = state_->at(probe);
+    for (std::size_t i = 0; i < to.layers.size(); ++i) {
+        for (std::size_t head = 0; head < to.layers[i]->sums.size(); ++head) {
+            auto &sums = to.layers[i]->sums[head], &learnt = from.layers[i]->sums[head];
+            const auto slots =
+                static_cast<std::size_t>(to.layers[i]->store.slots(static_cast<int>(head)));
+            if (learnt.size() < slots) continue;
+            make_room(sums, slots);
+            sums.assign(learnt.begin(), learnt.begin() + static_cast<std::ptrdiff_t>(slots));
+        }
+    }
+    close(probe);
+}
+
+int KvEngine::filter_layer() const {
+    const KvPolicy* filter = state_->shape.chain.of(KvPolicy::kFilter);
+    return filter == nullptr ? -1 : filter->filter_layer(state_->shape.model);
+}
+
+std::vector<std::int32_t> KvEngine::filter(const Exec& exec, SeqId seq, std::int64_t tokens) {
+    State& s = *state_;
+    const KvPolicy& filter = *s.shape.chain.of(KvPolicy::kFilter);
+    const auto layer = static_cast<std::size_t>(filter.filter_layer(s.shape.model));
+    State::Sequence& sequence = s.at(seq);
+    const LayerView view(exec, s.shape.specs[layer], static_cast<int>(layer),
+                         *sequence.layers[layer], tokens, true, s.memory);
+    std::pmr::vector<float> scores(static_cast<std::size_t>(tokens), &s.memory);
+    filter.rate_prompt(view, scores);
+    const KvBudget& budget = sequence.budget ? *sequence.budget : *filter.filter_budget();
+    return keep_best(view.positions(0), scores, filter.protects(tokens), tokens,
+                     budget.tokens(tokens, s.shape.token_bytes));
+}
+
+void KvEngine::forget_layer(SeqId seq, int layer) {
+    state_->at(seq).layers[static_cast<std::size_t>(layer)]->cut(0);
+}
+
 bool KvEngine::in_prompt(SeqId seq) const { return state_->at(seq).in_prompt; }
 
 void KvEngine::end_prompt(const Exec& exec, SeqId seq) {
@@ -112,8 +163,9 @@ bool by_layer(const KvNeeds& needs) { return needs.edits_prompt && !needs.waits_
 
 bool KvEngine::edits_by_layer() const noexcept { return by_layer(state_->shape.chain.needs()); }
 
-bool KvEngine::edits_by_layer(const KvOptions& options) {
-    return by_layer(KvChain::parse(options.policy, "--kv-policy").needs());
+bool KvEngine::passes_by_layer(const KvOptions& options) {
+    const KvChain chain = KvChain::parse(options.policy, "--kv-policy");
+    return by_layer(chain.needs()) || chain.of(KvPolicy::kFilter) != nullptr;
 }
 
 void KvEngine::end_layer(const Exec& exec, SeqId seq, int layer, std::int64_t prompt_tokens) {
@@ -122,8 +174,7 @@ void KvEngine::end_layer(const Exec& exec, SeqId seq, int layer, std::int64_t pr
     const auto i = static_cast<std::size_t>(layer);
     if (!s.shape.governs(i) || !s.shape.chain.edits() || sequence.edited[i] || prompt_tokens == 0)
         return;
-    const auto tokens =
-        s.shape.chain.layer_tokens(s.shape.model, prompt_tokens, s.shape.token_bytes);
+    const auto tokens = s.layer_tokens(sequence, prompt_tokens);
     s.edit_layer(exec, sequence, i, prompt_tokens, tokens[i]);
     sequence.edited[i] = true;
     sequence.layers[i]->end_prompt();

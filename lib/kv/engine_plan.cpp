@@ -113,21 +113,61 @@ Edited edited_bytes(const KvShape& shape, std::size_t layer, const KvLoad& load,
     return out;
 }
 
+// The pass that chooses: one layer at a time holds the whole prompt, and the last one is looked at.
+std::uint64_t filter_bytes(const KvShape& shape, std::int64_t tokens) {
+    std::uint64_t most = 0;
+    for (std::size_t i = 0; i < shape.plans.size(); ++i) {
+        const AttentionLayer& layer = shape.specs[i].shape;
+        const auto rows = static_cast<std::uint64_t>(layer.heads / layer.kv_heads +
+                                                     2 * layer.kv_heads + 4);
+        most = std::max(most, shape.plans[i].bytes(tokens) +
+                                  LayerStatistics::list_bytes(shape.chain.needs(), layer, tokens, true) +
+                                  rows * static_cast<std::uint64_t>(tokens) * sizeof(float));
+    }
+    return most;
+}
+
+// Forks in which a model repeats its prompt: what they hold of their own.
+std::uint64_t repeat_bytes(const KvShape& shape, std::int64_t tokens) {
+    constexpr std::int64_t kRequest = 64;
+    const std::int64_t piece = shape.chain.needs().repeat_tokens;
+    if (piece == 0) return 0;
+    std::uint64_t sum = 0;
+    for (std::size_t i = 0; i < shape.plans.size(); ++i) {
+        const bool ring = shape.plans[i].ring();
+        sum += shape.plans[i].bytes(ring ? tokens + piece
+                                         : std::min(piece, tokens) + kRequest + 2 * kTile);
+        if (shape.governs(i)) {
+            sum += LayerStatistics::list_bytes(shape.chain.needs(), shape.specs[i].shape,
+                                               tokens + piece + kRequest, true);
+        }
+    }
+    return sum;
+}
+
 }  // namespace
 
 std::uint64_t KvEngine::predict_bytes(const std::vector<AttentionSpec>& layers,
-                                      const KvOptions& options, const KvLoad& load,
+                                      const KvOptions& options, const KvLoad& all,
                                       const KvPlacement& placement) {
     const KvShape shape(layers, options, placement);
     const KvNeeds& needs = shape.chain.needs();
     std::uint64_t sum = 0, extra = 0;
+    KvLoad load = all;
+    if (const KvPolicy* filter = shape.chain.of(KvPolicy::kFilter)) {
+        const std::int64_t kept = std::min(
+            all.prompt, filter->filter_budget()->tokens(all.prompt, shape.token_bytes));
+        load = {all.tokens - all.prompt + kept, kept};
+        extra = filter_bytes(shape, all.prompt);
+    }
     const auto kept = shape.chain.layer_tokens(shape.model, load.prompt, shape.token_bytes);
     const auto at_end = shape.chain.layer_tokens(shape.model, load.tokens, shape.token_bytes);
     for (std::size_t i = 0; i < shape.plans.size(); ++i) {
         if (!shape.governs(i) || !shape.chain.edits()) {
             sum += shape.plans[i].bytes(load.tokens);
             if (shape.governs(i))
-                sum += LayerStatistics::list_bytes(needs, shape.specs[i].shape, load.tokens, false);
+                sum += LayerStatistics::list_bytes(needs, shape.specs[i].shape, load.tokens,
+                                                   load.tokens > 0);
             continue;
         }
         const Edited bytes = edited_bytes(shape, i, load, kept[i], at_end[i]);
@@ -139,7 +179,7 @@ std::uint64_t KvEngine::predict_bytes(const std::vector<AttentionSpec>& layers,
         sum += bytes.after;
         if (bytes.before > bytes.after) extra = std::max(extra, bytes.before - bytes.after);
     }
-    return sum + extra;
+    return sum + extra + repeat_bytes(shape, load.prompt);
 }
 
 std::uint64_t KvEngine::predict_device_bytes(const std::vector<AttentionSpec>& layers,

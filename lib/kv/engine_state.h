@@ -2,6 +2,8 @@
 // The KvEngine's inside.
 #pragma once
 
+#include <optional>
+
 #include "kv/engine.h"
 #include "kv/layer_state.h"
 
@@ -37,6 +39,9 @@ struct KvEngine::State {
         std::int64_t tokens = 0;
         std::int64_t written = 0;  // most tokens since it was empty: rings have lost what is older
         bool in_prompt = true;
+        std::optional<KvBudget> budget;  // in place of the policy's
+        // Places that the model repeats now, and the prompt's tokens; end 0: it does not.
+        std::int64_t repeat_first = 0, repeat_end = 0, repeat_prompt = 0;
 
         [[nodiscard]] std::int64_t floor() const;
         void check() const;  // throws where a failed step took keys away
@@ -55,6 +60,11 @@ struct KvEngine::State {
     bool step_counts = true;  // its tokens are the sequence's when it ends
 
     [[nodiscard]] Sequence& at(SeqId seq) const;
+    [[nodiscard]] std::vector<std::int64_t> layer_tokens(const Sequence& sequence,
+                                                         std::int64_t seen) const {
+        return shape.chain.layer_tokens(shape.model, seen, shape.token_bytes,
+                                        sequence.budget ? &*sequence.budget : nullptr);
+    }
     void check_room(std::int64_t tokens) const;  // throws where they do not fit the context
     [[nodiscard]] SeqId add(std::unique_ptr<Sequence> sequence);
 

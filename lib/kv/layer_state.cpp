@@ -126,10 +126,13 @@ void LayerStatistics::note_rotated(LayerState& state, View q) const {
 }
 
 void LayerStatistics::note_rows(const Exec& exec, LayerState& state, const ops::Attention& problem,
-                                bool prompt) const {
+                                const Phase& phase) const {
     const KvPolicy* scorer = chain_.of(KvPolicy::kScore);
-    if (scorer == nullptr || !(prompt ? chain_.needs().prompt_sums : chain_.needs().decode_sums))
-        return;
+    const KvNeeds& needs = chain_.needs();
+    const bool wanted = phase.repeat_end > 0 ? needs.repeat_tokens > 0
+                        : phase.prompt       ? needs.prompt_sums
+                                             : needs.decode_sums;
+    if (scorer == nullptr || !wanted) return;
     const std::int64_t group = problem.heads / problem.kv_heads, at_once = rows_at_once(group);
     for (int head = 0; head < problem.kv_heads; ++head) {
         const std::pmr::vector<std::int32_t> keys = state.store.positions(head);
@@ -156,7 +159,10 @@ void LayerStatistics::note_rows(const Exec& exec, LayerState& state, const ops::
                                 .positions = part.q_positions,
                                 .keys = keys,
                                 .logits = logits,
-                                .prompt = prompt},
+                                .prompt = phase.prompt,
+                                .repeat_first = phase.repeat_first,
+                                .repeat_end = phase.repeat_end,
+                                .repeat_prompt = phase.repeat_prompt},
                                sums);
         }
     }
@@ -187,7 +193,7 @@ void LayerStatistics::describe_blocks(const Exec& exec, LayerState& state,
 
 std::size_t LayerStatistics::workspace_bytes(const KvNeeds& needs, const AttentionLayer& shape,
                                              std::int64_t slots) {
-    if (!needs.prompt_sums && !needs.decode_sums) return 0;
+    if (!needs.prompt_sums && !needs.decode_sums && needs.repeat_tokens == 0) return 0;
     const std::int64_t group = shape.heads / shape.kv_heads;
     const auto floats = static_cast<std::size_t>(rows_at_once(group) * group * slots);
     return (floats * sizeof(float) + 63) & ~std::size_t{63};
@@ -199,7 +205,7 @@ std::uint64_t LayerStatistics::list_bytes(const KvNeeds& needs, const AttentionL
     const auto kv_heads = static_cast<std::uint64_t>(shape.kv_heads);
     const auto dim = static_cast<std::uint64_t>(shape.head_dim);
     std::uint64_t bytes = 0;
-    if (needs.prompt_sums || needs.decode_sums)
+    if (needs.prompt_sums || needs.decode_sums || needs.repeat_tokens > 0)
         bytes += kv_heads * static_cast<std::uint64_t>(slot_list_room(slots)) * sizeof(float);
     if (needs.block_tokens > 0) {
         const std::int64_t blocks = (slots + needs.block_tokens - 1) / needs.block_tokens;

@@ -40,8 +40,12 @@ class LayerStatistics {
     void note_raw(const Exec& exec, LayerState& state, std::int64_t first, View q) const;
     void note_rotated(LayerState& state, View q) const;
     // When keys are written and attention is done: `problem` is what it read.
+    struct Phase {
+        bool prompt = false;
+        std::int64_t repeat_first = 0, repeat_end = 0, repeat_prompt = 0;
+    };
     void note_rows(const Exec& exec, LayerState& state, const ops::Attention& problem,
-                   bool prompt) const;
+                   const Phase& phase) const;
     void describe_blocks(const Exec& exec, LayerState& state, std::int64_t first_slot) const;
 
     // Workspace that note_rows() takes over so many slots.

@@ -59,6 +59,8 @@ struct KvNeeds {
     bool prompt_sums = false;       // accumulate() sees every row of a prompt
     bool decode_sums = false;       // and every later row
     bool moments = false;           // of queries before rotation
+    std::int64_t repeat_tokens = 0;  // has the model repeat its prompt, so many tokens at a time,
+                                     // and sees these rows in accumulate()
     std::int64_t window_rows = 0;   // last queries of a prompt that an edit may ask for
     std::int64_t block_tokens = 0;  // reads blocks of so many slots
     std::int64_t block_floats = 0;  // numbers that describe a block
@@ -83,6 +85,9 @@ struct KvRows {
     std::span<const std::int32_t> keys;       // positions of the slots, [n]
     View logits;  // [T * group, n] F32, row token * group + head; may be overwritten
     bool prompt = false;
+    // While a prompt is repeated: the places [first, end) that the model is to repeat now, and the
+    // tokens of the prompt; else end is 0.
+    std::int64_t repeat_first = 0, repeat_end = 0, repeat_prompt = 0;
 };
 
 // Mean and covariance of a query head before rotation.
@@ -165,6 +170,7 @@ class KvPolicy {
 
     // What a link of a chain can do; at most one link does each.
     enum Duty : unsigned {
+        kFilter = 128,
         kBand = 1,
         kScore = 2,
         kLayers = 4,
@@ -196,6 +202,12 @@ class KvPolicy {
                        KvEdit& /*edit*/) const {}
     // kChannels: sets edit.channels from the slots that are kept.
     virtual void narrow(const KvLayerView& /*view*/, KvEdit& /*edit*/) const {}
+
+    // kFilter: before anything else a pass over the prompt up to and including `filter_layer` rates
+    // its tokens; the model then reads the best `filter_budget` of them as if they were the prompt.
+    [[nodiscard]] virtual int filter_layer(const ModelInfo& /*model*/) const { return 0; }
+    [[nodiscard]] virtual const KvBudget* filter_budget() const { return nullptr; }
+    virtual void rate_prompt(const KvLayerView& /*view*/, std::span<float> /*out*/) const {}
 
     // kBlocks: describes keys [count, dim] of one block in block_floats numbers; and rates blocks
     // (described one after the other) for the queries [group, dim] of one token.

@@ -31,6 +31,7 @@ struct Runner::State {
     std::unique_ptr<CudaContext> cuda;
     std::unique_ptr<WeightStore> store;
     std::unique_ptr<KvEngine> kv;
+    Encode encode;
     std::unique_ptr<Workspace> workspace, device_workspace;
     Buffer logits, device_logits;
     std::size_t output = 0, output_norm = 0;  // roles in the head's unit
@@ -54,6 +55,10 @@ struct Runner::State {
     // Any number of tokens, into rows in host memory.
     void embed_rows(const PackedView& table, std::span<const std::int32_t> tokens, View rows) const;
     void check(std::span<const std::int32_t> tokens) const;
+    [[nodiscard]] View embed_prompt(const Buffer& memory,
+                                    std::span<const std::int32_t> tokens) const;
+    void prompt_layer(SeqId seq, std::size_t layer, View hidden);
+    [[nodiscard]] std::vector<std::int32_t> filter_prompt(std::span<const std::int32_t> tokens);
     // What to do with logits: hand them on, or only the largest (of one row, from a device).
     struct Wanted {
         Tap* tap = nullptr;
@@ -280,34 +285,94 @@ void Runner::forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64
                     {.sink = sink ? &sink : nullptr});
 }
 
+View Runner::State::embed_prompt(const Buffer& memory,
+                                 std::span<const std::int32_t> tokens) const {
+    const View hidden = {const_cast<std::byte*>(memory.data()), exec.dtype(), std::ssize(tokens),
+                         spec().hidden, spec().hidden};
+    const Lease lease = store->acquire({UnitKind::kEmbedding, 0});
+    embed_rows(lease.matrix(0).weight, tokens, hidden);
+    return hidden;
+}
+
+// All rows of a prompt through one layer.
+void Runner::State::prompt_layer(SeqId seq, std::size_t layer, View hidden) {
+    const Lease lease = store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
+    BlockCtx ctx = {exec, lease, *kv, nullptr};
+    for (std::int64_t first = 0; first < hidden.rows; first += plan.step_tokens) {
+        const std::int64_t count = std::min(plan.step_tokens, hidden.rows - first);
+        kv->begin_layer_step(seq, first, count);
+        run_rows(ctx, layer, hidden.slice_rows(first, count));
+        kv->end_step();
+    }
+}
+
+// The tokens that the policy lets the model read.
+std::vector<std::int32_t> Runner::State::filter_prompt(std::span<const std::int32_t> tokens) {
+    const auto total = std::ssize(tokens);
+    const auto last = static_cast<std::size_t>(kv->filter_layer());
+    const Buffer memory(view_bytes(exec, total, spec().hidden), Purpose::kActivations);
+    const View hidden = embed_prompt(memory, tokens);
+    const SeqId seq = kv->open();
+    for (std::size_t layer = 0; layer <= last; ++layer) {
+        prompt_layer(seq, layer, hidden);
+        if (layer < last) kv->forget_layer(seq, static_cast<int>(layer));
+    }
+    std::vector<std::int32_t> chosen;
+    for (const std::int32_t place : kv->filter(exec, seq, total))
+        chosen.push_back(tokens[static_cast<std::size_t>(place)]);
+    kv->close(seq);
+    return chosen;
+}
+
+void Runner::set_encoder(Encode encode) { state_->encode = std::move(encode); }
+
+void Runner::end_prompt(SeqId seq, std::span<const std::int32_t> tokens) {
+    learn_prompt(seq, tokens);
+    state_->kv->end_prompt(state_->exec, seq);
+}
+
+void Runner::learn_prompt(SeqId seq, std::span<const std::int32_t> tokens) {
+    State& s = *state_;
+    const std::int64_t piece = s.kv->repeat_tokens(), total = std::ssize(tokens);
+    const std::int64_t before = s.kv->tokens(seq) - total;  // earlier prompts and answers
+    for (std::int64_t first = 0; piece > 0 && first < total; first += piece) {
+        if (!s.encode) throw Error(Exit::kFailure, "kvzip", "the runner has no encoder");
+        const std::int64_t end = std::min(first + piece, total);
+        std::vector<std::int32_t> text =
+            s.encode(first == 0 ? "\n\nRepeat the text above word for word:\n"
+                                : "\n\nRepeat the part of the text above that goes on from these "
+                                  "words:");
+        constexpr std::int64_t kLead = 8;  // the last tokens of the piece before
+        for (std::int64_t i = std::max<std::int64_t>(first - kLead, 0); i < end; ++i)
+            text.push_back(tokens[static_cast<std::size_t>(i)]);
+        const SeqId probe = s.kv->fork(seq);
+        s.kv->begin_repeat(probe, before + first, before + end);
+        forward(probe, text, 0, {});
+        s.kv->end_repeat(seq, probe);
+    }
+}
+
 void Runner::prompt(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
                     const LogitsSink& sink) {
     State& s = *state_;
     s.kv->begin_prompt(seq);
+    s.check(tokens);
+    std::vector<std::int32_t> chosen;
+    if (s.kv->filter_layer() >= 0 && s.kv->tokens(seq) == 0) {
+        chosen = s.filter_prompt(tokens);
+        tokens = chosen;
+    }
     if (!s.kv->edits_by_layer()) {
         forward(seq, tokens, logits, sink);
-        s.kv->end_prompt(s.exec, seq);
+        end_prompt(seq, tokens);
         return;
     }
-    s.check(tokens);
     const auto total = std::ssize(tokens);
     const Buffer memory(view_bytes(s.exec, total, s.spec().hidden), Purpose::kActivations);
-    const View hidden = {const_cast<std::byte*>(memory.data()), s.exec.dtype(), total,
-                         s.spec().hidden, s.spec().hidden};
-    {
-        const Lease lease = s.store->acquire({UnitKind::kEmbedding, 0});
-        s.embed_rows(lease.matrix(0).weight, tokens, hidden);
-    }
+    const View hidden = s.embed_prompt(memory, tokens);
     const std::int64_t seen = s.kv->tokens(seq) + total;
     for (std::size_t layer = 0; layer < s.plan.layers.size(); ++layer) {
-        const Lease lease = s.store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
-        BlockCtx ctx = {s.exec, lease, *s.kv, nullptr};
-        for (std::int64_t first = 0; first < total; first += s.plan.step_tokens) {
-            const std::int64_t count = std::min(s.plan.step_tokens, total - first);
-            s.kv->begin_layer_step(seq, first, count);
-            s.run_rows(ctx, layer, hidden.slice_rows(first, count));
-            s.kv->end_step();
-        }
+        s.prompt_layer(seq, layer, hidden);
         s.kv->end_layer(s.exec, seq, static_cast<int>(layer), seen);
     }
     s.kv->end_layers(seq, seen);

@@ -168,7 +168,7 @@ void Runner::add_to_plan(Plan& plan, const ModelSource& source, const RunnerOpti
     const std::uint64_t kv = static_cast<std::uint64_t>(sequences) *
                              KvEngine::predict_bytes(attention, runner.kv, load, runner.places);
     std::uint64_t activations = Buffer::charged_bytes(runner.host_workspace);
-    if (KvEngine::edits_by_layer(runner.kv))
+    if (KvEngine::passes_by_layer(runner.kv))
         activations +=
             Buffer::charged_bytes(view_bytes(runner.exec, load.prompt, source.spec().hidden));
     const std::uint64_t rows = Buffer::charged_bytes(

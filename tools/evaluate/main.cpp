@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // evaluate: perplexity, divergence from a reference model, speed; and tables of such results.
 #include "eval/task.h"
+#include "kv_sweep.h"
 #include "pipeline.h"
 
 using namespace thimble;
@@ -14,6 +15,7 @@ constexpr const char* kExamples = R"(Examples:
   evaluate -m model-q4_0.gguf --reference model-f16.gguf -f text.txt --bench -o q4.json
   evaluate -m model.gguf --task hellaswag:file=hellaswag_val.jsonl --limit 400 -o hs.json
   evaluate -m model-q4_0.gguf -f text.txt --baseline f16.json --assert 'ppl<=baseline.ppl*1.02'
+  evaluate --kv-sweep -m model.gguf -f text.txt --prompt 4096 -o sweep.json --svg sweep.svg
   evaluate compare f16.json q4.json
   evaluate report f16.json q4.json
 )";
@@ -48,6 +50,7 @@ int main(int argc, char** argv) {
     evaluate::Pipeline pipeline(kBaselineBytes);
     evaluate::ReportOptions report;
     evaluate::CompareOptions compare;
+    evaluate::KvSweepPipeline kv_sweep(kBaselineBytes);
     std::vector<cli::Command> commands;
     commands.push_back(
         {.name = "",
@@ -66,6 +69,12 @@ int main(int argc, char** argv) {
                         .help = "two results sample by sample, with paired tests",
                         .options = [&](OptionVisitor& v) { compare.visit(v); },
                         .run = [&](cli::Context& context) { run_compare(compare, context); }});
+    commands.push_back({.name = "kv-sweep",
+                        .flag = "--kv-sweep",
+                        .help = "policies of the KV cache at several budgets, against the full cache",
+                        .options = [&](OptionVisitor& v) { kv_sweep.options.visit(v); },
+                        .plan = [&](const cli::CommonOptions& common) { return kv_sweep.plan(common); },
+                        .run = [&](cli::Context& context) { kv_sweep.run(context); }});
     return cli::run_tool({.name = "evaluate",
                           .summary = "measures a model's quality, speed and memory",
                           .epilog = tasks_text() + kExamples,

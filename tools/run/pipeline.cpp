@@ -47,6 +47,8 @@ void Pipeline::open() {
     if (!conversation_ && !given && isatty(0) == 1)
         throw Error(Exit::kUsage, "--prompt", "no prompt", "-p TEXT, -f FILE or a pipe");
 
+    check_kv_path(options.kv_save, "--kv-save");
+    check_kv_path(options.kv_load, "--kv-load");
     source_ = ModelSource::open(options.model);
     adapters_ = open_adapters(options.adapters, *source_);
     tokenizer_ = Tokenizer::open(source_->file());
