@@ -116,8 +116,11 @@ void KvSweep::go_on(Runner& runner, SeqId seq, std::size_t text, Sums& sums) con
 }
 
 KvSweepRow KvSweep::row_of(const std::string& policy, std::size_t budget, const Sums& sums) const {
-    KvSweepRow row{.policy = policy, .budget = budget < options_.budgets.size() ? options_.budgets[budget] : "100%"};
-    row.budget_tokens = budget < options_.budgets.size() ? budget_tokens(budget) : options_.prompt_tokens;
+    KvSweepRow row;
+    const bool full = budget == options_.budgets.size();
+    row.policy = policy;
+    row.budget = full ? "100%" : options_.budgets[budget];
+    row.budget_tokens = full ? options_.prompt_tokens : budget_tokens(budget);
     row.kld = {sums.kld.mean(), std::sqrt(sums.kld.variance_of_mean())};
     row.perplexity = std::exp(sums.nll.mean());
     row.same_top = sums.same_top.mean();
@@ -211,8 +214,10 @@ std::vector<KvSweepRow> KvSweep::measure(const std::string& policy) {
         }
     } catch (const Error& e) {
         if (e.exit() != Exit::kUsage) throw;
-        for (std::size_t b = 0; b < sums.size(); ++b)
-            rows.push_back({.policy = policy, .budget = options_.budgets[b], .refused = e.what()});
+        for (const std::string& budget : options_.budgets) {
+            KvSweepRow& row = rows.emplace_back();
+            row.policy = policy, row.budget = budget, row.refused = e.what();
+        }
         return rows;
     }
     for (std::size_t b = 0; b < sums.size(); ++b) rows.push_back(row_of(policy, b, sums[b]));

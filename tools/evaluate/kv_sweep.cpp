@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/cpu.h"
 #include "core/error.h"
 #include "core/strings.h"
 #include "eval/windows.h"
@@ -115,8 +116,9 @@ void KvSweepPipeline::open(const cli::CommonOptions& common) {
     isa_ = parse_isa(common.cpu_isa, "--cpu-isa");
     options.sweep.policies = options.policies.empty() ? all_policies() : options.policies;
     if (!options.budgets.empty()) options.sweep.budgets = options.budgets;
+    const std::vector<std::string> inputs = {options.model, options.file};
     for (const std::string& output : {options.output, options.svg})
-        if (!output.empty()) refuse_overwriting_inputs(output, {options.model, options.file});
+        if (!output.empty()) refuse_overwriting_inputs(output, inputs);
     source_ = ModelSource::open(options.model);
     tokenizer_ = Tokenizer::open(source_->file());
     std::optional<Token> bos;
