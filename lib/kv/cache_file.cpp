@@ -110,6 +110,7 @@ Json layer_json(const LayerState& state) {
     Json layer = Json::object();
     layer.set("sparse", state.store.sparse());
     layer.set("floor", state.floor);
+    layer.set("prompt_tokens", state.prompt_tokens);
     layer.set("parts", parts);
     Json sums = Json::array();
     for (const auto& head : state.sums) sums.push(static_cast<std::int64_t>(head.size()));
@@ -263,6 +264,7 @@ void restore_layer(LayerState& state, const HeadReader& json, std::int64_t token
         throw bad(path, "has a layer without its parts");
     state.store.set_parts(std::move(parts), sparse);
     state.floor = json.number("floor", 0, tokens);
+    state.prompt_tokens = json.number("prompt_tokens", 0, tokens);
     const auto sums = json.list("sums", state.sums.size(), 0, INT32_MAX);
     for (std::size_t h = 0; h < sums.size(); ++h) {
         if (sums[h] > state.store.slots(static_cast<int>(h)))

@@ -11,9 +11,9 @@
 namespace thimble {
 namespace {
 
-constexpr std::array kDuties = {KvPolicy::kFilter, KvPolicy::kBand,  KvPolicy::kScore,    KvPolicy::kLayers,
-                                KvPolicy::kHeads, KvPolicy::kMerge,    KvPolicy::kChannels,
-                                KvPolicy::kBlocks};
+constexpr std::array kDuties = {KvPolicy::kFilter,   KvPolicy::kBand,  KvPolicy::kScore,
+                                KvPolicy::kLayers,   KvPolicy::kHeads, KvPolicy::kMerge,
+                                KvPolicy::kChannels, KvPolicy::kBlocks};
 
 std::string_view name_of(KvPolicy::Duty duty) {
     switch (duty) {
@@ -48,8 +48,10 @@ void join(KvNeeds& all, const KvNeeds& one) {
     all.repeat_tokens = std::max(all.repeat_tokens, one.repeat_tokens);
     all.window_rows = std::max(all.window_rows, one.window_rows);
     all.block_tokens = std::max(all.block_tokens, one.block_tokens);
-    all.block_floats = std::max(all.block_floats, one.block_floats);
+    all.block_vectors = std::max(all.block_vectors, one.block_vectors);
     all.edit_rows = std::max(all.edit_rows, one.edit_rows);
+    all.edit_vectors = std::max(all.edit_vectors, one.edit_vectors);
+    all.one_set |= one.one_set;
 }
 
 }  // namespace
@@ -83,12 +85,21 @@ KvChain KvChain::parse(std::string_view spec, std::string_view where) {
     if ((duties & kWithScores) != 0 && (duties & KvPolicy::kScore) == 0)
         refuse("'" + std::string(spec) + "' has no link that scores keys",
                "put one before it: snapkv:budget=25%+" + std::string(spec));
+    if ((duties & KvPolicy::kHeads) != 0 && chain.needs_.one_set)
+        refuse("'" + std::string(spec) + "': all heads of a layer keep the same keys",
+               "leave out the link that splits the budget over heads");
+    if ((duties & KvPolicy::kMerge) != 0 && (duties & KvPolicy::kChannels) != 0)
+        refuse("'" + std::string(spec) + "': keys that lost channels cannot be merged",
+               "leave one of the two out");
     if ((duties & KvPolicy::kBand) != 0 && names.size() > 1)
-        refuse("'" + std::string(spec) + "': a band does not go with other links",
-               "use it alone");
+        refuse("'" + std::string(spec) + "': a band does not go with other links", "use it alone");
     if (names.size() > 1 && std::find(names.begin(), names.end(), "full") != names.end())
         refuse("'full' keeps everything and goes with no other link", "leave it out");
     return chain;
+}
+
+void KvChain::check(const ModelInfo& model, std::string_view where) const {
+    for (const auto& link : links_) link->check(model, where);
 }
 
 KvBand KvChain::band(const ModelInfo& model, int layer) const {
@@ -154,8 +165,8 @@ KvEdit KvChain::edit(const KvLayerView& view, const KvScores& scores, std::int64
         } else {
             for (int head = 0; head < heads; ++head) {
                 const auto h = static_cast<std::size_t>(head);
-                edit.heads[h].keep = keep_best(view.positions(head), scores.heads[h], protect,
-                                               view.seen(), tokens);
+                edit.heads[h].keep =
+                    keep_best(view.positions(head), scores.heads[h], protect, view.seen(), tokens);
             }
         }
         if (const KvPolicy* merger = of(KvPolicy::kMerge)) merger->merge(view, scores, edit);

@@ -22,6 +22,8 @@ class KvChain {
         return make_leaf<KvPolicy>(kv_policies(), link, where);
     }
 
+    // Throws Error where a link was made for another model.
+    void check(const ModelInfo& model, std::string_view where) const;
     [[nodiscard]] const KvNeeds& needs() const noexcept { return needs_; }
     [[nodiscard]] KvBand band(const ModelInfo& model, int layer) const;
     // Null where no link has this duty.

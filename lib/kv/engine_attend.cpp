@@ -13,8 +13,7 @@ constexpr std::int64_t kTile = ops::kAttentionTile;
 
 std::span<std::int64_t> take_positions(const Exec& exec, std::int64_t count) {
     const auto n = static_cast<std::size_t>(count);
-    return {reinterpret_cast<std::int64_t*>(
-                exec.host().workspace->take(n * sizeof(std::int64_t))),
+    return {reinterpret_cast<std::int64_t*>(exec.host().workspace->take(n * sizeof(std::int64_t))),
             n};
 }
 
@@ -44,9 +43,10 @@ void KvEngine::attend(const Exec& exec, int layer, View q, View k, View v, View 
     const bool single = !s.current->in_prompt && s.shape.row_by_row(i);
     const std::int64_t start = s.step_first, end = start + q.rows;
     for (std::int64_t first = start; first < end;) {
-        const std::int64_t last = single                  ? first + 1
-                                  : s.shape.plans[i].ring() ? std::min(end, (first / kTile + 1) * kTile)
-                                                          : end;
+        const std::int64_t last = single ? first + 1
+                                  : s.shape.plans[i].ring()
+                                      ? std::min(end, (first / kTile + 1) * kTile)
+                                      : end;
         const std::int64_t row = first - start, count = last - first;
         s.attend_piece(exec, i, first, q.slice_rows(row, count), k.slice_rows(row, count),
                        v.slice_rows(row, count), out.slice_rows(row, count));
@@ -183,8 +183,7 @@ LayerStore::Segments KvEngine::State::choose_blocks(const Exec& exec, std::size_
                                                      : q.row<float>(0)[at];
         }
         std::vector<float> rating(static_cast<std::size_t>(blocks));
-        reader.rate({queries.data(), DType::kF32, group, dim, dim},
-                    state.blocks[static_cast<std::size_t>(head)], rating);
+        reader.rate({queries.data(), DType::kF32, group, dim, dim}, state.blocks_of(head), rating);
         // Blocks stand for slots here, so that one rule ranks both: the newest is always read.
         std::vector<std::int32_t> places(static_cast<std::size_t>(blocks));
         std::iota(places.begin(), places.end(), 0);
@@ -196,9 +195,12 @@ LayerStore::Segments KvEngine::State::choose_blocks(const Exec& exec, std::size_
         for (std::size_t i = 0; i < chosen.size();) {  // runs of neighbours in one piece
             std::size_t next = i + 1;
             while (next < chosen.size() && chosen[next] == chosen[next - 1] + 1) ++next;
-            const std::int64_t begin = chosen[i] * block;
             const std::int64_t end = std::min((chosen[next - 1] + 1) * block, slots);
-            state.store.add_slots(out, head, begin, end - begin);
+            // Tile by tile, so that it does not matter which of them forks share.
+            for (std::int64_t begin = chosen[i] * block, stop = 0; begin < end; begin = stop) {
+                stop = std::min(end, (begin / kTile + 1) * kTile);
+                state.store.add_slots(out, head, begin, stop - begin);
+            }
             i = next;
         }
     }

@@ -27,7 +27,7 @@ void KvEngine::State::edit_layer(const Exec& exec, Sequence& sequence, std::size
                                  std::int64_t seen, std::int64_t tokens) {
     KvEdit edit;
     {
-        const LayerView view(exec, shape.specs[layer], static_cast<int>(layer),
+        const LayerView view(exec, shape.model, shape.specs[layer], static_cast<int>(layer),
                              *sequence.layers[layer], seen, sequence.in_prompt, memory);
         edit = shape.chain.edit(view, shape.chain.score(view), tokens);
     }
@@ -47,8 +47,8 @@ void KvEngine::State::edit_together(const Exec& exec, Sequence& sequence) {
     std::int64_t tokens = 0, heads = 0;
     for (std::size_t i = 0; i < shape.specs.size(); ++i) {
         if (!shape.governs(i)) continue;
-        const LayerView view(exec, shape.specs[i], static_cast<int>(i), *sequence.layers[i],
-                             sequence.tokens, sequence.in_prompt, memory);
+        const LayerView view(exec, shape.model, shape.specs[i], static_cast<int>(i),
+                             *sequence.layers[i], sequence.tokens, sequence.in_prompt, memory);
         Layer layer{i, {}, shape.chain.score(view)};
         for (int head = 0; head < shape.specs[i].shape.kv_heads; ++head) {
             layer.positions.push_back(sequence.layers[i]->store.positions(head));
@@ -65,8 +65,8 @@ void KvEngine::State::edit_together(const Exec& exec, Sequence& sequence) {
     std::nth_element(all.begin(), all.begin() + (kept - 1), all.end(), std::greater<>());
     const float least = all[static_cast<std::size_t>(kept - 1)];
     // Equal scores at the border: as many as there is room for, in the order of layers and heads.
-    std::int64_t ties = kept - std::count_if(all.begin(), all.begin() + kept,
-                                             [&](float x) { return x > least; });
+    std::int64_t ties =
+        kept - std::count_if(all.begin(), all.begin() + kept, [&](float x) { return x > least; });
     for (const Layer& layer : layers) {
         KvEdit edit;
         for (std::size_t head = 0; head < layer.positions.size(); ++head) {
@@ -184,7 +184,10 @@ void KvEngine::end_layers(SeqId seq, std::int64_t prompt_tokens) {
     State::Sequence& sequence = state_->at(seq);
     if (prompt_tokens > 0) sequence.tokens = prompt_tokens;
     sequence.in_prompt = false;
-    for (const auto& layer : sequence.layers) layer->end_prompt();
+    for (const auto& layer : sequence.layers) {
+        layer->end_prompt();
+        layer->prompt_tokens = sequence.tokens;
+    }
 }
 
 }  // namespace thimble

@@ -49,6 +49,7 @@ KvShape::KvShape(std::vector<AttentionSpec> layers, const KvOptions& options,
     check_chain(chain, options, placement);
     for (const AttentionSpec& spec : specs) model.layers.push_back(spec.shape);
     model.context_tokens = options.context_tokens;
+    chain.check(model, "--kv-policy");
     for (std::size_t i = 0; i < specs.size(); ++i) {
         const AttentionLayer& shape = specs[i].shape;
         const KvBand band = shape.window > 0 ? KvBand{.window = shape.window}
@@ -95,16 +96,16 @@ Edited edited_bytes(const KvShape& shape, std::size_t layer, const KvLoad& load,
     out.after = plan.sparse_bytes(slots, bias) +
                 LayerStatistics::list_bytes(needs, attention, slots, false);
     // Heads of unequal length begin pages of their own, and so do narrowed keys.
-    if (shape.chain.of(KvPolicy::kHeads) != nullptr || shape.chain.of(KvPolicy::kChannels) != nullptr ||
-        needs.waits_for_layers)
+    if (shape.chain.of(KvPolicy::kHeads) != nullptr ||
+        shape.chain.of(KvPolicy::kChannels) != nullptr || needs.waits_for_layers)
         out.after += kv_heads * (4 * LaneMemory::committed_lane_bytes(1, plan.page) + 512);
     const std::uint64_t row = static_cast<std::uint64_t>(load.prompt) * sizeof(float);
-    // Positions, twice while they are looked at; scores; the window's logits; keys and values copied
-    // when channels go.
+    // Positions, twice while they are looked at; scores; the window's logits; keys and values
+    // copied when channels go.
     const std::uint64_t scratch =
         row * (3 * kv_heads + static_cast<std::uint64_t>(
-                                 needs.edit_rows + needs.window_rows * attention.heads /
-                                                       attention.kv_heads)) +
+                                  needs.edit_rows + needs.edit_vectors * attention.head_dim +
+                                  needs.window_rows * attention.heads / attention.kv_heads)) +
         static_cast<std::uint64_t>(needs.window_rows * attention.heads * attention.head_dim) *
             sizeof(float) +
         (shape.chain.of(KvPolicy::kChannels) != nullptr ? plan.sparse_bytes(of_prompt, bias) : 0);

@@ -2,8 +2,10 @@
 #include "kv/layer_state.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
+#include "core/checked.h"
 #include "kv/slot_list.h"
 
 namespace thimble {
@@ -29,18 +31,36 @@ void copy_floats(const View& x, std::int64_t row, std::int64_t first, std::int64
 
 LayerState::LayerState(const LayerPlan& plan, std::pmr::memory_resource& memory)
     : store(plan, memory), window(&memory), query_sum(&memory), query_products(&memory) {
-    for (int head = 0; head < plan.kv_heads; ++head) {
-        sums.emplace_back(&memory);
-        blocks.emplace_back(&memory);
-    }
+    for (int head = 0; head < plan.kv_heads; ++head) sums.emplace_back(&memory);
 }
 
 std::uint64_t LayerState::list_bytes() const noexcept {
     std::uint64_t sum = window.capacity() * sizeof(float) +
-                        (query_sum.capacity() + query_products.capacity()) * sizeof(double);
+                        (query_sum.capacity() + query_products.capacity()) * sizeof(double) +
+                        blocks.committed_bytes();
     for (const auto& head : sums) sum += head.capacity() * sizeof(float);
-    for (const auto& head : blocks) sum += head.capacity() * sizeof(float);
     return sum;
+}
+
+std::span<const float> LayerState::blocks_of(int head) const noexcept {
+    return {reinterpret_cast<const float*>(blocks.lane(head)),
+            static_cast<std::size_t>(ceil_div(store.slots(head), block_tokens) * block_floats)};
+}
+
+void LayerState::fit_blocks(const KvNeeds& needs) {
+    const LayerPlan& plan = store.plan();
+    if (blocks.data() == nullptr) {
+        block_tokens = needs.block_tokens, block_floats = needs.block_vectors * plan.head_dim;
+        const std::int64_t most = ceil_div(plan.all_slots(), block_tokens) * block_floats;
+        blocks = LaneMemory(plan.kv_heads, static_cast<std::size_t>(most) * sizeof(float));
+    }
+    fit_blocks();
+}
+
+void LayerState::fit_blocks() {
+    if (block_tokens == 0) return;
+    for (int head = 0; head < store.plan().kv_heads; ++head)
+        blocks.resize(head, blocks_of(head).size_bytes());
 }
 
 void LayerState::begin_prompt() { end_prompt(); }
@@ -62,9 +82,10 @@ void LayerState::cut(std::int64_t tokens) {
         if (list.size() > slots) list.resize(slots);
         make_room(list, list.size());
     }
+    fit_blocks();
+    prompt_tokens = std::min(prompt_tokens, tokens);
     if (tokens != 0) return;
     end_prompt();
-    for (auto& head : blocks) head.clear(), head.shrink_to_fit();
     floor = 0;
 }
 
@@ -75,13 +96,19 @@ std::unique_ptr<LayerState> LayerState::fork() {
     for (std::size_t head = 0; head < sums.size(); ++head) {
         make_room(other->sums[head], sums[head].size());
         other->sums[head].assign(sums[head].begin(), sums[head].end());
-        other->blocks[head].assign(blocks[head].begin(), blocks[head].end());
     }
     other->window.assign(window.begin(), window.end());
     other->query_sum.assign(query_sum.begin(), query_sum.end());
     other->query_products.assign(query_products.begin(), query_products.end());
+    if (block_tokens > 0) {
+        other->fit_blocks(
+            {.block_tokens = block_tokens, .block_vectors = block_floats / store.plan().head_dim});
+        for (int head = 0; head < store.plan().kv_heads; ++head)
+            std::memcpy(other->blocks.lane(head), blocks.lane(head), blocks_of(head).size_bytes());
+    }
     other->window_rows = window_rows, other->window_next = window_next;
-    other->query_count = query_count, other->floor = floor;
+    other->query_count = query_count;
+    other->prompt_tokens = prompt_tokens, other->floor = floor;
     return other;
 }
 
@@ -106,7 +133,8 @@ void LayerStatistics::note_raw(const Exec& exec, LayerState& state, std::int64_t
                     const double x = static_cast<double>(row[static_cast<std::size_t>(i)]);
                     sum[i] += x;
                     for (std::int64_t j = 0; j < dim; ++j)
-                        products[i * dim + j] += x * static_cast<double>(row[static_cast<std::size_t>(j)]);
+                        products[i * dim + j] +=
+                            x * static_cast<double>(row[static_cast<std::size_t>(j)]);
                 }
             }
         }
@@ -160,6 +188,7 @@ void LayerStatistics::note_rows(const Exec& exec, LayerState& state, const ops::
                                 .keys = keys,
                                 .logits = logits,
                                 .prompt = phase.prompt,
+                                .prompt_tokens = state.prompt_tokens,
                                 .repeat_first = phase.repeat_first,
                                 .repeat_end = phase.repeat_end,
                                 .repeat_prompt = phase.repeat_prompt},
@@ -172,20 +201,19 @@ void LayerStatistics::describe_blocks(const Exec& exec, LayerState& state,
                                       std::int64_t first_slot) const {
     const KvPolicy* reader = chain_.of(KvPolicy::kBlocks);
     if (reader == nullptr) return;
-    const std::int64_t block = chain_.needs().block_tokens, dim = spec_.shape.head_dim;
-    const auto floats = static_cast<std::size_t>(chain_.needs().block_floats);
+    const std::int64_t known = state.blocks.data() == nullptr ? 0 : first_slot;
+    state.fit_blocks(chain_.needs());
+    const std::int64_t block = state.block_tokens, dim = spec_.shape.head_dim;
     exec.team->run(spec_.shape.kv_heads, 1, [&](std::int64_t begin, std::int64_t end) {
         std::vector<float> memory(static_cast<std::size_t>(block * dim));
         for (std::int64_t head = begin; head < end; ++head) {
             const std::int64_t slots = state.store.slots(static_cast<int>(head));
-            auto& list = state.blocks[static_cast<std::size_t>(head)];
-            const std::int64_t known = list.empty() ? 0 : first_slot;
-            list.resize(static_cast<std::size_t>((slots + block - 1) / block) * floats);
+            auto* list = reinterpret_cast<float*>(state.blocks.lane(static_cast<int>(head)));
             for (std::int64_t b = known / block; b * block < slots; ++b) {
                 const std::int64_t count = std::min(block, slots - b * block);
                 const View keys = {memory.data(), DType::kF32, count, dim, dim};
                 state.store.read(exec, true, static_cast<int>(head), b * block, keys);
-                reader->describe(keys, list.data() + static_cast<std::size_t>(b) * floats);
+                reader->describe(keys, list + b * state.block_floats);
             }
         }
     });
@@ -209,7 +237,8 @@ std::uint64_t LayerStatistics::list_bytes(const KvNeeds& needs, const AttentionL
         bytes += kv_heads * static_cast<std::uint64_t>(slot_list_room(slots)) * sizeof(float);
     if (needs.block_tokens > 0) {
         const std::int64_t blocks = (slots + needs.block_tokens - 1) / needs.block_tokens;
-        bytes += kv_heads * static_cast<std::uint64_t>(blocks * needs.block_floats) * sizeof(float);
+        const auto vectors = static_cast<std::size_t>(blocks * needs.block_vectors);
+        bytes += kv_heads * LaneMemory::committed_lane_bytes(vectors * dim * sizeof(float));
     }
     if (!in_prompt) return bytes;
     bytes += static_cast<std::uint64_t>(needs.window_rows) * heads * dim * sizeof(float);
@@ -217,9 +246,11 @@ std::uint64_t LayerStatistics::list_bytes(const KvNeeds& needs, const AttentionL
     return bytes;
 }
 
-LayerView::LayerView(const Exec& exec, const AttentionSpec& spec, int layer, LayerState& state,
-                     std::int64_t seen, bool prompt, std::pmr::memory_resource& memory)
+LayerView::LayerView(const Exec& exec, const ModelInfo& model, const AttentionSpec& spec, int layer,
+                     LayerState& state, std::int64_t seen, bool prompt,
+                     std::pmr::memory_resource& memory)
     : exec_(exec),
+      model_(model),
       spec_(spec),
       layer_(layer),
       state_(state),

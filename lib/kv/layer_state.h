@@ -12,23 +12,31 @@ struct LayerState {
     LayerState(const LayerPlan& plan, std::pmr::memory_resource& memory);
 
     LayerStore store;
-    std::vector<std::pmr::vector<float>> sums;    // of each head's slots
-    std::vector<std::pmr::vector<float>> blocks;  // descriptions of each head's blocks
+    std::vector<std::pmr::vector<float>> sums;  // of each head's slots
+    LaneMemory blocks;                          // descriptions of each head's blocks
+    std::int64_t block_tokens = 0, block_floats = 0;
     // Last queries of the prompt, rotated: a ring of rows of [heads * head_dim].
     std::pmr::vector<float> window;
     std::int64_t window_rows = 0, window_next = 0;  // rows that it holds; the row written next
     // Of queries before rotation: sum [heads, dim] and sum of products [heads, dim, dim].
     std::pmr::vector<double> query_sum, query_products;
     std::int64_t query_count = 0;
-    std::int64_t floor = 0;  // tokens seen when slots went last: no way back behind that
+    std::int64_t prompt_tokens = 0;  // when the last prompt ended
+    std::int64_t floor = 0;          // tokens seen when slots went last: no way back behind that
 
+    [[nodiscard]] std::span<const float> blocks_of(int head) const noexcept;
     // Besides keys and values.
     [[nodiscard]] std::uint64_t list_bytes() const noexcept;
     // A new prompt begins: what an earlier one left for its edit is forgotten.
     void begin_prompt();
     void end_prompt();  // gives back what only the edit needed
     void cut(std::int64_t tokens);
+    // Makes the memory of `blocks` what the slots need; what is known of blocks stays.
+    void fit_blocks(const KvNeeds& needs);
     [[nodiscard]] std::unique_ptr<LayerState> fork();
+
+  private:
+    void fit_blocks();
 };
 
 // How attend() tells a LayerState what it sees.
@@ -65,9 +73,10 @@ class LayerStatistics {
 // What an edit sees.
 class LayerView final : public KvLayerView {
   public:
-    LayerView(const Exec& exec, const AttentionSpec& spec, int layer, LayerState& state,
-              std::int64_t seen, bool prompt, std::pmr::memory_resource& memory);
+    LayerView(const Exec& exec, const ModelInfo& model, const AttentionSpec& spec, int layer,
+              LayerState& state, std::int64_t seen, bool prompt, std::pmr::memory_resource& memory);
     [[nodiscard]] const Exec& exec() const override { return exec_; }
+    [[nodiscard]] const ModelInfo& model() const override { return model_; }
     [[nodiscard]] const AttentionLayer& shape() const override { return spec_.shape; }
     [[nodiscard]] const ops::Rope& rope() const override { return spec_.rope; }
     [[nodiscard]] double scale() const override { return spec_.scale; }
@@ -91,6 +100,7 @@ class LayerView final : public KvLayerView {
     [[nodiscard]] View rows_of(bool keys, int kv_head, std::pmr::vector<float>& memory) const;
 
     const Exec& exec_;
+    const ModelInfo& model_;
     const AttentionSpec& spec_;
     int layer_;
     LayerState& state_;

@@ -2,6 +2,7 @@
 #include "kv/layer_store.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <string>
@@ -548,9 +549,12 @@ void LayerStore::merge(const Exec& exec, int kv_head, const KvMerge& merge) {
             bias.resize(positions.size());
         }
     }
-    own()
-        .bias[static_cast<std::size_t>(kv_head)][static_cast<std::size_t>(merge.into - own_first)] =
-        merge.bias;
+    auto& bias = own().bias[static_cast<std::size_t>(kv_head)];
+    double mass = 0;  // of members that stand for several tokens already
+    for (const std::int32_t slot : merge.slots)
+        mass += std::exp(static_cast<double>(bias[static_cast<std::size_t>(slot - own_first)]));
+    bias[static_cast<std::size_t>(merge.into - own_first)] =
+        merge.bias + static_cast<float>(std::log(mass / static_cast<double>(merge.slots.size())));
 }
 
 namespace {

@@ -53,19 +53,21 @@ class KvBudget {
 // What a policy asks of the engine.
 struct KvNeeds {
     PositionMode positions = PositionMode::kOriginal;
-    bool edits_prompt = false;      // drops, merges or narrows slots when a prompt ends
-    bool edits_decode = false;      // and after each token that follows
-    bool waits_for_layers = false;  // edits only when all layers have seen the prompt
-    bool prompt_sums = false;       // accumulate() sees every row of a prompt
-    bool decode_sums = false;       // and every later row
-    bool moments = false;           // of queries before rotation
+    bool edits_prompt = false;       // drops, merges or narrows slots when a prompt ends
+    bool edits_decode = false;       // and after each token that follows
+    bool waits_for_layers = false;   // edits only when all layers have seen the prompt
+    bool prompt_sums = false;        // accumulate() sees every row of a prompt
+    bool decode_sums = false;        // and every later row
+    bool moments = false;            // of queries before rotation
     std::int64_t repeat_tokens = 0;  // has the model repeat its prompt, so many tokens at a time,
                                      // and sees these rows in accumulate()
-    std::int64_t window_rows = 0;   // last queries of a prompt that an edit may ask for
-    std::int64_t block_tokens = 0;  // reads blocks of so many slots
-    std::int64_t block_floats = 0;  // numbers that describe a block
-    std::int64_t edit_rows = 3;     // rows of [slots] floats that an edit holds at most, besides
-                                    // scores and the window's logits
+    std::int64_t window_rows = 0;    // last queries of a prompt that an edit may ask for
+    std::int64_t block_tokens = 0;   // reads blocks of so many slots
+    std::int64_t block_vectors = 0;  // vectors of head_dim floats that describe a block
+    // What an edit holds at most, besides scores and the window's logits: rows of [slots] floats,
+    // and arrays of [slots, head_dim].
+    std::int64_t edit_rows = 3, edit_vectors = 0;
+    bool one_set = false;  // all heads of a layer keep the same slots
 };
 
 // Which keys a query reads once sinks + window tokens precede or equal it: the first `sinks` and
@@ -85,6 +87,7 @@ struct KvRows {
     std::span<const std::int32_t> keys;       // positions of the slots, [n]
     View logits;  // [T * group, n] F32, row token * group + head; may be overwritten
     bool prompt = false;
+    std::int64_t prompt_tokens = 0;  // after it: tokens of the sequence when its prompt ended
     // While a prompt is repeated: the places [first, end) that the model is to repeat now, and the
     // tokens of the prompt; else end is 0.
     std::int64_t repeat_first = 0, repeat_end = 0, repeat_prompt = 0;
@@ -101,6 +104,7 @@ class KvLayerView {
   public:
     virtual ~KvLayerView() = default;
     [[nodiscard]] virtual const Exec& exec() const = 0;
+    [[nodiscard]] virtual const ModelInfo& model() const = 0;
     [[nodiscard]] virtual const AttentionLayer& shape() const = 0;
     [[nodiscard]] virtual const ops::Rope& rope() const = 0;
     [[nodiscard]] virtual double scale() const = 0;
@@ -137,7 +141,7 @@ struct KvMerge {
     std::int32_t into = 0;
     std::vector<std::int32_t> slots;
     std::vector<float> key_weights, value_weights;  // of each
-    float bias = 0;                                 // added to its logits from now on
+    float bias = 0;  // added to its logits from now on, on top of what its members had on average
 };
 struct KvHeadEdit {
     std::vector<std::int32_t> keep;  // slots, ascending
@@ -164,6 +168,8 @@ class KvPolicy {
   public:
     virtual ~KvPolicy() = default;
     [[nodiscard]] virtual KvNeeds needs() const = 0;
+    // Throws Error where the policy was made for another model.
+    virtual void check(const ModelInfo& /*model*/, std::string_view /*where*/) const {}
     [[nodiscard]] virtual KvBand band(const ModelInfo& /*model*/, int /*layer*/) const {
         return {};
     }
@@ -194,13 +200,17 @@ class KvPolicy {
 
     // kLayers: splits the budget over layers.
     virtual void plan_layers(KvLayerBudgets& /*budgets*/) const {}
-    // kHeads: which slots each head keeps when the layer keeps `tokens` a head on average.
+    // kHeads: which slots each head keeps when the layer keeps `tokens` a head on average; a link
+    // that merges, too, may say so at once.
     virtual void choose(const KvLayerView& /*view*/, const KvScores& /*scores*/,
                         Protected /*protect*/, std::int64_t /*tokens*/, KvEdit& /*edit*/) const {}
     // kMerge: what becomes of slots that are not kept.
     virtual void merge(const KvLayerView& /*view*/, const KvScores& /*scores*/,
                        KvEdit& /*edit*/) const {}
-    // kChannels: sets edit.channels from the slots that are kept.
+    // kChannels: sets edit.channels from the slots that are kept: so many of a head.
+    [[nodiscard]] virtual std::int64_t key_channels(std::int64_t head_dim) const {
+        return head_dim;
+    }
     virtual void narrow(const KvLayerView& /*view*/, KvEdit& /*edit*/) const {}
 
     // kFilter: before anything else a pass over the prompt up to and including `filter_layer` rates
@@ -209,8 +219,8 @@ class KvPolicy {
     [[nodiscard]] virtual const KvBudget* filter_budget() const { return nullptr; }
     virtual void rate_prompt(const KvLayerView& /*view*/, std::span<float> /*out*/) const {}
 
-    // kBlocks: describes keys [count, dim] of one block in block_floats numbers; and rates blocks
-    // (described one after the other) for the queries [group, dim] of one token.
+    // kBlocks: describes keys [count, dim] of one block in block_vectors * dim numbers; and rates
+    // blocks (described one after the other) for the queries [group, dim] of one token.
     virtual void describe(View /*keys*/, float* /*out*/) const {}
     virtual void rate(View /*queries*/, std::span<const float> /*blocks*/,
                       std::span<float> /*out*/) const {}

@@ -5,6 +5,8 @@
 #include <limits>
 #include <numeric>
 
+#include "core/error.h"
+
 namespace thimble {
 
 void add_probabilities(const Exec& exec, View logits, std::int64_t group, std::span<float> sums) {
@@ -21,6 +23,13 @@ void add_probabilities(const Exec& exec, View logits, std::int64_t group, std::s
                 sums[static_cast<std::size_t>(i)] += share * p[i];
         }
     });
+}
+
+void score_by_sums(const KvLayerView& view, KvScores& scores) {
+    for (int head = 0; head < view.shape().kv_heads; ++head) {
+        const auto sums = view.sums(head);
+        scores.heads[static_cast<std::size_t>(head)].assign(sums.begin(), sums.end());
+    }
 }
 
 std::vector<std::int32_t> by_position(std::span<const std::int32_t> positions) {
@@ -49,31 +58,67 @@ void pool(std::span<float> values, std::int64_t width, Pooling how,
     }
 }
 
-void score_by_window(const KvLayerView& view, std::int64_t rows, std::int64_t pool_width,
-                     Pooling how, KvScores& scores) {
+void WindowScoring::visit(OptionVisitor& v) {
+    v.option({.name = "window",
+              .help = "last tokens of the prompt, whose queries score; always kept",
+              .least = 1,
+              .most = 4096},
+             window);
+    v.option({.name = "kernel",
+              .help = "neighbouring tokens whose scores are pooled, an odd number",
+              .least = 1,
+              .most = 1023},
+             kernel);
+    v.option({.name = "pooling", .help = "how scores are pooled", .choices = {"mean", "max"}},
+             pooling);
+}
+
+void WindowScoring::check(std::string_view policy, std::string_view where) const {
+    if (kernel % 2 == 1) return;
+    throw Error(Exit::kUsage, std::string(where), std::string(policy) + ": kernel must be odd");
+}
+
+void visit_kv_budget(OptionVisitor& v, std::string& budget) {
+    v.option({.name = "budget",
+              .help = "kept of a head and layer: tokens, 25% of those seen, or 64MiB in all",
+              .value = "SIZE"},
+             budget);
+}
+
+void for_window_heads(const KvLayerView& view, int kv_head, std::int64_t rows,
+                      std::int64_t pool_width, Pooling how, const WindowHead& fn) {
     const std::int64_t group = view.shape().heads / view.shape().kv_heads;
-    for (int head = 0; head < view.shape().kv_heads; ++head) {
-        const auto positions = view.positions(head);
-        auto& out = scores.heads[static_cast<std::size_t>(head)];
-        std::pmr::vector<float> memory(&view.memory());
-        const View logits = view.window_logits(head, rows, memory);
-        const std::int64_t window = logits.rows / group;
-        ops::softmax_rows(view.exec(), logits, {});
-        std::vector<std::int32_t> order = by_position(positions);
-        std::erase_if(order, [&](std::int32_t slot) {
-            return positions[static_cast<std::size_t>(slot)] >= view.seen() - window;
-        });
-        std::pmr::vector<float> sums(order.size(), &view.memory());
-        for (std::int64_t g = 0; g < group; ++g) {
-            std::fill(sums.begin(), sums.end(), 0.0f);
-            for (std::int64_t r = g; r < logits.rows; r += group) {
-                const float* p = logits.row<float>(r);
-                for (std::size_t i = 0; i < order.size(); ++i) sums[i] += p[order[i]];
-            }
-            pool(sums, pool_width, how, view.memory());
-            for (std::size_t i = 0; i < order.size(); ++i)
-                out[static_cast<std::size_t>(order[i])] += sums[i] / static_cast<float>(group);
+    const auto positions = view.positions(kv_head);
+    std::pmr::vector<float> memory(&view.memory());
+    const View logits = view.window_logits(kv_head, rows, memory);
+    const std::int64_t window = logits.rows / group;
+    ops::softmax_rows(view.exec(), logits, {});
+    std::vector<std::int32_t> order = by_position(positions);
+    std::erase_if(order, [&](std::int32_t slot) {
+        return positions[static_cast<std::size_t>(slot)] >= view.seen() - window;
+    });
+    std::pmr::vector<float> sums(order.size(), &view.memory());
+    for (std::int64_t g = 0; g < group; ++g) {
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        for (std::int64_t r = g; r < logits.rows; r += group) {
+            const float* p = logits.row<float>(r);
+            for (std::size_t i = 0; i < order.size(); ++i) sums[i] += p[order[i]];
         }
+        pool(sums, pool_width, how, view.memory());
+        fn(g, order, sums);
+    }
+}
+
+void score_by_window(const KvLayerView& view, const WindowScoring& options, KvScores& scores) {
+    const auto group = static_cast<float>(view.shape().heads / view.shape().kv_heads);
+    for (int head = 0; head < view.shape().kv_heads; ++head) {
+        auto& out = scores.heads[static_cast<std::size_t>(head)];
+        for_window_heads(
+            view, head, options.window, options.kernel, options.how(),
+            [&](std::int64_t, std::span<const std::int32_t> order, std::span<const float> sums) {
+                for (std::size_t i = 0; i < order.size(); ++i)
+                    out[static_cast<std::size_t>(order[i])] += sums[i] / group;
+            });
     }
 }
 

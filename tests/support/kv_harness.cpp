@@ -11,19 +11,6 @@
 namespace thimble::test {
 namespace {
 
-void rotate(const ops::Rope& rope, double position, double* head) {
-    for (int i = 0; i < rope.dims / 2; ++i) {
-        const double angle =
-            position * rope.frequency_scale * std::pow(rope.base, -2.0 * i / rope.dims);
-        const bool halves = rope.style == ops::RopeStyle::kHalves;
-        double& a = head[halves ? i : 2 * i];
-        double& b = head[halves ? i + rope.dims / 2 : 2 * i + 1];
-        const double x = a, y = b;
-        a = x * std::cos(angle) - y * std::sin(angle);
-        b = x * std::sin(angle) + y * std::cos(angle);
-    }
-}
-
 struct OptionNames final : OptionVisitor {
     std::vector<std::string> names;
     void option(const OptionInfo& info, bool&) override { names.emplace_back(info.name); }
@@ -37,6 +24,19 @@ struct OptionNames final : OptionVisitor {
 };
 
 }  // namespace
+
+void rotate_in_double(const ops::Rope& rope, double position, double* head) {
+    for (int i = 0; i < rope.dims / 2; ++i) {
+        const double angle =
+            position * rope.frequency_scale * std::pow(rope.base, -2.0 * i / rope.dims);
+        const bool halves = rope.style == ops::RopeStyle::kHalves;
+        double& a = head[halves ? i : 2 * i];
+        double& b = head[halves ? i + rope.dims / 2 : 2 * i + 1];
+        const double x = a, y = b;
+        a = x * std::cos(angle) - y * std::sin(angle);
+        b = x * std::sin(angle) + y * std::cos(angle);
+    }
+}
 
 std::vector<AttentionSpec> kv_layers(std::int64_t window) {
     AttentionSpec global;
@@ -228,14 +228,14 @@ std::vector<double> attend_in_double(const AttentionSpec& spec, std::uint64_t se
                    kv_at = static_cast<std::ptrdiff_t>(kv * dim);
         const Visible& visible = of_heads[static_cast<std::size_t>(kv)];
         std::vector<double> q(raw.begin() + at, raw.begin() + at + dim);
-        rotate(spec.rope, static_cast<double>(visible.query_position), q.data());
+        rotate_in_double(spec.rope, static_cast<double>(visible.query_position), q.data());
         std::vector<double> score;
         std::vector<std::vector<double>> values;
         for (std::size_t j = 0; j < visible.keys.size(); ++j) {
             const auto all_keys =
                 kv_input(seed, layer, visible.keys[j], KvInput::kKey, shape.kv_heads, dim);
             std::vector<double> key(all_keys.begin() + kv_at, all_keys.begin() + kv_at + dim);
-            rotate(spec.rope, static_cast<double>(visible.positions[j]), key.data());
+            rotate_in_double(spec.rope, static_cast<double>(visible.positions[j]), key.data());
             double dot = 0;
             for (std::size_t d = 0; d < key.size(); ++d) dot += q[d] * key[d];
             const double x = dot * spec.scale;

@@ -70,6 +70,8 @@ enum class KvInput : std::uint32_t { kQuery, kKey, kValue };
 std::vector<double> kv_input(std::uint64_t seed, std::size_t layer, std::int64_t position,
                              KvInput what, int heads, int head_dim);
 
+void rotate_in_double(const ops::Rope& rope, double position, double* head);
+
 // Which keys a query at `position` reads and where they and it stand.
 struct Visible {
     std::vector<std::int64_t> keys, positions;

@@ -17,10 +17,7 @@ class H2oPolicy final : public KvPolicy {
         std::string budget = "20%";
         double recent = 0.5;
         void visit(OptionVisitor& v) {
-            v.option({.name = "budget",
-                      .help = "kept of a head and layer: tokens, 25% of those seen, or 64MiB in all",
-                      .value = "SIZE"},
-                     budget);
+            visit_kv_budget(v, budget);
             v.option({.name = "recent",
                       .help = "share of the budget for the most recent tokens",
                       .least = 0,
@@ -33,7 +30,8 @@ class H2oPolicy final : public KvPolicy {
         : options_(options), budget_(KvBudget::parse(options.budget, where)) {}
 
     [[nodiscard]] KvNeeds needs() const override {
-        return {.edits_prompt = true, .edits_decode = true, .prompt_sums = true, .decode_sums = true};
+        return {
+            .edits_prompt = true, .edits_decode = true, .prompt_sums = true, .decode_sums = true};
     }
     [[nodiscard]] unsigned duties() const override { return kScore; }
     [[nodiscard]] const KvBudget* budget() const override { return &budget_; }
@@ -43,12 +41,7 @@ class H2oPolicy final : public KvPolicy {
     void accumulate(const Exec& exec, const KvRows& rows, std::span<float> sums) const override {
         add_probabilities(exec, rows.logits, rows.group, sums);
     }
-    void score(const KvLayerView& view, KvScores& out) const override {
-        for (int head = 0; head < view.shape().kv_heads; ++head) {
-            const auto sums = view.sums(head);
-            out.heads[static_cast<std::size_t>(head)].assign(sums.begin(), sums.end());
-        }
-    }
+    void score(const KvLayerView& view, KvScores& out) const override { score_by_sums(view, out); }
 
   private:
     Options options_;

@@ -16,51 +16,32 @@ class SnapKvPolicy final : public KvPolicy {
         "at the end of the prompt keeps what its last tokens attend to";
     struct Options {
         std::string budget = "50%";
-        std::int64_t window = 32;
-        std::int64_t kernel = 5;
-        std::string pooling = "mean";
-
+        WindowScoring scoring;
         void visit(OptionVisitor& v) {
-            v.option({.name = "budget",
-                      .help = "kept of a head and layer: tokens, 25% of those seen, or 64MiB in all",
-                      .value = "SIZE"},
-                     budget);
-            v.option({.name = "window",
-                      .help = "last tokens of the prompt, whose queries score; always kept",
-                      .least = 1,
-                      .most = 4096},
-                     window);
-            v.option({.name = "kernel",
-                      .help = "neighbouring tokens whose scores are pooled, an odd number",
-                      .least = 1,
-                      .most = 1023},
-                     kernel);
-            v.option({.name = "pooling", .help = "how scores are pooled", .choices = {"mean", "max"}},
-                     pooling);
+            visit_kv_budget(v, budget);
+            scoring.visit(v);
         }
     };
 
     SnapKvPolicy(const Options& options, std::string_view where)
-        : options_(options), budget_(KvBudget::parse(options.budget, where)) {
-        if (options.kernel % 2 == 1) return;
-        throw Error(Exit::kUsage, std::string(where), "snapkv: kernel must be odd");
+        : scoring_(options.scoring), budget_(KvBudget::parse(options.budget, where)) {
+        scoring_.check(kName, where);
     }
 
     [[nodiscard]] KvNeeds needs() const override {
-        return {.edits_prompt = true, .window_rows = options_.window};
+        return {.edits_prompt = true, .window_rows = scoring_.window};
     }
     [[nodiscard]] unsigned duties() const override { return kScore; }
     [[nodiscard]] const KvBudget* budget() const override { return &budget_; }
     [[nodiscard]] Protected protects(std::int64_t) const override {
-        return {.recent = options_.window};
+        return {.recent = scoring_.window};
     }
     void score(const KvLayerView& view, KvScores& out) const override {
-        score_by_window(view, options_.window, options_.kernel,
-                        options_.pooling == "max" ? Pooling::kMax : Pooling::kMean, out);
+        score_by_window(view, scoring_, out);
     }
 
   private:
-    Options options_;
+    WindowScoring scoring_;
     KvBudget budget_;
 };
 
