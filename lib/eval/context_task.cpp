@@ -10,6 +10,7 @@
 #include "eval/facts.h"
 #include "io/lines.h"
 #include "io/sha256.h"
+#include "kv/chain.h"
 
 namespace thimble::eval {
 namespace {
@@ -48,10 +49,12 @@ class ContextTask final : public Task {
         std::vector<Turn> turns;
     };
     [[nodiscard]] bool multi_turn() const { return options_.common.mode == "multi-turn"; }
-    // The cache's tokens, those of the sequence that answers, and of the turns in between.
+    [[nodiscard]] bool forks() const { return setting_->runner.device != Device::kCuda; }
+    // The cache's tokens, and those of the sequence that answers.
     [[nodiscard]] std::uint64_t copies_bytes() const {
-        return 3 * static_cast<std::uint64_t>(longest_) * sizeof(Token);
+        return 2 * static_cast<std::uint64_t>(longest_) * sizeof(Token);
     }
+    [[nodiscard]] std::uint64_t branch_bytes() const;
     void take(const ContextItem& item, const std::string& where);
     void check_length(const Item& item, const std::string& where);
     [[nodiscard]] bool answer(const Turn& turn, const TaskRun& run, std::string& text,
@@ -65,10 +68,9 @@ class ContextTask final : public Task {
     std::string sha256_;
     ContextFigures figures_;
     Charge charge_{Tier::kRam, Purpose::kIo, 0};
-    std::int64_t longest_ = 0;
+    std::int64_t longest_ = 0, longest_branch_ = 0;  // tokens
     double fed_tokens_ = 0;
     std::uint64_t scratch_bytes_ = 0;  // of scoring
-    std::vector<Token> carried_;       // of the turns so far, not yet in the cache
     std::optional<ContextCache> cache_;
     std::optional<Generator> generator_;
 };
@@ -139,7 +141,8 @@ void ContextTask::check_length(const Item& item, const std::string& where) {
                             std::to_string(most));
         }
         longest_ = std::max(longest_, end);
-        fed_tokens_ += static_cast<double>(end - held);
+        longest_branch_ = std::max(longest_branch_, end - held);
+        fed_tokens_ += static_cast<double>(end - held + (multi_turn() ? question : 0));
         if (multi_turn()) held += question;
     }
 }
@@ -148,40 +151,47 @@ void ContextTask::add_to_plan(Plan& plan) const {
     plan.at(Tier::kRam, Purpose::kIo) +=
         charge_.bytes() + copies_bytes() + (options_.file.empty() ? 0 : line_reader_bytes());
     plan.at(Tier::kRam, Purpose::kOther) += scratch_bytes_;
+    if (forks()) plan.at(Tier::kRam, Purpose::kKv) += branch_bytes();
     SamplerOptions greedy;
     greedy.temperature = 0;
     plan.at(Tier::kRam, Purpose::kLogits) += Sampler::bytes(greedy, setting_->spec->vocab);
+}
+
+// What a branch holds besides the tiles that it shares: its own tokens' and the two that they begin
+// in; where the policy drops keys, or a window turns over, perhaps nothing is shared.
+std::uint64_t ContextTask::branch_bytes() const {
+    KvOptions kv = setting_->runner.kv;
+    kv.context_tokens = longest_;
+    const bool edits = KvChain::parse(kv.policy, "--kv-policy").edits();
+    const std::int64_t own = std::min(longest_branch_ + 2 * ops::kAttentionTile, longest_);
+    return KvEngine::predict_bytes(setting_->spec->attention, kv, edits ? longest_ : own,
+                                   setting_->runner.device);
 }
 
 void ContextTask::load() {
     if (!options_.file.empty()) sha256_ = sha256_of_file(options_.file);
 }
 
-// Feeds a turn's question to the cache and generates the answer. In multi-turn mode the cache keeps
-// the question but for its last token, whose logits are the answer's first.
+// Generates the answer on a branch of the cache, which in multi-turn mode keeps the question.
 bool ContextTask::answer(const Turn& turn, const TaskRun& run, std::string& text,
                          StopReason& reason) {
     const auto go_on = [&] { return !run.interrupted || !run.interrupted(); };
-    std::vector<Token> prompt = turn.tokens.question;
-    if (multi_turn()) {
-        carried_.insert(carried_.end(), prompt.begin(), prompt.end());
-        const auto all_but_last = std::span(carried_).first(carried_.size() - 1);
-        if (!cache_->extend(all_but_last, go_on)) return false;
-        prompt = carried_ = {carried_.back()};
-    }
     if (!cache_->branch(go_on)) return false;
     GenerateHooks hooks;
     hooks.text = [&](std::string_view piece) { text += piece; };
     hooks.interrupted = run.interrupted;
     std::vector<Token> held = cache_->tokens();
-    reason = generator_->generate(cache_->sequence(), held, prompt, turn.tokens.most_tokens, hooks)
-                 .reason;
-    return reason != StopReason::kInterrupted;
+    const EncodedTurn& asked = turn.tokens;
+    reason =
+        generator_->generate(cache_->sequence(), held, asked.question, asked.most_tokens, hooks)
+            .reason;
+    if (reason == StopReason::kInterrupted) return false;
+    return !multi_turn() || cache_->extend(asked.question, go_on);
 }
 
 Json ContextTask::evaluate(std::int64_t sample, const TaskRun& run) {
     if (!cache_) {
-        cache_.emplace(run.model, setting_->runner.step_tokens);
+        cache_.emplace(run.model, setting_->runner.step_tokens, forks());
         GenerateOptions generation;
         generation.sampling.temperature = 0;
         if (is_plain_context(*setting_->tokenizer, options_.common.chat_template))
@@ -191,7 +201,6 @@ Json ContextTask::evaluate(std::int64_t sample, const TaskRun& run) {
     const Item& item = items_[static_cast<std::size_t>(sample)];
     const Charge charge(Tier::kRam, Purpose::kIo, copies_bytes());
     const auto go_on = [&] { return !run.interrupted || !run.interrupted(); };
-    carried_.clear();
     if (!cache_->begin(item.text, go_on)) return {};
     Json turns = Json::array();
     for (const Turn& turn : item.turns) {
