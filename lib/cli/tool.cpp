@@ -125,8 +125,15 @@ class Invocation {
         for (auto command = commands_.begin(); command != commands_.end(); ++command) {
             if (command->flag.empty()) continue;
             const auto at = std::find(arguments.begin(), arguments.end(), command->flag);
-            if (at == arguments.end()) continue;
-            arguments.erase(at);
+            if (at != arguments.end()) {
+                arguments.erase(at);
+                return command;
+            }
+            const auto with_value = std::find_if(
+                arguments.begin(), arguments.end(),
+                [&](const std::string& word) { return word.starts_with(command->flag + "="); });
+            if (with_value == arguments.end()) continue;
+            with_value->erase(0, command->flag.size() + 1);
             return command;
         }
         return commands_.end();

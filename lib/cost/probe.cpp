@@ -2,6 +2,7 @@
 #include "cost/probe.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <vector>
 
@@ -11,6 +12,14 @@ namespace thimble::cost {
 namespace {
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+// What models are mostly made of.
+constexpr std::array kFormats = {"f16",  "bf16", "q8_0", "q4_0", "q4_1",
+                                 "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"};
+
+// Weights and caches that are read from memory, not from a cache.
+std::int64_t far_bytes(const ProbeOptions& options) {
+    return options.memory_mib * static_cast<std::int64_t>(kMiB) / 8;
+}
 
 std::vector<std::int64_t> thread_counts(std::int64_t most) {
     std::vector<std::int64_t> counts;
@@ -65,6 +74,15 @@ MachineProfile probe(const ProbeOptions& options, std::int64_t threads, Isa isa)
         rate.i8_ops_per_second = matmul.i8_ops_per_second;
         rate.dense_f32_ops_per_second = matmul.dense_f32_ops_per_second;
         rate.dense_bf16_ops_per_second = matmul.dense_bf16_ops_per_second;
+        for (const char* format : kFormats)
+            rate.layouts.push_back(
+                layout_rate(team, isa, format, far_bytes(options), options.repeats));
+        const AttentionRates attention =
+            attention_rates(team, isa, far_bytes(options), options.repeats);
+        rate.attention_ops_per_second = attention.ops_per_second;
+        rate.attention_bytes_per_second = attention.bytes_per_second;
+        rate.calls_per_second = calls_per_second(team, isa, options.repeats);
+        rate.elementwise_bytes_per_second = elementwise_bandwidth(team, isa, options.repeats);
         profile.rates.push_back(rate);
     }
     const DiskRates disk =

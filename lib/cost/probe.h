@@ -36,6 +36,16 @@ struct MatmulRates {
     double dense_f32_ops_per_second = 0, dense_bf16_ops_per_second = 0;
 };
 [[nodiscard]] MatmulRates matmul_rates(Team& team, Isa isa, std::int64_t repeats);
+// `far_bytes`: of weights or of keys and values, more than the last cache level holds.
+[[nodiscard]] LayoutRate layout_rate(Team& team, Isa isa, const char* format,
+                                     std::int64_t far_bytes, std::int64_t repeats);
+struct AttentionRates {
+    double ops_per_second = 0, bytes_per_second = 0;
+};
+[[nodiscard]] AttentionRates attention_rates(Team& team, Isa isa, std::int64_t far_bytes,
+                                             std::int64_t repeats);
+[[nodiscard]] double calls_per_second(Team& team, Isa isa, std::int64_t repeats);
+[[nodiscard]] double elementwise_bandwidth(Team& team, Isa isa, std::int64_t repeats);
 struct DiskRates {
     double read_bytes_per_second = 0, write_bytes_per_second = 0;
 };

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matmul rates of the kernels that prefill uses: a float weight with float input, and 8-bit blocks
-// with 8-bit input, in their resident layouts; and of the dense products that training uses.
+// Matmul rates of the kernels that models use, weights in their resident layouts: a float weight
+// with float input, 8-bit blocks with 8-bit input, and common layouts with the input they get; and
+// of the dense products that training uses.
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -12,7 +14,7 @@
 namespace thimble::cost {
 namespace {
 
-constexpr Shape2 kShape = {2048, 2048};
+constexpr Shape2 kShape = {2048, 2048}, kNarrow = {2048, 512};
 constexpr std::int64_t kTokens = 256;
 
 class OneBuffer final : public PlaneSink {
@@ -35,6 +37,63 @@ void fill(std::span<float> out) {
     }
 }
 
+// Rows of weights that the matrices are made of, over and over: encoding more would take long.
+constexpr std::int64_t kEncodedRows = 64;
+
+// A matrix in its resident layout.
+struct Matrix {
+    Buffer stored, resident;
+    PackedView view;
+};
+
+Matrix make_matrix(const Exec& exec, const WeightFormat& format, Shape2 shape) {
+    const Shape2 part = {kEncodedRows, shape.cols};
+    Buffer weights(static_cast<std::size_t>(part.rows * part.cols) * sizeof(float),
+                   Purpose::kOther);
+    fill(weights.span<float>());
+    OneBuffer encoded(format.planes(part, {}).front().bytes);
+    format.encoder(part, {})->encode(0, weights.span<float>(), encoded);
+
+    const PlaneInfo plane = format.planes(shape, {}).front();
+    Matrix out;
+    out.stored = Buffer(plane.bytes, Purpose::kOther);
+    for (std::size_t at = 0; at < plane.bytes; at += encoded.used) {
+        std::memcpy(out.stored.data() + at, encoded.buffer.data(),
+                    std::min(encoded.used, plane.bytes - at));
+    }
+    out.view = {format.info().layout, shape, {}, 1};
+    out.view.planes[0] = {out.stored.data(), plane.row_bytes, plane.bytes};
+    const auto layout = ops::resident_layout(out.view.layout);
+    if (layout && exec.products == Products::kPacked) {
+        out.resident = Buffer(ops::packed_bytes(*layout, shape), Purpose::kOther);
+        out.view = ops::repack(exec, out.view, *layout, out.resident.data());
+        out.stored.reset();
+    }
+    return out;
+}
+
+// Of one product with so many rows of input.
+double seconds_of_product(Exec& exec, const Matrix& matrix, std::int64_t tokens,
+                          std::int64_t repeats) {
+    const Shape2 shape = matrix.view.shape;
+    Workspace workspace(ops::matmul_input_bytes(exec, tokens, shape.cols) +
+                        ops::matmul_bytes(exec, shape));
+    exec.workspace = &workspace;
+    Buffer input(static_cast<std::size_t>(tokens * shape.cols) * sizeof(float), Purpose::kOther);
+    Buffer output(static_cast<std::size_t>(tokens * shape.rows) * sizeof(float), Purpose::kOther);
+    fill(input.span<float>());
+    const View x{input.data(), DType::kF32, tokens, shape.cols, shape.cols};
+    const View y{output.data(), DType::kF32, tokens, shape.rows, shape.rows};
+    return median_seconds(repeats, [&] {
+        ops::MatmulInput shared(exec, x);
+        ops::matmul(exec, shared, {matrix.view, y, {}, false});
+    });
+}
+
+double ops_of(Shape2 shape, std::int64_t tokens) {
+    return 2.0 * static_cast<double>(tokens * shape.rows * shape.cols);
+}
+
 struct Case {
     const char* format = "f32";
     Activations activations = Activations::kF32;
@@ -42,39 +101,12 @@ struct Case {
 };
 
 double ops_per_second(Team& team, Isa isa, const Case& what, std::int64_t repeats) {
-    const WeightFormat& format = weight_formats().get(what.format, "probe");
-    Buffer weights(static_cast<std::size_t>(kShape.rows * kShape.cols) * sizeof(float),
-                   Purpose::kOther);
-    fill(weights.span<float>());
-    const PlaneInfo plane = format.planes(kShape, {}).front();
-    OneBuffer stored(plane.bytes);
-    format.encoder(kShape, {})->encode(0, weights.span<float>(), stored);
-
-    PackedView view{format.info().layout, kShape, {}, 1};
-    view.planes[0] = {stored.buffer.data(), plane.row_bytes, plane.bytes};
     Exec exec;
     exec.isa = isa, exec.activations = what.activations, exec.team = &team;
     exec.products = what.products;
-    Workspace workspace(ops::matmul_input_bytes(exec, kTokens, kShape.cols) +
-                        ops::matmul_bytes(exec, kShape));
-    exec.workspace = &workspace;
-    Buffer resident;
-    const auto layout = ops::resident_layout(view.layout);
-    if (layout && what.products == Products::kPacked) {
-        resident = Buffer(ops::packed_bytes(*layout, kShape), Purpose::kOther);
-        view = ops::repack(exec, view, *layout, resident.data());
-    }
-
-    Buffer input(static_cast<std::size_t>(kTokens * kShape.cols) * sizeof(float), Purpose::kOther);
-    Buffer output(static_cast<std::size_t>(kTokens * kShape.rows) * sizeof(float), Purpose::kOther);
-    fill(input.span<float>());
-    const View x{input.data(), DType::kF32, kTokens, kShape.cols, kShape.cols};
-    const View y{output.data(), DType::kF32, kTokens, kShape.rows, kShape.rows};
-    const double seconds = median_seconds(repeats, [&] {
-        ops::MatmulInput shared(exec, x);
-        ops::matmul(exec, shared, {view, y, {}, false});
-    });
-    return 2.0 * static_cast<double>(kTokens * kShape.rows * kShape.cols) / seconds;
+    const Matrix matrix =
+        make_matrix(exec, weight_formats().get(what.format, "probe"), kShape);
+    return ops_of(kShape, kTokens) / seconds_of_product(exec, matrix, kTokens, repeats);
 }
 
 }  // namespace
@@ -88,6 +120,67 @@ MatmulRates matmul_rates(Team& team, Isa isa, std::int64_t repeats) {
     for (std::size_t i = 0; i < rates.size(); ++i)
         rates[i] = ops_per_second(team, isa, kCases[i], repeats);
     return {rates[0], rates[1], rates[2], rates[3]};
+}
+
+LayoutRate layout_rate(Team& team, Isa isa, const char* format_name, std::int64_t far_bytes,
+                       std::int64_t repeats) {
+    Exec exec;
+    exec.isa = isa, exec.team = &team;
+    const WeightFormat& format = weight_formats().get(format_name, "probe");
+    LayoutRate out;
+    out.layout = layout_info(format.info().layout).name;
+    const auto many = [&](Shape2 shape) {
+        return ops_of(shape, kTokens) /
+               seconds_of_product(exec, make_matrix(exec, format, shape), kTokens, repeats);
+    };
+    out.wide_ops_per_second = many(kShape);
+    out.narrow_ops_per_second = many(kNarrow);
+    // So large that no cache holds it, as a model's weights are.
+    const auto far = [&](Shape2 shape) {
+        const auto row_bytes =
+            static_cast<std::int64_t>(format.planes(shape, {}).front().row_bytes);
+        shape.rows = std::max(far_bytes / row_bytes / kEncodedRows, std::int64_t{1}) * kEncodedRows;
+        return static_cast<double>(shape.rows * row_bytes) /
+               seconds_of_product(exec, make_matrix(exec, format, shape), 1, repeats);
+    };
+    out.wide_read_bytes_per_second = far(kShape);
+    out.narrow_read_bytes_per_second = far(kNarrow);
+    return out;
+}
+
+double calls_per_second(Team& team, Isa isa, std::int64_t repeats) {
+    constexpr std::int64_t kCalls = 1000;
+    Exec exec;
+    exec.isa = isa, exec.team = &team;
+    const Matrix matrix =
+        make_matrix(exec, weight_formats().get("q8_0", "probe"), {kEncodedRows, 64});
+    Workspace workspace(ops::matmul_input_bytes(exec, 1, 64) +
+                        ops::matmul_bytes(exec, matrix.view.shape));
+    exec.workspace = &workspace;
+    std::array<float, 64> in{}, out{};
+    const View x{reinterpret_cast<std::byte*>(in.data()), DType::kF32, 1, 64, 64};
+    const View y{reinterpret_cast<std::byte*>(out.data()), DType::kF32, 1, 64, 64};
+    return static_cast<double>(kCalls) / median_seconds(repeats, [&] {
+               for (std::int64_t i = 0; i < kCalls; ++i) {
+                   ops::MatmulInput shared(exec, x);
+                   ops::matmul(exec, shared, {matrix.view, y, {}, false});
+               }
+           });
+}
+
+double elementwise_bandwidth(Team& team, Isa isa, std::int64_t repeats) {
+    Exec exec;
+    exec.isa = isa, exec.team = &team;
+    const auto elements = static_cast<std::size_t>(kTokens * kShape.cols);
+    Buffer input(elements * sizeof(float), Purpose::kOther), output(input.bytes(), Purpose::kOther);
+    Buffer weight(static_cast<std::size_t>(kShape.cols) * sizeof(float), Purpose::kOther);
+    fill(input.span<float>());
+    fill(weight.span<float>());
+    const View x{input.data(), DType::kF32, kTokens, kShape.cols, kShape.cols};
+    const View y{output.data(), DType::kF32, kTokens, kShape.cols, kShape.cols};
+    const View w{weight.data(), DType::kF32, 1, kShape.cols, kShape.cols};
+    return 2.0 * static_cast<double>(input.bytes()) /
+           median_seconds(repeats, [&] { ops::rms_norm(exec, x, w, 1e-5, y); });
 }
 
 }  // namespace thimble::cost

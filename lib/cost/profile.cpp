@@ -22,13 +22,30 @@ struct RateField {
     const char* key;
     double RateAtThreads::*value;
 };
-constexpr std::array<RateField, 6> kRateFields = {{
+constexpr std::array<RateField, 10> kRateFields = {{
     {"read_bytes_per_second", &RateAtThreads::read_bytes_per_second},
     {"copy_bytes_per_second", &RateAtThreads::copy_bytes_per_second},
     {"f32_ops_per_second", &RateAtThreads::f32_ops_per_second},
     {"i8_ops_per_second", &RateAtThreads::i8_ops_per_second},
     {"dense_f32_ops_per_second", &RateAtThreads::dense_f32_ops_per_second},
     {"dense_bf16_ops_per_second", &RateAtThreads::dense_bf16_ops_per_second},
+    // Optional.
+    {"attention_ops_per_second", &RateAtThreads::attention_ops_per_second},
+    {"attention_bytes_per_second", &RateAtThreads::attention_bytes_per_second},
+    {"calls_per_second", &RateAtThreads::calls_per_second},
+    {"elementwise_bytes_per_second", &RateAtThreads::elementwise_bytes_per_second},
+}};
+constexpr std::size_t kRequiredRates = 4;
+
+struct LayoutField {
+    const char* key;
+    double LayoutRate::*value;
+};
+constexpr std::array<LayoutField, 4> kLayoutFields = {{
+    {"wide_ops_per_second", &LayoutRate::wide_ops_per_second},
+    {"narrow_ops_per_second", &LayoutRate::narrow_ops_per_second},
+    {"wide_read_bytes_per_second", &LayoutRate::wide_read_bytes_per_second},
+    {"narrow_read_bytes_per_second", &LayoutRate::narrow_read_bytes_per_second},
 }};
 
 const Json& member(const Json& json, const char* key, std::string_view where) {
@@ -57,7 +74,49 @@ RateAtThreads built_in_rates(std::int64_t threads, double bytes_per_second, doub
             n * dense, n * bf16};
 }
 
+Json rate_json(const RateAtThreads& r) {
+    Json out = Json::object();
+    out.set("threads", r.threads);
+    for (const RateField& f : kRateFields)
+        if (r.*f.value > 0) out.set(f.key, std::round(r.*f.value));
+    if (r.layouts.empty()) return out;
+    Json layouts = Json::object();
+    for (const LayoutRate& layout : r.layouts) {
+        Json one = Json::object();
+        for (const LayoutField& f : kLayoutFields) one.set(f.key, std::round(layout.*f.value));
+        layouts.set(layout.layout, std::move(one));
+    }
+    out.set("layouts", std::move(layouts));
+    return out;
+}
+
+RateAtThreads rate_from_json(const Json& json, std::string_view where) {
+    RateAtThreads r;
+    r.threads = member(json, "threads", where).as_int(std::string(where) + ": threads");
+    for (std::size_t i = 0; i < kRateFields.size(); ++i) {
+        const RateField& f = kRateFields[i];
+        const bool dense = std::string_view(f.key).starts_with("dense");
+        if (dense) r.*f.value = r.f32_ops_per_second;  // in older files
+        if (i < kRequiredRates || json.find(f.key) != nullptr)
+            r.*f.value = rate(json, f.key, where);
+    }
+    if (const Json* layouts = json.find("layouts")) {
+        for (const auto& [name, one] : layouts->as_members(std::string(where) + ": layouts")) {
+            LayoutRate& layout = r.layouts.emplace_back();
+            layout.layout = name;
+            for (const LayoutField& f : kLayoutFields) layout.*f.value = rate(one, f.key, where);
+        }
+    }
+    return r;
+}
+
 }  // namespace
+
+const LayoutRate* RateAtThreads::find(std::string_view layout) const noexcept {
+    const auto found = std::find_if(layouts.begin(), layouts.end(),
+                                    [&](const LayoutRate& rate) { return rate.layout == layout; });
+    return found == layouts.end() ? nullptr : &*found;
+}
 
 RateAtThreads MachineProfile::at(std::int64_t threads) const {
     const auto above =
@@ -102,12 +161,7 @@ MachineProfile find_profile(const std::string& path) {
 
 Json to_json(const MachineProfile& profile) {
     Json rates = Json::array();
-    for (const RateAtThreads& r : profile.rates) {
-        Json entry = Json::object();
-        entry.set("threads", r.threads);
-        for (const RateField& f : kRateFields) entry.set(f.key, std::round(r.*f.value));
-        rates.push(std::move(entry));
-    }
+    for (const RateAtThreads& r : profile.rates) rates.push(rate_json(r));
     Json disk = Json::object();
     disk.set("read_bytes_per_second", std::round(profile.disk_read_bytes_per_second));
     disk.set("write_bytes_per_second", std::round(profile.disk_write_bytes_per_second));
@@ -136,18 +190,12 @@ MachineProfile profile_from_json(const Json& json, std::string_view where) {
                     "expected 1 to " + std::to_string(kMostRates) + " entries");
     }
     for (const Json& entry : rates) {
-        RateAtThreads r;
-        r.threads = member(entry, "threads", where).as_int(std::string(where) + ": threads");
+        RateAtThreads r = rate_from_json(entry, where);
         if (r.threads <= (profile.rates.empty() ? 0 : profile.rates.back().threads)) {
             throw Error(Exit::kBadData, std::string(where) + ": threads",
                         "expected positive counts in ascending order");
         }
-        for (const RateField& f : kRateFields) {
-            const bool older =
-                std::string_view(f.key).starts_with("dense") && entry.find(f.key) == nullptr;
-            r.*f.value = older ? r.f32_ops_per_second : rate(entry, f.key, where);
-        }
-        profile.rates.push_back(r);
+        profile.rates.push_back(std::move(r));
     }
     const Json& disk = member(json, "disk", where);
     profile.disk_read_bytes_per_second = rate(disk, "read_bytes_per_second", where);

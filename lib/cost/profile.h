@@ -7,11 +7,21 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "io/json.h"
 
 namespace thimble::cost {
+
+// Matmul rates of one weight layout, with its input as --activations auto reads it.
+struct LayoutRate {
+    std::string layout;
+    double wide_ops_per_second = 0;         // of many tokens, rows of 2048
+    double narrow_ops_per_second = 0;       // the same, rows of 512
+    double wide_read_bytes_per_second = 0;  // of one token, weights from memory
+    double narrow_read_bytes_per_second = 0;
+};
 
 struct RateAtThreads {
     std::int64_t threads = 1;
@@ -22,6 +32,14 @@ struct RateAtThreads {
     // Of dense products, which training is made of; operands in F32 and in BF16. Files written
     // before there were such figures have those of matmul in F32.
     double dense_f32_ops_per_second = 0, dense_bf16_ops_per_second = 0;
+    // What profiles of before this was measured lack: 0 and none then.
+    double attention_ops_per_second = 0;      // of many tokens, 16-bit keys and values
+    double attention_bytes_per_second = 0;    // of one token, keys and values from memory
+    double calls_per_second = 0;              // of matmuls so small that only their start counts
+    double elementwise_bytes_per_second = 0;  // norms and the like over activations
+    std::vector<LayoutRate> layouts = {};
+
+    [[nodiscard]] const LayoutRate* find(std::string_view layout) const noexcept;
 };
 
 struct MachineProfile {

@@ -58,23 +58,89 @@ double GenerateStats::decode_bytes_per_second() const noexcept {
     return rate(static_cast<double>(decode_bytes), decode_seconds);
 }
 
-Session::Session(Runner& runner, const Tokenizer& tokenizer, const GenerateOptions& options,
-                 std::uint64_t seed)
+Generator::Generator(Runner& runner, const Tokenizer& tokenizer, const GenerateOptions& options,
+                     std::uint64_t seed)
     : runner_(runner),
       tokenizer_(tokenizer),
       options_(options),
-      sampler_(options.sampling, runner.spec().vocab, seed),
-      seq_(runner.kv().open()) {
-    runner.set_encoder([&](const std::string& text) {
-        EncodeText how;
-        how.add_special = false;
-        return tokenizer_.encode(text, how);
-    });
+      sampler_(options.sampling, runner.spec().vocab, seed) {
     const std::int64_t looks_at = std::min(sampler_.looks_at(), runner.spec().vocab);
     if (looks_at > runner.most_top()) return;
     top_.resize(static_cast<std::size_t>(looks_at));
     top_tokens_.resize(top_.size());
 }
+
+// Feeds tokens and chooses the one that follows.
+Token Generator::step(SeqId sequence, std::vector<Token>& held, std::span<const Token> tokens,
+                      bool prompt) {
+    held.insert(held.end(), tokens.begin(), tokens.end());
+    if (!top_.empty()) {
+        runner_.forward_top(sequence, tokens, top_, top_tokens_);
+        return sampler_.sample_top(top_, top_tokens_, held.size());
+    }
+    Token next = -1;
+    const auto choose = [&](std::int64_t, View logits) {
+        next = sampler_.sample(logits, held, held.size());
+    };
+    if (prompt) {
+        runner_.prompt(sequence, tokens, 1, choose);
+    } else {
+        runner_.forward(sequence, tokens, 1, choose);
+    }
+    return next;
+}
+
+GenerateStats Generator::generate(SeqId sequence, std::vector<Token>& held,
+                                  std::span<const Token> prompt, std::int64_t most_tokens,
+                                  const GenerateHooks& hooks) {
+    const std::int64_t capacity = runner_.kv().capacity_tokens();
+    GenerateStats stats;
+    stats.cached_tokens = std::ssize(held);
+    stats.prompt_tokens = stats.cached_tokens + std::ssize(prompt);
+    if (most_tokens == 0) return stats;
+
+    Utf8Stream characters;
+    StopMatcher stop(options_.stop);
+    const auto show = [&](std::string_view text) {
+        const std::string out = stop.push(text);
+        if (!out.empty() && hooks.text) hooks.text(out);
+    };
+    const auto start = std::chrono::steady_clock::now();
+    Token next = step(sequence, held, prompt, true);
+    stats.prompt_seconds = stats.first_token_seconds = seconds_since(start);
+
+    const auto decode_start = std::chrono::steady_clock::now();
+    for (;;) {
+        ++stats.generated_tokens;
+        const std::int64_t count = std::ssize(held);
+        stats.reason = StopReason::kLength;
+        if (tokenizer_.is_end(next) && !options_.ignore_end) {
+            stats.reason = StopReason::kEnd;
+            break;
+        }
+        show(characters.push(tokenizer_.piece(next)));
+        if (stop.matched()) stats.reason = StopReason::kStopString;
+        if (stop.matched() || stats.generated_tokens == most_tokens) break;
+        if (hooks.interrupted && hooks.interrupted()) stats.reason = StopReason::kInterrupted;
+        if (count == capacity) stats.reason = StopReason::kContext;
+        if (stats.reason != StopReason::kLength) break;
+        stats.decode_bytes += runner_.bytes_per_token(count);
+        ++stats.decode_steps;
+        next = step(sequence, held, {&next, 1}, false);
+    }
+    stats.decode_seconds = seconds_since(decode_start);
+    show(characters.finish());
+    const std::string rest = stop.finish();
+    if (!rest.empty() && hooks.text) hooks.text(rest);
+    return stats;
+}
+
+Session::Session(Runner& runner, const Tokenizer& tokenizer, const GenerateOptions& options,
+                 std::uint64_t seed)
+    : runner_(runner),
+      generator_(runner, tokenizer, options, seed),
+      max_tokens_(options.max_tokens),
+      seq_(runner.kv().open()) {}
 
 Session::~Session() { runner_.kv().close(seq_); }
 
@@ -98,31 +164,10 @@ std::int64_t Session::reuse(std::span<const Token> prompt) {
     std::size_t shared = 0;
     while (shared < limit && tokens_[shared] == prompt[shared]) ++shared;
     KvEngine& kv = runner_.kv();
-    // A policy that reads fewer tokens than there are chooses anew for each prompt.
-    if (kv.tokens(seq_) != std::ssize(tokens_)) shared = 0;
     if (static_cast<std::int64_t>(shared) < kv.rollback_floor(seq_)) shared = 0;
     kv.truncate(seq_, static_cast<std::int64_t>(shared));
     tokens_.resize(shared);
     return static_cast<std::int64_t>(shared);
-}
-
-// Feeds tokens and chooses the one that follows.
-Token Session::step(std::span<const Token> tokens, bool prompt) {
-    tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
-    if (!top_.empty()) {
-        runner_.forward_top(seq_, tokens, top_, top_tokens_);
-        return sampler_.sample_top(top_, top_tokens_, tokens_.size());
-    }
-    Token next = -1;
-    const auto choose = [&](std::int64_t, View logits) {
-        next = sampler_.sample(logits, tokens_, tokens_.size());
-    };
-    if (prompt) {
-        runner_.prompt(seq_, tokens, 1, choose);
-    } else {
-        runner_.forward(seq_, tokens, 1, choose);
-    }
-    return next;
 }
 
 void Session::check_prompt(std::int64_t prompt_tokens, std::int64_t capacity_tokens) {
@@ -139,47 +184,9 @@ void Session::check_prompt(std::int64_t prompt_tokens, std::int64_t capacity_tok
 }
 
 GenerateStats Session::generate(std::span<const Token> prompt, const GenerateHooks& hooks) {
-    const std::int64_t capacity = runner_.kv().capacity_tokens();
-    check_prompt(std::ssize(prompt), capacity);
-    GenerateStats stats;
-    stats.prompt_tokens = static_cast<std::int64_t>(prompt.size());
-    stats.cached_tokens = reuse(prompt);
-    if (options_.max_tokens == 0) return stats;
-
-    Utf8Stream characters;
-    StopMatcher stop(options_.stop);
-    const auto show = [&](std::string_view text) {
-        const std::string out = stop.push(text);
-        if (!out.empty() && hooks.text) hooks.text(out);
-    };
-    const auto start = std::chrono::steady_clock::now();
-    Token next = step(prompt.subspan(static_cast<std::size_t>(stats.cached_tokens)), true);
-    stats.prompt_seconds = stats.first_token_seconds = seconds_since(start);
-
-    const auto decode_start = std::chrono::steady_clock::now();
-    for (;;) {
-        ++stats.generated_tokens;
-        const auto held = static_cast<std::int64_t>(tokens_.size());
-        stats.reason = StopReason::kLength;
-        if (tokenizer_.is_end(next) && !options_.ignore_end) {
-            stats.reason = StopReason::kEnd;
-            break;
-        }
-        show(characters.push(tokenizer_.piece(next)));
-        if (stop.matched()) stats.reason = StopReason::kStopString;
-        if (stop.matched() || stats.generated_tokens == options_.max_tokens) break;
-        if (hooks.interrupted && hooks.interrupted()) stats.reason = StopReason::kInterrupted;
-        if (held == capacity) stats.reason = StopReason::kContext;
-        if (stats.reason != StopReason::kLength) break;
-        stats.decode_bytes += runner_.bytes_per_token(held);
-        ++stats.decode_steps;
-        next = step({&next, 1}, false);
-    }
-    stats.decode_seconds = seconds_since(decode_start);
-    show(characters.finish());
-    const std::string rest = stop.finish();
-    if (!rest.empty() && hooks.text) hooks.text(rest);
-    return stats;
+    check_prompt(std::ssize(prompt), runner_.kv().capacity_tokens());
+    const auto cached = static_cast<std::size_t>(reuse(prompt));
+    return generator_.generate(seq_, tokens_, prompt.subspan(cached), max_tokens_, hooks);
 }
 
 }  // namespace thimble

@@ -48,6 +48,29 @@ struct GenerateHooks {
     std::function<bool()> interrupted;           // asked once per token
 };
 
+// Generates from sequences of a runner that others open, cut back and close.
+class Generator {
+  public:
+    Generator(Runner& runner, const Tokenizer& tokenizer, const GenerateOptions& options,
+              std::uint64_t seed);
+    // Feeds `prompt`, one token at least, to the sequence and goes on from there for `most_tokens`
+    // at most (below 0: without end), whatever the options say. `held`: the sequence's tokens,
+    // which grow with it.
+    GenerateStats generate(SeqId sequence, std::vector<Token>& held, std::span<const Token> prompt,
+                           std::int64_t most_tokens, const GenerateHooks& hooks);
+
+  private:
+    Token step(SeqId sequence, std::vector<Token>& held, std::span<const Token> tokens, bool prompt);
+
+    Runner& runner_;
+    const Tokenizer& tokenizer_;
+    GenerateOptions options_;
+    Sampler sampler_;
+    // Where the head's device has the largest logits ready that the sampler looks at: these.
+    std::vector<float> top_;
+    std::vector<Token> top_tokens_;
+};
+
 class Session {
   public:
     Session(Runner& runner, const Tokenizer& tokenizer, const GenerateOptions& options,
@@ -74,17 +97,12 @@ class Session {
 
   private:
     std::int64_t reuse(std::span<const Token> prompt);
-    Token step(std::span<const Token> tokens, bool prompt);
 
     Runner& runner_;
-    const Tokenizer& tokenizer_;
-    GenerateOptions options_;
-    Sampler sampler_;
+    Generator generator_;
+    std::int64_t max_tokens_;
     SeqId seq_;
     std::vector<Token> tokens_;
-    // Where the head's device has the largest logits ready that the sampler looks at: these.
-    std::vector<float> top_;
-    std::vector<Token> top_tokens_;
 };
 
 }  // namespace thimble

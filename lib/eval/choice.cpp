@@ -44,9 +44,8 @@ std::uint64_t EncodedChoices::held_bytes() const noexcept {
 }
 
 EncodedChoices encode_choices(const Tokenizer& tokenizer, const ChoiceItem& item,
-                              std::string_view before, std::string_view delimiter,
-                              std::int64_t longest, bool& cut) {
-    std::string context = std::string(before) + item.context;
+                              std::string_view delimiter, std::int64_t longest, bool& cut) {
+    std::string context = item.context;
     const std::size_t end = context.find_last_not_of(" \t\n\r") + 1;
     const std::string rest = context.substr(end) + std::string(delimiter);
     context.resize(end);

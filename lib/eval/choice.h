@@ -46,8 +46,8 @@ struct EncodedChoices {
 };
 // `longest`: most tokens that are fed; sets `cut` if tokens had to go.
 [[nodiscard]] EncodedChoices encode_choices(const Tokenizer& tokenizer, const ChoiceItem& item,
-                                            std::string_view before, std::string_view delimiter,
-                                            std::int64_t longest, bool& cut);
+                                            std::string_view delimiter, std::int64_t longest,
+                                            bool& cut);
 
 struct ChoiceScores {
     std::vector<double> sums;   // log-probability of each choice

@@ -99,8 +99,10 @@ void ChoiceTask::open(const TaskSetting& setting) {
     std::int64_t cut_items = 0;
     reader_(options_.file, [&](const ChoiceItem& item, const std::string& where) {
         bool cut = false;
+        ChoiceItem shown = item;
+        shown.context = setting.repeat.apply(before + item.context);
         EncodedChoices encoded =
-            encode_choices(*setting.tokenizer, item, before, options_.delimiter, longest, cut);
+            encode_choices(*setting.tokenizer, shown, options_.delimiter, longest, cut);
         for (const auto& tokens : encoded.tokens) {
             if (std::ssize(tokens) - 1 <= longest) continue;
             throw Error(Exit::kBadData, where,

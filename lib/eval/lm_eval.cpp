@@ -25,7 +25,6 @@ Json task_figures(const TaskResult& task) {
 }
 
 Json task_config(const TaskResult& task) {
-    const bool generates = task.kind == "generate";
     Json metrics = Json::array();
     for (const Metric& metric : task.metrics) {
         Json one = Json::object();
@@ -39,7 +38,7 @@ Json task_config(const TaskResult& task) {
     Json out = Json::object();
     out.set("task", task.name);
     out.set("dataset_path", task.file);
-    out.set("output_type", generates                                ? "generate_until"
+    out.set("output_type", task.generates                           ? "generate_until"
                            : task.text || task.kind == "perplexity" ? "loglikelihood_rolling"
                                                                     : "multiple_choice");
     out.set("num_fewshot", task.shots);

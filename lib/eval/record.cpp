@@ -253,6 +253,7 @@ Json to_json(const Record& record) {
     if (!record.model.adapters.empty()) out.set("adapters", adapters_json(record.model.adapters));
     write(out, "text", record.text);
     write(out, "settings", record.settings);
+    if (record.settings.prompt_repeat > 1) out.set("prompt_repeat", record.settings.prompt_repeat);
     write(out, "perplexity", record.perplexity);
     write(out, "divergence", record.divergence);
     write(out, "speed", record.speed);
@@ -279,6 +280,8 @@ Record record_from_json(const Json& json, std::string_view where) {
         record.model.adapters = read_adapters(*adapters, std::string(where) + ": adapters");
     read(json, "text", record.text, where);
     read(json, "settings", record.settings, where);
+    if (const Json* repeat = json.find("prompt_repeat"))
+        record.settings.prompt_repeat = repeat->as_int(std::string(where) + ": prompt_repeat");
     read(json, "perplexity", record.perplexity, where);
     read(json, "divergence", record.divergence, where);
     read(json, "speed", record.speed, where);

@@ -46,6 +46,7 @@ struct Settings {
     std::string cache_type_k, cache_type_v, kv_policy;
     std::string activations, device, isa, cpu;
     std::int64_t threads = 0;
+    std::int64_t prompt_repeat = 1;
 };
 
 // Medians over `repeats` runs after one warm-up, as llama-bench measures: a prompt fed in one go,
@@ -84,6 +85,7 @@ struct TaskResult {
     double seconds = 0;
     std::vector<Metric> metrics;
     std::vector<Column> columns;
+    bool generates = false;  // the model's own text is scored; not written
     // Texts only; not written as part of the task.
     std::optional<TextFacts> text;
     std::optional<PerplexityFigures> perplexity;

@@ -24,6 +24,11 @@ bool Suite::has_text() const {
                        [](const Entry& e) { return e.task->is_text(); });
 }
 
+bool Suite::has_other() const {
+    return std::any_of(tasks_.begin(), tasks_.end(),
+                       [](const Entry& e) { return !e.task->is_text(); });
+}
+
 bool Suite::takes_shots() const {
     return std::any_of(tasks_.begin(), tasks_.end(),
                        [](const Entry& e) { return e.task->takes_shots(); });

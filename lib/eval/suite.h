@@ -19,6 +19,7 @@ class Suite {
     void add(std::string_view spec, std::string_view where);
     [[nodiscard]] bool empty() const noexcept { return tasks_.empty(); }
     [[nodiscard]] bool has_text() const;
+    [[nodiscard]] bool has_other() const;    // than texts
     [[nodiscard]] bool takes_shots() const;  // any of them
     [[nodiscard]] std::vector<std::string> inputs() const;
 

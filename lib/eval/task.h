@@ -17,6 +17,7 @@
 #include "core/options.h"
 #include "core/plan.h"
 #include "core/registry.h"
+#include "decode/prompt_repeat.h"
 #include "eval/record.h"
 #include "model/runner.h"
 #include "text/tokenizer.h"
@@ -32,6 +33,7 @@ struct TaskSetting {
     std::int64_t windows_limit = 0;  // most windows of a text; 0: all
     std::int64_t samples_limit = 0;  // most samples of the other tasks; 0: all
     std::int64_t shots = 0;          // solved examples before each sample
+    PromptRepeat repeat = {};        // of the other tasks' prompts
     // Windows of a text that go through a layer together; 0: none. May change until load().
     std::int64_t group_windows = 0;
 };
@@ -102,8 +104,8 @@ class TaskType {
 // Of all of them: what the value of --task can be.
 [[nodiscard]] std::vector<InlineForm> task_forms();
 
-// A leaf's TaskType from a description {kName, kHelp, Options with visit() and file} and a function
-// that makes a Task of Options.
+// A leaf's TaskType from a description {kName, kHelp, Options with visit()} and a function that
+// makes a Task of Options. Where these have a `file` it must be given.
 template <class Leaf, class Make>
 class TaskTypeOf final : public TaskType {
   public:
@@ -117,10 +119,12 @@ class TaskTypeOf final : public TaskType {
         parse_inline_options(
             text, [&](OptionVisitor& v) { options.visit(v); },
             std::string(where) + ": " + Leaf::kName);
-        if (options.file.empty()) {
-            throw Error(Exit::kUsage, std::string(where),
-                        std::string("'") + Leaf::kName + "' needs a file",
-                        std::string(Leaf::kName) + ":file=FILE");
+        if constexpr (requires { options.file; }) {
+            if (options.file.empty()) {
+                throw Error(Exit::kUsage, std::string(where),
+                            std::string("'") + Leaf::kName + "' needs a file",
+                            std::string(Leaf::kName) + ":file=FILE");
+            }
         }
         return make_(options);
     }

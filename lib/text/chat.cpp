@@ -198,16 +198,18 @@ Chat render(const Tokenizer& tokenizer, const Form& form, std::span<const ChatMe
     return chat;
 }
 
-// The tokens of text[from, to), encoded alone; no literal range reaches over a border.
+// The tokens of a part of the text, encoded alone.
 void encode_part(const Tokenizer& tokenizer, const Chat& chat, const TextRange& part,
                  std::vector<Token>& out) {
     std::vector<TextRange> literal;
     const auto& all = chat.literal();
     auto range =
-        std::lower_bound(all.begin(), all.end(), part.begin,
-                         [](const TextRange& r, std::size_t begin) { return r.begin < begin; });
-    for (; range != all.end() && range->end <= part.end; ++range)
-        literal.push_back({range->begin - part.begin, range->end - part.begin});
+        std::upper_bound(all.begin(), all.end(), part.begin,
+                         [](std::size_t begin, const TextRange& r) { return begin < r.end; });
+    for (; range != all.end() && range->begin < part.end; ++range) {
+        literal.push_back({std::max(range->begin, part.begin) - part.begin,
+                           std::min(range->end, part.end) - part.begin});
+    }
     EncodeText how;
     how.add_special = false;
     how.parse_special = true;
@@ -228,6 +230,12 @@ bool puts_space_before(const Tokenizer& tokenizer) {
     how.add_special = false;
     const std::vector<Token> tokens = tokenizer.encode("x", how);
     return !tokens.empty() && tokenizer.piece(tokens[0], true).starts_with(' ');
+}
+
+// Of a text that others precede: the space that the vocabulary put before it.
+void drop_first_space(const Tokenizer& tokenizer, std::vector<Token>& tokens) {
+    if (!tokens.empty() && tokenizer.piece(tokens[0], true) == " " && puts_space_before(tokenizer))
+        tokens.erase(tokens.begin());
 }
 
 // Of the assistant's messages; empty ranges for the others.
@@ -286,6 +294,34 @@ ChatTokens encode_whole(const Tokenizer& tokenizer, const Chat& chat,
 }
 
 }  // namespace
+
+std::vector<std::vector<Token>> encode_chat_pieces(const Tokenizer& tokenizer,
+                                                   std::string_view form,
+                                                   std::span<const ChatMessage> messages,
+                                                   std::size_t cut) {
+    const Chat chat = render(tokenizer, choose_form(tokenizer, form), messages, true);
+    const std::vector<TextRange> turns = answers(chat, messages);
+    const TextRange first = chat.turns().at(0);
+    std::vector<std::size_t> borders = {0, std::min(first.begin + cut, first.end)};
+    for (const TextRange& turn : turns)
+        if (turn.end > turn.begin) borders.push_back(turn.begin);
+    borders.push_back(chat.text().size());
+    std::vector<std::vector<Token>> out;
+    for (std::size_t i = 0; i + 1 < borders.size(); ++i) {
+        std::vector<Token>& piece = out.emplace_back();
+        encode_part(tokenizer, chat, {borders[i], borders[i + 1]}, piece);
+        if (i > 0) drop_first_space(tokenizer, piece);
+    }
+    return out;
+}
+
+std::vector<Token> encode_rest(const Tokenizer& tokenizer, std::string_view text) {
+    EncodeText how;
+    how.add_special = false;
+    std::vector<Token> out = tokenizer.encode(text, how);
+    drop_first_space(tokenizer, out);
+    return out;
+}
 
 std::vector<std::string> chat_forms() {
     std::vector<std::string> names;

@@ -76,6 +76,10 @@ class Tokenizer {
     [[nodiscard]] virtual bool drops_first_space() const noexcept { return false; }
 };
 
+// The tokens of plain text that other text precedes: no special ones, and without the space that
+// some vocabularies put before a text.
+[[nodiscard]] std::vector<Token> encode_rest(const Tokenizer& tokenizer, std::string_view text);
+
 // Bytes in, whole UTF-8 characters out: for streaming.
 class Utf8Stream {
   public:
@@ -115,6 +119,13 @@ struct ChatTokens {
 };
 [[nodiscard]] ChatTokens encode_chat_turns(const Tokenizer& tokenizer, std::string_view form,
                                            std::span<const ChatMessage> messages);
+// A conversation about one text, the first `cut` bytes of the first message (which begins with no
+// space), in pieces that are encoded apart: the text with what stands before it, then up to where
+// each answer begins, the one still to come last. So whatever is asked or was answered, the pieces
+// before have the same tokens. Messages are the user's and the assistant's in turn.
+[[nodiscard]] std::vector<std::vector<Token>> encode_chat_pieces(
+    const Tokenizer& tokenizer, std::string_view form, std::span<const ChatMessage> messages,
+    std::size_t cut);
 [[nodiscard]] std::vector<std::string> chat_forms();
 
 }  // namespace thimble

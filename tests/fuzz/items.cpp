@@ -45,21 +45,25 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     if (fd < 0 || ::write(fd, data, size) != static_cast<ssize_t>(size)) std::abort();
     const std::string path = "/proc/self/fd/" + std::to_string(fd);
     const ByteTokenizer tokenizer;
-    ModelSpec spec;
-    spec.context_tokens = 64;
-    spec.vocab = 256;
-    for (const std::string& kind : eval::task_types().names()) {
-        if (kind == "perplexity") continue;  // any text will do
+    ModelSpec model;
+    model.vocab = 256;
+    const std::string file = ":file=" + path;
+    std::vector<std::string> specs = {"hellaswag" + file, "choice" + file, "generate" + file};
+    for (const char* kind : {"kv", "vt", "choice_eng", "mf", "repoqa", "repoqa_and_kv"})
+        specs.push_back("scbench" + file + ",kind=" + kind + ",mode=multi-turn");
+    for (const std::string& spec : specs) {
         try {
+            // The caps of SCBench's answers need a longer one.
+            model.context_tokens = spec.starts_with("scbench") ? 2048 : 64;
             eval::TaskSetting setting;
-            setting.spec = &spec;
+            setting.spec = &model;
             setting.tokenizer = &tokenizer;
-            const auto task = eval::make_task(kind + ":file=" + path, "fuzz");
+            const auto task = eval::make_task(spec, "fuzz");
             task->open(setting);
             Plan plan;
             task->add_to_plan(plan);
             if (task->samples() < 1 || task->needs().sequence_tokens < 1) std::abort();
-            if (task->needs().sequence_tokens > 64) std::abort();
+            if (task->needs().sequence_tokens > model.context_tokens) std::abort();
         } catch (const Error& e) {
             if (e.exit() != Exit::kBadData && e.exit() != Exit::kUsage) std::abort();
         }

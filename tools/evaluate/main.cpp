@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // evaluate: perplexity, divergence from a reference model, speed; and tables of such results.
+#include "cost.h"
 #include "eval/task.h"
 #include "kv_sweep.h"
 #include "pipeline.h"
@@ -16,6 +17,8 @@ constexpr const char* kExamples = R"(Examples:
   evaluate -m model.gguf --task hellaswag:file=hellaswag_val.jsonl --limit 400 -o hs.json
   evaluate -m model-q4_0.gguf -f text.txt --baseline f16.json --assert 'ppl<=baseline.ppl*1.02'
   evaluate --kv-sweep -m model.gguf -f text.txt --prompt 4096 -o sweep.json --svg sweep.svg
+  evaluate -m model.gguf --task needle:length=4096,depths=5 --task kv:length=4096,mode=multi-turn
+  evaluate -m model.gguf --cost-model a100.yaml --context 4096 --context 50000
   evaluate compare f16.json q4.json
   evaluate report f16.json q4.json
 )";
@@ -51,6 +54,7 @@ int main(int argc, char** argv) {
     evaluate::ReportOptions report;
     evaluate::CompareOptions compare;
     evaluate::KvSweepPipeline kv_sweep(kBaselineBytes);
+    evaluate::CostOptions cost;
     std::vector<cli::Command> commands;
     commands.push_back(
         {.name = "",
@@ -75,6 +79,11 @@ int main(int argc, char** argv) {
                         .options = [&](OptionVisitor& v) { kv_sweep.options.visit(v); },
                         .plan = [&](const cli::CommonOptions& common) { return kv_sweep.plan(common); },
                         .run = [&](cli::Context& context) { kv_sweep.run(context); }});
+    commands.push_back({.name = "cost-model",
+                        .flag = "--cost-model",
+                        .help = "what a model would cost at long context on given hardware",
+                        .options = [&](OptionVisitor& v) { cost.visit(v); },
+                        .run = [&](cli::Context& context) { run_cost(cost, context); }});
     return cli::run_tool({.name = "evaluate",
                           .summary = "measures a model's quality, speed and memory",
                           .epilog = tasks_text() + kExamples,

@@ -50,6 +50,7 @@ void EvaluateOptions::visit(OptionVisitor& v) {
               .least = 0,
               .most = 1000},
              shots);
+    repeat.visit(v);
     visit_results(v);
     visit_speed(v);
     v.group("Computation");

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/options.h"
+#include "decode/prompt_repeat.h"
 #include "eval/speed.h"
 #include "kv/engine.h"
 #include "model/adapted_store.h"
@@ -21,6 +22,7 @@ struct EvaluateOptions {
     bool bench = false;
     eval::SpeedOptions speed;
     AdapterOptions adapters;
+    PromptRepeat repeat;
     KvOptions kv = {.context_tokens = 512};
     void visit(OptionVisitor& v);
 

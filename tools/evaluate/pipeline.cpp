@@ -45,12 +45,14 @@ void Pipeline::check_options() const {
         throw Error(Exit::kUsage, "--reference", "needs a text to compare on", "give -f FILE");
     if (options.shots > 0 && !suite_.takes_shots())
         throw Error(Exit::kUsage, "--num-fewshot", "no task here takes examples");
-    if (options.limit > 0 && !suite_.takes_shots())
+    if (options.limit > 0 && !suite_.has_other())
         throw Error(Exit::kUsage, "--limit", "there is no task that it limits",
                     "--chunks limits texts");
     if (options.chunks > 0 && !suite_.has_text())
         throw Error(Exit::kUsage, "--chunks", "there is no text that it limits",
                     "--limit limits other tasks");
+    if (options.repeat.times > 1 && !suite_.has_other())
+        throw Error(Exit::kUsage, "--prompt-repeat", "no task here has a prompt");
     const auto& files = options.texts;
     if (std::count(files.begin(), files.end(), "-") > 1)
         throw Error(Exit::kUsage, "--file", "stdin can be read once only");
@@ -58,6 +60,7 @@ void Pipeline::check_options() const {
 
 void Pipeline::open_models() {
     model_ = ModelSource::open(options.model);
+    options.repeat.check(model_->spec());
     adapters_ = open_adapters(options.adapters, *model_);
     if (!options.reference.empty()) reference_ = ModelSource::open(options.reference);
     if (reference_ && reference_->spec().vocab != model_->spec().vocab) {
@@ -109,7 +112,8 @@ void Pipeline::open_tasks() {
                 .runner = runner_options(),
                 .windows_limit = options.chunks,
                 .samples_limit = options.limit,
-                .shots = options.shots};
+                .shots = options.shots,
+                .repeat = options.repeat};
     suite_.open(setting_);
 }
 
@@ -257,6 +261,7 @@ void Pipeline::fill_settings(eval::Record& record, const cli::Context& context) 
     s.cache_type_k = options.kv.type_k;
     s.cache_type_v = options.kv.type_v;
     s.kv_policy = options.kv.policy;
+    s.prompt_repeat = options.repeat.times;
     Exec exec;
     exec.device = device_, exec.isa = isa_;
     exec.activations = activations_named(options.activations);
@@ -290,6 +295,7 @@ Json Pipeline::journal_about(const eval::Record& record) const {
     about.set("cache_type_k", s.cache_type_k);
     about.set("cache_type_v", s.cache_type_v);
     about.set("kv_policy", s.kv_policy);
+    if (s.prompt_repeat > 1) about.set("prompt_repeat", s.prompt_repeat);
     about.set("activations", s.activations);
     about.set("device", s.device);
     about.set("isa", s.isa);

@@ -87,7 +87,7 @@ void converse(cli::Context& context, Session& session, const Tokenizer& tokenize
             continue;
         }
         if (line.empty()) continue;
-        messages.push_back({"user", line});
+        messages.push_back({"user", options.repeat.apply(line)});
         const std::vector<Token> prompt =
             encode_chat(tokenizer, options.chat_template, messages, true);
         GenerateStats stats;

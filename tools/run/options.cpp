@@ -40,6 +40,7 @@ void RunOptions::visit(OptionVisitor& v) {
               .value = "NAME",
               .choices = chat_forms()},
              chat_template);
+    repeat.visit(v);
     generate.visit(v);
     kv.visit(v);
     v.option({.name = "kv-save",

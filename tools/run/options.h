@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cost/probe.h"
+#include "decode/prompt_repeat.h"
 #include "decode/session.h"
 #include "model/adapted_store.h"
 
@@ -14,6 +15,7 @@ struct RunOptions {
     bool parse_special = false;
     bool chat = false, interactive = false;
     std::string system, chat_template;
+    PromptRepeat repeat;
     GenerateOptions generate;
     KvOptions kv;
     std::string kv_save, kv_load;

@@ -51,6 +51,7 @@ void Pipeline::open() {
     check_kv_path(options.kv_load, "--kv-load");
     source_ = ModelSource::open(options.model);
     adapters_ = open_adapters(options.adapters, *source_);
+    options.repeat.check(source_->spec());
     tokenizer_ = Tokenizer::open(source_->file());
     if (options.kv.context_tokens == 0) options.kv.context_tokens = source_->spec().context_tokens;
     capacity_ = KvEngine::capacity_tokens(source_->spec().attention, options.kv);
@@ -60,7 +61,7 @@ void Pipeline::open() {
                     std::to_string(source_->spec().context_tokens));
     }
     if (conversation_) return;
-    const std::string text = read_prompt();
+    const std::string text = options.repeat.apply(read_prompt());
     if (options.chat) {
         std::vector<ChatMessage> messages;
         if (!options.system.empty()) messages.push_back({"system", options.system});

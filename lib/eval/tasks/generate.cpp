@@ -190,10 +190,12 @@ void Generate::take(const Sample& sample, const std::string& before, const std::
     Encoded out;
     if (sample.messages.empty()) {
         any_prompt_ = true;
-        out.prompt = setting_->tokenizer->encode(before + sample.prompt, {});
-    } else if (before.empty()) {
         out.prompt =
-            encode_chat(*setting_->tokenizer, options_.chat_template, sample.messages, true);
+            setting_->tokenizer->encode(setting_->repeat.apply(before + sample.prompt), {});
+    } else if (before.empty()) {
+        std::vector<ChatMessage> messages = sample.messages;
+        messages.back().content = setting_->repeat.apply(messages.back().content);
+        out.prompt = encode_chat(*setting_->tokenizer, options_.chat_template, messages, true);
     } else {
         throw Error(Exit::kBadData, where, "messages take no examples", "drop --num-fewshot");
     }
@@ -260,6 +262,7 @@ TaskResult Generate::facts() const {
     TaskResult out;
     out.options = options_without_files(options_);
     out.filter = filters_.name();
+    out.generates = true;
     out.file = basename_of(options_.file);
     out.sha256 = sha256_;
     out.samples = samples();

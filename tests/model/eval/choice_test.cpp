@@ -107,7 +107,7 @@ TEST_CASE("eval choice: tokens of context and choices") {
     const auto tokenizer = Tokenizer::open(source->file());
     const ChoiceItem item = {"the sky  ", {"is blue", "is r\xc3\xa9"}, 1};
     bool cut = true;
-    const EncodedChoices one = encode_choices(*tokenizer, item, "", " ", 1000, cut);
+    const EncodedChoices one = encode_choices(*tokenizer, item, " ", 1000, cut);
     CHECK_FALSE(cut);
     const auto plain = tokenizer->encode("the sky", {});
     CHECK(one.start == std::ssize(plain));
@@ -117,17 +117,18 @@ TEST_CASE("eval choice: tokens of context and choices") {
     CHECK(one.bytes == std::vector<double>{7, 6});
     CHECK(one.answer == 1);
 
-    const EncodedChoices shot = encode_choices(*tokenizer, item, "x y\n\n", " ", 1000, cut);
+    const EncodedChoices shot = encode_choices(
+        *tokenizer, {"x y\n\n" + item.context, item.choices, item.answer}, " ", 1000, cut);
     CHECK(shot.tokens[0] == tokenizer->encode("x y\n\nthe sky   is blue", {}));
 
     const std::int64_t longest = std::ssize(one.tokens[0]) - 3;
-    const EncodedChoices less = encode_choices(*tokenizer, item, "", " ", longest, cut);
+    const EncodedChoices less = encode_choices(*tokenizer, item, " ", longest, cut);
     CHECK(cut);
     CHECK(std::ssize(less.tokens[0]) - 1 == longest);
     CHECK(less.start == one.start - 2);
     CHECK(less.tokens[0].back() == one.tokens[0].back());
 
-    const EncodedChoices bare = encode_choices(*tokenizer, {"", {"a", "b"}, 0}, "", "", 9, cut);
+    const EncodedChoices bare = encode_choices(*tokenizer, {"", {"a", "b"}, 0}, "", 9, cut);
     CHECK(bare.start == 1);
     CHECK(bare.tokens[0].size() >= 2);
 }
