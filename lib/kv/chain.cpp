@@ -11,9 +11,9 @@
 namespace thimble {
 namespace {
 
-constexpr std::array kDuties = {KvPolicy::kFilter, KvPolicy::kBand,  KvPolicy::kScore,    KvPolicy::kLayers,
-                                KvPolicy::kHeads, KvPolicy::kMerge,    KvPolicy::kChannels,
-                                KvPolicy::kBlocks};
+constexpr std::array kDuties = {KvPolicy::kFilter,   KvPolicy::kBand,  KvPolicy::kScore,
+                                KvPolicy::kLayers,   KvPolicy::kHeads, KvPolicy::kMerge,
+                                KvPolicy::kChannels, KvPolicy::kBlocks};
 
 std::string_view name_of(KvPolicy::Duty duty) {
     switch (duty) {
@@ -84,8 +84,7 @@ KvChain KvChain::parse(std::string_view spec, std::string_view where) {
         refuse("'" + std::string(spec) + "' has no link that scores keys",
                "put one before it: snapkv:budget=25%+" + std::string(spec));
     if ((duties & KvPolicy::kBand) != 0 && names.size() > 1)
-        refuse("'" + std::string(spec) + "': a band does not go with other links",
-               "use it alone");
+        refuse("'" + std::string(spec) + "': a band does not go with other links", "use it alone");
     if (names.size() > 1 && std::find(names.begin(), names.end(), "full") != names.end())
         refuse("'full' keeps everything and goes with no other link", "leave it out");
     return chain;
@@ -154,8 +153,8 @@ KvEdit KvChain::edit(const KvLayerView& view, const KvScores& scores, std::int64
         } else {
             for (int head = 0; head < heads; ++head) {
                 const auto h = static_cast<std::size_t>(head);
-                edit.heads[h].keep = keep_best(view.positions(head), scores.heads[h], protect,
-                                               view.seen(), tokens);
+                edit.heads[h].keep =
+                    keep_best(view.positions(head), scores.heads[h], protect, view.seen(), tokens);
             }
         }
         if (const KvPolicy* merger = of(KvPolicy::kMerge)) merger->merge(view, scores, edit);

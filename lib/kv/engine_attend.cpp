@@ -13,8 +13,7 @@ constexpr std::int64_t kTile = ops::kAttentionTile;
 
 std::span<std::int64_t> take_positions(const Exec& exec, std::int64_t count) {
     const auto n = static_cast<std::size_t>(count);
-    return {reinterpret_cast<std::int64_t*>(
-                exec.host().workspace->take(n * sizeof(std::int64_t))),
+    return {reinterpret_cast<std::int64_t*>(exec.host().workspace->take(n * sizeof(std::int64_t))),
             n};
 }
 
@@ -44,9 +43,10 @@ void KvEngine::attend(const Exec& exec, int layer, View q, View k, View v, View 
     const bool single = !s.current->in_prompt && s.shape.row_by_row(i);
     const std::int64_t start = s.step_first, end = start + q.rows;
     for (std::int64_t first = start; first < end;) {
-        const std::int64_t last = single                  ? first + 1
-                                  : s.shape.plans[i].ring() ? std::min(end, (first / kTile + 1) * kTile)
-                                                          : end;
+        const std::int64_t last = single ? first + 1
+                                  : s.shape.plans[i].ring()
+                                      ? std::min(end, (first / kTile + 1) * kTile)
+                                      : end;
         const std::int64_t row = first - start, count = last - first;
         s.attend_piece(exec, i, first, q.slice_rows(row, count), k.slice_rows(row, count),
                        v.slice_rows(row, count), out.slice_rows(row, count));

@@ -65,8 +65,8 @@ void KvEngine::State::edit_together(const Exec& exec, Sequence& sequence) {
     std::nth_element(all.begin(), all.begin() + (kept - 1), all.end(), std::greater<>());
     const float least = all[static_cast<std::size_t>(kept - 1)];
     // Equal scores at the border: as many as there is room for, in the order of layers and heads.
-    std::int64_t ties = kept - std::count_if(all.begin(), all.begin() + kept,
-                                             [&](float x) { return x > least; });
+    std::int64_t ties =
+        kept - std::count_if(all.begin(), all.begin() + kept, [&](float x) { return x > least; });
     for (const Layer& layer : layers) {
         KvEdit edit;
         for (std::size_t head = 0; head < layer.positions.size(); ++head) {

@@ -95,16 +95,16 @@ Edited edited_bytes(const KvShape& shape, std::size_t layer, const KvLoad& load,
     out.after = plan.sparse_bytes(slots, bias) +
                 LayerStatistics::list_bytes(needs, attention, slots, false);
     // Heads of unequal length begin pages of their own, and so do narrowed keys.
-    if (shape.chain.of(KvPolicy::kHeads) != nullptr || shape.chain.of(KvPolicy::kChannels) != nullptr ||
-        needs.waits_for_layers)
+    if (shape.chain.of(KvPolicy::kHeads) != nullptr ||
+        shape.chain.of(KvPolicy::kChannels) != nullptr || needs.waits_for_layers)
         out.after += kv_heads * (4 * LaneMemory::committed_lane_bytes(1, plan.page) + 512);
     const std::uint64_t row = static_cast<std::uint64_t>(load.prompt) * sizeof(float);
-    // Positions, twice while they are looked at; scores; the window's logits; keys and values copied
-    // when channels go.
+    // Positions, twice while they are looked at; scores; the window's logits; keys and values
+    // copied when channels go.
     const std::uint64_t scratch =
-        row * (3 * kv_heads + static_cast<std::uint64_t>(
-                                 needs.edit_rows + needs.window_rows * attention.heads /
-                                                       attention.kv_heads)) +
+        row * (3 * kv_heads +
+               static_cast<std::uint64_t>(needs.edit_rows + needs.window_rows * attention.heads /
+                                                                attention.kv_heads)) +
         static_cast<std::uint64_t>(needs.window_rows * attention.heads * attention.head_dim) *
             sizeof(float) +
         (shape.chain.of(KvPolicy::kChannels) != nullptr ? plan.sparse_bytes(of_prompt, bias) : 0);
@@ -118,11 +118,12 @@ std::uint64_t filter_bytes(const KvShape& shape, std::int64_t tokens) {
     std::uint64_t most = 0;
     for (std::size_t i = 0; i < shape.plans.size(); ++i) {
         const AttentionLayer& layer = shape.specs[i].shape;
-        const auto rows = static_cast<std::uint64_t>(layer.heads / layer.kv_heads +
-                                                     2 * layer.kv_heads + 4);
-        most = std::max(most, shape.plans[i].bytes(tokens) +
-                                  LayerStatistics::list_bytes(shape.chain.needs(), layer, tokens, true) +
-                                  rows * static_cast<std::uint64_t>(tokens) * sizeof(float));
+        const auto rows =
+            static_cast<std::uint64_t>(layer.heads / layer.kv_heads + 2 * layer.kv_heads + 4);
+        most = std::max(most,
+                        shape.plans[i].bytes(tokens) +
+                            LayerStatistics::list_bytes(shape.chain.needs(), layer, tokens, true) +
+                            rows * static_cast<std::uint64_t>(tokens) * sizeof(float));
     }
     return most;
 }
@@ -155,8 +156,8 @@ std::uint64_t KvEngine::predict_bytes(const std::vector<AttentionSpec>& layers,
     std::uint64_t sum = 0, extra = 0;
     KvLoad load = all;
     if (const KvPolicy* filter = shape.chain.of(KvPolicy::kFilter)) {
-        const std::int64_t kept = std::min(
-            all.prompt, filter->filter_budget()->tokens(all.prompt, shape.token_bytes));
+        const std::int64_t kept =
+            std::min(all.prompt, filter->filter_budget()->tokens(all.prompt, shape.token_bytes));
         load = {all.tokens - all.prompt + kept, kept};
         extra = filter_bytes(shape, all.prompt);
     }

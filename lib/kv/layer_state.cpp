@@ -106,7 +106,8 @@ void LayerStatistics::note_raw(const Exec& exec, LayerState& state, std::int64_t
                     const double x = static_cast<double>(row[static_cast<std::size_t>(i)]);
                     sum[i] += x;
                     for (std::int64_t j = 0; j < dim; ++j)
-                        products[i * dim + j] += x * static_cast<double>(row[static_cast<std::size_t>(j)]);
+                        products[i * dim + j] +=
+                            x * static_cast<double>(row[static_cast<std::size_t>(j)]);
                 }
             }
         }

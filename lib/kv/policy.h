@@ -53,19 +53,19 @@ class KvBudget {
 // What a policy asks of the engine.
 struct KvNeeds {
     PositionMode positions = PositionMode::kOriginal;
-    bool edits_prompt = false;      // drops, merges or narrows slots when a prompt ends
-    bool edits_decode = false;      // and after each token that follows
-    bool waits_for_layers = false;  // edits only when all layers have seen the prompt
-    bool prompt_sums = false;       // accumulate() sees every row of a prompt
-    bool decode_sums = false;       // and every later row
-    bool moments = false;           // of queries before rotation
+    bool edits_prompt = false;       // drops, merges or narrows slots when a prompt ends
+    bool edits_decode = false;       // and after each token that follows
+    bool waits_for_layers = false;   // edits only when all layers have seen the prompt
+    bool prompt_sums = false;        // accumulate() sees every row of a prompt
+    bool decode_sums = false;        // and every later row
+    bool moments = false;            // of queries before rotation
     std::int64_t repeat_tokens = 0;  // has the model repeat its prompt, so many tokens at a time,
                                      // and sees these rows in accumulate()
-    std::int64_t window_rows = 0;   // last queries of a prompt that an edit may ask for
-    std::int64_t block_tokens = 0;  // reads blocks of so many slots
-    std::int64_t block_floats = 0;  // numbers that describe a block
-    std::int64_t edit_rows = 3;     // rows of [slots] floats that an edit holds at most, besides
-                                    // scores and the window's logits
+    std::int64_t window_rows = 0;    // last queries of a prompt that an edit may ask for
+    std::int64_t block_tokens = 0;   // reads blocks of so many slots
+    std::int64_t block_floats = 0;   // numbers that describe a block
+    std::int64_t edit_rows = 3;      // rows of [slots] floats that an edit holds at most, besides
+                                     // scores and the window's logits
 };
 
 // Which keys a query reads once sinks + window tokens precede or equal it: the first `sinks` and

@@ -15,10 +15,11 @@ void add_probabilities(const Exec& exec, View logits, std::int64_t group, std::s
 
 enum class Pooling : std::uint8_t { kMean, kMax };
 // Along tokens, `width` (odd) wide, same length: the mean counts places beyond the ends as zeros.
-void pool(std::span<float> values, std::int64_t width, Pooling how, std::pmr::memory_resource& memory);
+void pool(std::span<float> values, std::int64_t width, Pooling how,
+          std::pmr::memory_resource& memory);
 
-// For each slot before the window, the probabilities that the last `rows` queries of the prompt give
-// it: summed over the rows, pooled along tokens, averaged over the heads of the group
+// For each slot before the window, the probabilities that the last `rows` queries of the prompt
+// give it: summed over the rows, pooled along tokens, averaged over the heads of the group
 // ("SnapKV: LLM Knows What You are Looking for Before Generation", 2024).
 void score_by_window(const KvLayerView& view, std::int64_t rows, std::int64_t pool_width,
                      Pooling how, KvScores& scores);

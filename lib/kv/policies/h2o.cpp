@@ -17,10 +17,11 @@ class H2oPolicy final : public KvPolicy {
         std::string budget = "20%";
         double recent = 0.5;
         void visit(OptionVisitor& v) {
-            v.option({.name = "budget",
-                      .help = "kept of a head and layer: tokens, 25% of those seen, or 64MiB in all",
-                      .value = "SIZE"},
-                     budget);
+            v.option(
+                {.name = "budget",
+                 .help = "kept of a head and layer: tokens, 25% of those seen, or 64MiB in all",
+                 .value = "SIZE"},
+                budget);
             v.option({.name = "recent",
                       .help = "share of the budget for the most recent tokens",
                       .least = 0,
@@ -33,7 +34,8 @@ class H2oPolicy final : public KvPolicy {
         : options_(options), budget_(KvBudget::parse(options.budget, where)) {}
 
     [[nodiscard]] KvNeeds needs() const override {
-        return {.edits_prompt = true, .edits_decode = true, .prompt_sums = true, .decode_sums = true};
+        return {
+            .edits_prompt = true, .edits_decode = true, .prompt_sums = true, .decode_sums = true};
     }
     [[nodiscard]] unsigned duties() const override { return kScore; }
     [[nodiscard]] const KvBudget* budget() const override { return &budget_; }

@@ -21,10 +21,11 @@ class SnapKvPolicy final : public KvPolicy {
         std::string pooling = "mean";
 
         void visit(OptionVisitor& v) {
-            v.option({.name = "budget",
-                      .help = "kept of a head and layer: tokens, 25% of those seen, or 64MiB in all",
-                      .value = "SIZE"},
-                     budget);
+            v.option(
+                {.name = "budget",
+                 .help = "kept of a head and layer: tokens, 25% of those seen, or 64MiB in all",
+                 .value = "SIZE"},
+                budget);
             v.option({.name = "window",
                       .help = "last tokens of the prompt, whose queries score; always kept",
                       .least = 1,
@@ -35,8 +36,9 @@ class SnapKvPolicy final : public KvPolicy {
                       .least = 1,
                       .most = 1023},
                      kernel);
-            v.option({.name = "pooling", .help = "how scores are pooled", .choices = {"mean", "max"}},
-                     pooling);
+            v.option(
+                {.name = "pooling", .help = "how scores are pooled", .choices = {"mean", "max"}},
+                pooling);
         }
     };
 

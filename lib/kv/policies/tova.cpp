@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // "Transformers are Multi-State RNNs" (2024), token omission via attention: whenever there are too
-// many tokens the one that the newest query attends to least goes, by the mean over all heads of the
-// layer; all heads keep the same tokens.
+// many tokens the one that the newest query attends to least goes, by the mean over all heads of
+// the layer; all heads keep the same tokens.
 #include <algorithm>
 
 #include "kv/scoring.h"
@@ -18,11 +18,13 @@ class TovaPolicy final : public KvPolicy {
         std::string budget = "50%";
         std::int64_t recent = 1;
         void visit(OptionVisitor& v) {
-            v.option({.name = "budget",
-                      .help = "kept of a head and layer: tokens, 25% of those seen, or 64MiB in all",
-                      .value = "SIZE"},
-                     budget);
-            v.option({.name = "recent", .help = "newest tokens that always stay", .least = 0}, recent);
+            v.option(
+                {.name = "budget",
+                 .help = "kept of a head and layer: tokens, 25% of those seen, or 64MiB in all",
+                 .value = "SIZE"},
+                budget);
+            v.option({.name = "recent", .help = "newest tokens that always stay", .least = 0},
+                     recent);
         }
     };
 
