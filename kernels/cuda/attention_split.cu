@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads) attention_split_kernel(AttentionSpli
         __syncthreads();
         load_tile(p, p.v, head, slot, tile);
         __syncthreads();
-        add_values(tile, weights, dim, s);
+        add_values(tile, weights, dim, s.o);
         __syncthreads();
     }
     write_states(p, first, rows, s);

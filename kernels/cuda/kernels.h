@@ -79,6 +79,7 @@ struct DecodeRows {
     std::int64_t first, count;
     float* out;
     std::int64_t out_stride;
+    std::uint16_t* bf16 = nullptr;  // if not null, in place of out: rounded, to nearest even
 };
 
 // Of each row: its largest value, the lowest place of it, and sum(exp(x - max)).
@@ -207,6 +208,128 @@ struct AttentionMerge {
     std::int64_t out_stride;
     float* out_max;  // [rows], or null
     float* out_sum;
+};
+
+// Backward. Gradients are added to what the outputs hold unless a comment says "=".
+
+// r[t] = 1 / sqrt(mean(x[t]^2) + epsilon)
+struct InverseRms {
+    const float* x;
+    std::int64_t rows, cols, stride;
+    float epsilon;
+    float* r;  // [rows]
+};
+
+// Of RmsNorm: dx (+)= r (dy w - x r^2 mean(dy w x)). dx may be dy.
+struct RmsNormBackward {
+    const float *x, *weight, *dy;
+    const float* r;  // [rows], InverseRms
+    float* dx;
+    std::int64_t rows, cols, x_stride, dy_stride, dx_stride;
+    bool accumulate;
+};
+
+// Of Glu: dgate = dy up act'(gate), dup = dy act(gate); either may be dy, gate or up.
+struct GluBackward {
+    Activation activation;
+    const float *gate, *up, *dy;
+    float *dgate, *dup;
+    std::int64_t rows, cols, gate_stride, up_stride, dy_stride, dgate_stride, dup_stride;
+};
+
+// sums[i] += sum over t of y[t][i] x[t][i] r[t]; without x or r those are 1.
+struct ColumnSums {
+    const float* y;
+    const float* x;  // or null
+    const float* r;  // [rows], or null
+    std::int64_t rows, cols, y_stride, x_stride;
+    float* sums;  // [cols]
+};
+
+// out[t][i] = x[t][i] factors[i] + bias[i]; without these they are 1 and 0. out may be x.
+struct ScaleColumns {
+    const float* x;
+    const float* factors;  // [cols], or null
+    const float* bias;     // [cols], or null
+    float* out;
+    std::int64_t rows, cols, x_stride, out_stride;
+};
+
+// out = 0 with probability `rate`, else x * factor: element e = t * cols + i draws word e % 4 of
+// Philox(seed, e / 4, stream). out may be x.
+struct Dropout {
+    const float* x;
+    float* out;
+    std::int64_t rows, cols, x_stride, out_stride;
+    float rate, factor;
+    std::uint64_t seed, stream;
+};
+
+// table[rows[u]] += factor * (dx[order[starts[u]]] + ... + dx[order[starts[u + 1] - 1]]), one after
+// the other.
+struct EmbedBackward {
+    const float* dx;
+    std::int64_t dx_stride;
+    const std::int32_t* rows;    // [runs], no two alike
+    const std::int32_t* starts;  // [runs + 1]
+    const std::int32_t* order;
+    std::int64_t runs, cols;
+    float* table;
+    std::int64_t table_stride;
+    float factor;
+};
+
+// c [m, n] (+)= a [m, k] b [k, n] by cuBLAS, sums in float; a and b both of floats, or both bf16.
+// One that is transposed is held as its transpose, row-major as the others.
+struct Product {
+    Blas* blas;  // host object
+    const void *a, *b;
+    bool a_transposed, b_transposed, bf16;
+    std::int64_t m, n, k, a_stride, b_stride;
+    float* c;
+    std::int64_t c_stride;
+    bool accumulate;
+};
+
+// Attention of whole documents: row t of q sees rows s <= t of k and v with window == 0 or
+// t - s < window. dq, dk, dv = ...; dq may be dout.
+struct AttentionBackward {
+    const float *q, *k, *v,
+        *dout;  // q, dout: [T, heads * head_dim]; k, v: [T, kv_heads * head_dim]
+    float *dq, *dk, *dv;
+    std::int64_t tokens;
+    std::int64_t q_stride, k_stride, v_stride, dout_stride, dq_stride, dk_stride, dv_stride;
+    int heads, kv_heads, head_dim;  // head_dim a multiple of 4, at most 256
+    float scale, softcap;           // softcap 0: none
+    std::int64_t window;            // 0: none
+    float* stats;                   // scratch, [2, heads, T]
+};
+
+// lengths[r] = |W_r + scale * B_r A|, the row of a matrix with a low-rank term.
+struct RowLengths {
+    Matrix matrix;   // [rows, cols]
+    const float* a;  // [rank, cols], no gaps
+    const float* b;  // [rows, rank], no gaps
+    std::int64_t rank;
+    float scale;
+    double* lengths;  // [rows]
+};
+
+// A tile of logits, columns [first, first + cols) of all, joins each row's statistics: the largest
+// so far, sum of exp(logit - largest), the target's logit; first -inf, 0, 0.
+struct LossStats {
+    const float* z;
+    std::int64_t rows, cols, stride, first;
+    const std::int32_t* targets;  // [rows]
+    double* stats;                // [rows, 3]
+};
+// Such a tile becomes its gradient, scale * (exp(z - largest) / sum - [is target]).
+struct LossGradient {
+    float* z;
+    std::int64_t rows, cols, stride, first;
+    const std::int32_t* targets;
+    const double* stats;
+    double scale;
 };
 
 #define THIMBLE_CUDA_KERNEL(name, Problem)                               \

@@ -12,6 +12,8 @@ void ignore(cudaError_t result) { (void)static_cast<decltype(cudaSuccess)>(resul
 cudaEvent_t raw_event(const Event& event) { return static_cast<cudaEvent_t>(event.handle()); }
 
 void copy_rows(Stream& stream, const Rows& r, cudaMemcpyKind kind) {
+    if (r.to_pitch == r.width && r.from_pitch == r.width)
+        return check(cudaMemcpyAsync(r.to, r.from, r.width * r.rows, kind, raw(stream)), "copy");
     check(cudaMemcpy2DAsync(r.to, r.to_pitch, r.from, r.from_pitch, r.width, r.rows, kind,
                             raw(stream)),
           "copy");

@@ -28,13 +28,13 @@ struct KvSweepOptions {
 struct KvSweepRow {
     std::string policy, budget;
     std::int64_t budget_tokens = 0;
-    Estimate kld;                          // nats per token, against the full cache
+    Estimate kld;  // nats per token, against the full cache
     double perplexity = 0, same_top = 0;
     std::vector<double> perplexity_by_part, kld_by_part;
-    std::uint64_t kv_bytes = 0;            // of a sequence after the prompt, by the ledger's count
-    double kv_share = 0;                   // of the full cache's
+    std::uint64_t kv_bytes = 0;  // of a sequence after the prompt, by the ledger's count
+    double kv_share = 0;         // of the full cache's
     double prompt_seconds = 0, tokens_per_second = 0;
-    std::string refused;                   // why there are no figures
+    std::string refused;  // why there are no figures
 };
 
 class KvSweep {
@@ -60,7 +60,8 @@ class KvSweep {
     void measure_full();
     [[nodiscard]] std::vector<KvSweepRow> measure(const std::string& policy);
     void go_on(Runner& runner, SeqId seq, std::size_t text, Sums& sums) const;
-    [[nodiscard]] KvSweepRow row_of(const std::string& policy, std::size_t budget, const Sums& sums) const;
+    [[nodiscard]] KvSweepRow row_of(const std::string& policy, std::size_t budget,
+                                    const Sums& sums) const;
     [[nodiscard]] std::int64_t budget_tokens(std::size_t budget) const;
 
     KvSweepOptions options_;
@@ -73,7 +74,8 @@ class KvSweep {
     KvSweepRow full_;
 };
 
-[[nodiscard]] Json kv_sweep_json(const KvSweepOptions& options, const std::vector<KvSweepRow>& rows);
+[[nodiscard]] Json kv_sweep_json(const KvSweepOptions& options,
+                                 const std::vector<KvSweepRow>& rows);
 [[nodiscard]] std::string kv_sweep_table(const std::vector<KvSweepRow>& rows);
 // Divergence against the share of the cache that is kept, one line for each policy.
 [[nodiscard]] std::string kv_sweep_svg(const std::vector<KvSweepRow>& rows, std::string_view title);

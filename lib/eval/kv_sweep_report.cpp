@@ -87,7 +87,9 @@ std::string kv_sweep_svg(const std::vector<KvSweepRow>& rows, std::string_view t
     }
     if (policies.empty()) least = 1e-3, most = 1;
     const double low = std::floor(std::log10(least)), high = std::ceil(std::log10(most) + 1e-9);
-    const auto x_of = [&](double share) { return kLeft + kPlotWidth * std::clamp(share, 0.0, 1.0); };
+    const auto x_of = [&](double share) {
+        return kLeft + kPlotWidth * std::clamp(share, 0.0, 1.0);
+    };
     const auto y_of = [&](double kld) {
         const double span = std::max(high - low, 1.0);
         return kTop + kPlotHeight * (high - std::log10(kld)) / span;
@@ -101,8 +103,8 @@ std::string kv_sweep_svg(const std::vector<KvSweepRow>& rows, std::string_view t
                number(x2, "%.1f") + "\" y2=\"" + number(y2, "%.1f") + "\" stroke=\"" + colour +
                "\"/>\n";
     };
-    std::string svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + number(kWidth, "%.0f") +
-                      "\" height=\"" + number(kHeight, "%.0f") +
+    std::string svg = "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" +
+                      number(kWidth, "%.0f") + "\" height=\"" + number(kHeight, "%.0f") +
                       "\" font-family=\"sans-serif\" font-size=\"12\">\n"
                       "<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n" +
                       text(kLeft, 22, std::string(title), "start");
@@ -116,20 +118,26 @@ std::string kv_sweep_svg(const std::vector<KvSweepRow>& rows, std::string_view t
         svg += line(x, kTop, x, kTop + kPlotHeight, "#ddd") +
                text(x, kTop + kPlotHeight + 18, std::to_string(percent) + " %", "middle");
     }
-    svg += text(kLeft + kPlotWidth / 2, kTop + kPlotHeight + 40, "bytes of the full KV cache", "middle");
+    svg += text(kLeft + kPlotWidth / 2, kTop + kPlotHeight + 40, "bytes of the full KV cache",
+                "middle");
     svg += text(kLeft, kTop - 4, "KL divergence, nats per token", "start");
     for (std::size_t p = 0; p < policies.size(); ++p) {
         const std::string colour =
-            "hsl(" + number(360.0 * static_cast<double>(p) / static_cast<double>(policies.size()), "%.0f") + ",70%,40%)";
+            "hsl(" +
+            number(360.0 * static_cast<double>(p) / static_cast<double>(policies.size()), "%.0f") +
+            ",70%,40%)";
         std::string points, marks;
         for (const KvSweepRow& row : rows) {
             if (row.policy != policies[p] || !row.refused.empty() || !(row.kld.value > 0)) continue;
-            const std::string x = number(x_of(row.kv_share), "%.1f"), y = number(y_of(row.kld.value), "%.1f");
+            const std::string x = number(x_of(row.kv_share), "%.1f"),
+                              y = number(y_of(row.kld.value), "%.1f");
             points += x + "," + y + " ";
-            marks += "<circle cx=\"" + x + "\" cy=\"" + y + "\" r=\"3\" fill=\"" + colour + "\"/>\n";
+            marks +=
+                "<circle cx=\"" + x + "\" cy=\"" + y + "\" r=\"3\" fill=\"" + colour + "\"/>\n";
         }
         const double y = kTop + 14 * static_cast<double>(p) + 10;
-        svg += "<polyline points=\"" + points + "\" fill=\"none\" stroke=\"" + colour + "\"/>\n" + marks +
+        svg += "<polyline points=\"" + points + "\" fill=\"none\" stroke=\"" + colour + "\"/>\n" +
+               marks +
                line(kLeft + kPlotWidth + 16, y - 4, kLeft + kPlotWidth + 36, y - 4, colour) +
                text(kLeft + kPlotWidth + 42, y, policies[p], "start");
     }

@@ -41,8 +41,8 @@ Extent extent(const LayerStore& store, LayerStore::Part& part, Field field, int 
     const std::size_t slots = plan.ring() ? 0 : index(part.slots[h]);
     switch (field) {
         case Field::kKeys:
-            return {part.k.lane(head), plan.ring() ? part.k.committed_bytes(head)
-                                                   : slots * store.k_row_bytes(part)};
+            return {part.k.lane(head),
+                    plan.ring() ? part.k.committed_bytes(head) : slots * store.k_row_bytes(part)};
         case Field::kValues:
             return {part.v.lane(head), plan.ring() ? part.v.committed_bytes(head)
                                                    : slots * plan.v.row_bytes(plan.head_dim)};
@@ -79,7 +79,8 @@ void for_tensors(KvEngine::State::Sequence& sequence, Fn&& fn) {
         }
         std::vector<Extent> sums;
         for (auto& head : state.sums)
-            sums.push_back({reinterpret_cast<std::byte*>(head.data()), head.size() * sizeof(float)});
+            sums.push_back(
+                {reinterpret_cast<std::byte*>(head.data()), head.size() * sizeof(float)});
         fn(tensor_name(layer, "policy", "sums"), sums);
     }
 }
@@ -128,7 +129,8 @@ class HeadReader {
         return *value;
     }
     [[nodiscard]] HeadReader sub(const Json& json) const { return {path_, json}; }
-    [[nodiscard]] std::int64_t number(const char* key, std::int64_t least, std::int64_t most) const {
+    [[nodiscard]] std::int64_t number(const char* key, std::int64_t least,
+                                      std::int64_t most) const {
         return check(get(key).as_int(path_), key, least, most);
     }
     [[nodiscard]] std::vector<std::int64_t> list(const char* key, std::size_t count,
@@ -136,10 +138,13 @@ class HeadReader {
         std::vector<std::int64_t> out;
         for (const Json& item : get(key).as_array(path_))
             out.push_back(check(item.as_int(path_), key, least, most));
-        if (out.size() != count) throw bad(path_, "'" + std::string(key) + "' has the wrong length");
+        if (out.size() != count)
+            throw bad(path_, "'" + std::string(key) + "' has the wrong length");
         return out;
     }
-    [[nodiscard]] const std::string& text(const char* key) const { return get(key).as_string(path_); }
+    [[nodiscard]] const std::string& text(const char* key) const {
+        return get(key).as_string(path_);
+    }
 
   private:
     std::int64_t check(std::int64_t value, const char* key, std::int64_t least,
@@ -199,8 +204,8 @@ std::shared_ptr<LayerStore::Part> make_part(const LayerStore& store, const HeadR
     });
     if (!channels.empty() && (channels.size() != heads || !even || !sparse))
         throw bad("channels", "do not fit the model");
-    auto part = store.new_part(plan.all_slots(), channels.empty() ? plan.head_dim
-                                                                  : std::ssize(channels.front()));
+    auto part = store.new_part(plan.all_slots(),
+                               channels.empty() ? plan.head_dim : std::ssize(channels.front()));
     part->first_position = json.number("first", 0, tokens);
     part->slots = slots;
     part->channels = std::move(channels);
@@ -343,8 +348,9 @@ SeqId load_sequence(KvEngine& engine, const KvFileHead& expected, const std::str
     const KvFileHead head = head_of(reader, path);
     const auto same = [&](const char* what, const std::string& saved, const std::string& wanted) {
         if (saved == wanted) return;
-        throw bad(path, "was saved with " + std::string(what) + " '" + escaped(saved) +
-                            "', this run has '" + escaped(wanted) + "'",
+        throw bad(path,
+                  "was saved with " + std::string(what) + " '" + escaped(saved) +
+                      "', this run has '" + escaped(wanted) + "'",
                   "give the options that it was saved with, or save it anew");
     };
     if (head.model != expected.model)

@@ -35,8 +35,8 @@ class KvChain {
     [[nodiscard]] bool edits() const noexcept { return needs_.edits_prompt || needs_.edits_decode; }
 
     // Tokens that a head of each layer keeps on average after `seen` tokens; 0: everything.
-    // token_bytes: K and V of one token in all governed layers. `other`: in place of the budget that
-    // the chain has.
+    // token_bytes: K and V of one token in all governed layers. `other`: in place of the budget
+    // that the chain has.
     [[nodiscard]] std::vector<std::int64_t> layer_tokens(const ModelInfo& model, std::int64_t seen,
                                                          std::uint64_t token_bytes,
                                                          const KvBudget* other = nullptr) const;

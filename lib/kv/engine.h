@@ -95,7 +95,8 @@ class KvEngine final : public SequenceState {
     // prompt is fed to a sequence of its own layer by layer up to that one, filter() then names the
     // places that it keeps (all, if the budget has room), ascending.
     [[nodiscard]] int filter_layer() const;
-    [[nodiscard]] std::vector<std::int32_t> filter(const Exec& exec, SeqId seq, std::int64_t tokens);
+    [[nodiscard]] std::vector<std::int32_t> filter(const Exec& exec, SeqId seq,
+                                                   std::int64_t tokens);
     void forget_layer(SeqId seq, int layer);
     // Whether a prompt may pass through one layer after the other, so that only one layer at a time
     // holds all of it: begin_layer_step() instead of begin_step(), for `count` tokens that follow

@@ -62,8 +62,9 @@ void KvEngine::State::attend_view(const Exec& exec, std::size_t layer,
     const AttentionSpec& spec = shape.specs[layer];
     // Tokens of a sequence that writes in this step, too, its new one included.
     const auto length = [&](const Sequence* sequence) {
-        const bool writes = std::any_of(views.begin(), views.end(),
-                                        [&](const auto& other) { return other.back() == sequence; });
+        const bool writes = std::any_of(views.begin(), views.end(), [&](const auto& other) {
+            return other.back() == sequence;
+        });
         return sequence->tokens + (writes ? 1 : 0);
     };
     std::int64_t total = 0;
@@ -117,7 +118,8 @@ void KvEngine::move_tokens(const Exec& exec, SeqId from, SeqId to) {
         LayerStore& store = target.layers[layer]->store;
         const std::int64_t dim = spec.shape.head_dim, width = spec.shape.kv_heads * dim;
         // A ring has lost what no later query could read.
-        const std::int64_t oldest = plan.ring() ? std::max<std::int64_t>(count - plan.slots + ops::kAttentionTile, 0) : 0;
+        const std::int64_t oldest =
+            plan.ring() ? std::max<std::int64_t>(count - plan.slots + ops::kAttentionTile, 0) : 0;
         store.reserve(target.tokens, count);
         std::vector<float> rows(static_cast<std::size_t>(2 * width));
         std::vector<double> wide(rows.size());

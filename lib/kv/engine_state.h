@@ -57,7 +57,7 @@ struct KvEngine::State {
     Sequence* current = nullptr;                       // of the step in progress
     std::int64_t step_first = 0, step_tokens = 0;
     std::vector<std::vector<Sequence*>> views;  // of a shared step; else empty
-    bool step_counts = true;  // its tokens are the sequence's when it ends
+    bool step_counts = true;                    // its tokens are the sequence's when it ends
 
     [[nodiscard]] Sequence& at(SeqId seq) const;
     [[nodiscard]] std::vector<std::int64_t> layer_tokens(const Sequence& sequence,
@@ -71,8 +71,8 @@ struct KvEngine::State {
     void attend_piece(const Exec& exec, std::size_t layer, std::int64_t first, View q, View k,
                       View v, View out);
     void attend_shared(const Exec& exec, std::size_t layer, View q, View k, View v, View out);
-    void attend_view(const Exec& exec, std::size_t layer, const std::vector<Sequence*>& view, View q,
-                     View out) const;
+    void attend_view(const Exec& exec, std::size_t layer, const std::vector<Sequence*>& view,
+                     View q, View out) const;
     void attend_all(const Exec& exec, std::size_t layer, std::span<const std::int64_t> positions,
                     View q, View out);
     void attend_band(const Exec& exec, std::size_t layer, std::int64_t first, View q, View raw_q,

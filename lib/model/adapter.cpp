@@ -10,6 +10,7 @@
 #include "format/weight_format.h"
 #include "model/adapter_parts.h"
 #include "model/hf_export.h"
+#include "ops/columns.h"
 
 namespace thimble {
 namespace {
@@ -51,19 +52,9 @@ double adapter_scale(const AdapterSettings& settings, const AdapterMatrix& matri
     return matrix.alpha / (settings.rslora ? std::sqrt(rank) : rank);
 }
 
-void add_terms(const float* a, std::span<const float> b, double scale, std::span<double> row) {
-    for (std::size_t k = 0; k < b.size(); ++k) {
-        const double factor = scale * static_cast<double>(b[k]);
-        if (factor == 0) continue;
-        const float* terms = a + k * row.size();
-        for (std::size_t c = 0; c < row.size(); ++c)
-            row[c] += factor * static_cast<double>(terms[c]);
-    }
-}
-
 void add_terms(const AdapterMatrix& matrix, double scale, std::int64_t r, std::span<double> row) {
     const auto rank = static_cast<std::size_t>(matrix.rank);
-    add_terms(matrix.a, {matrix.b + r * matrix.rank, rank}, scale, row);
+    ops::add_terms(matrix.a, {matrix.b + r * matrix.rank, rank}, scale, row);
 }
 
 double row_scale(const AdapterMatrix& matrix, std::int64_t r, std::span<const double> row) {

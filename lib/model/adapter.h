@@ -49,8 +49,6 @@ struct Adapter {
 
 // row [in] += scale * B_r A.
 void add_terms(const AdapterMatrix& matrix, double scale, std::int64_t r, std::span<double> row);
-// The same of A [rank, in] and row r of B, [rank].
-void add_terms(const float* a, std::span<const float> b, double scale, std::span<double> row);
 // What scales row r, terms added, to its length; 0 for a row of zeros. With DoRA.
 [[nodiscard]] double row_scale(const AdapterMatrix& matrix, std::int64_t r,
                                std::span<const double> row);

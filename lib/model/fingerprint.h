@@ -8,8 +8,8 @@
 
 namespace thimble {
 
-// SHA-256 of every tensor's name, type and shape and of the first and last 4 KiB of its data, in the
-// order of the file.
+// SHA-256 of every tensor's name, type and shape and of the first and last 4 KiB of its data, in
+// the order of the file.
 [[nodiscard]] std::string fingerprint(const ModelSource& source);
 
 }  // namespace thimble

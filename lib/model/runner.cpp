@@ -285,8 +285,7 @@ void Runner::forward(SeqId seq, std::span<const std::int32_t> tokens, std::int64
                     {.sink = sink ? &sink : nullptr});
 }
 
-View Runner::State::embed_prompt(const Buffer& memory,
-                                 std::span<const std::int32_t> tokens) const {
+View Runner::State::embed_prompt(const Buffer& memory, std::span<const std::int32_t> tokens) const {
     const View hidden = {const_cast<std::byte*>(memory.data()), exec.dtype(), std::ssize(tokens),
                          spec().hidden, spec().hidden};
     const Lease lease = store->acquire({UnitKind::kEmbedding, 0});

@@ -62,8 +62,8 @@ class Runner {
     // The same of a prompt, or of one more after answers: when it ends the KV policy drops what its
     // budget has no room for. Where it may, the prompt passes layer by layer, so that only one
     // layer at a time holds all of its keys and values.
-    // Policies may read fewer tokens than there are (KvEngine::filter_layer), and may have the model
-    // repeat its prompt, for which set_encoder() must have been called.
+    // Policies may read fewer tokens than there are (KvEngine::filter_layer), and may have the
+    // model repeat its prompt, for which set_encoder() must have been called.
     void prompt(SeqId seq, std::span<const std::int32_t> tokens, std::int64_t logits,
                 const LogitsSink& sink);
     // The end alone, for tokens that forward() has read since the prompt began; and of that only
@@ -73,8 +73,8 @@ class Runner {
     using Encode = std::function<std::vector<std::int32_t>(const std::string& text)>;
     void set_encoder(Encode encode);
 
-    // One token of each of several sequences that see one another (KvEngine::begin_shared_step), and
-    // the logits of all.
+    // One token of each of several sequences that see one another (KvEngine::begin_shared_step),
+    // and the logits of all.
     void forward_shared(const std::vector<std::vector<SeqId>>& views,
                         std::span<const std::int32_t> tokens, const LogitsSink& sink);
 

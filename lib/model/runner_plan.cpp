@@ -158,10 +158,7 @@ void Runner::add_to_plan(Plan& plan, const ModelSource& source, const RunnerOpti
             Buffer::charged_bytes(runner.device_workspace, Place::kDevice);
         plan.at(Tier::kVram, Purpose::kLogits) +=
             Buffer::charged_bytes(runner.device_logits, Place::kDevice);
-        plan.at(Tier::kVram, Purpose::kOther) += cuda::Blas::kWorkspaceBytes;
-        plan.at(Tier::kVram, Purpose::kIo) +=
-            CudaContext::device_bytes() - cuda::Blas::kWorkspaceBytes;
-        plan.at(Tier::kRam, Purpose::kIo) += CudaContext::pinned_bytes();
+        CudaContext::add_to_plan(plan);
     } else {
         store = plan_store(source, runner.exec, {options.repack, options.weight_bytes});
     }

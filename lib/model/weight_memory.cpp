@@ -7,6 +7,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "format/weight_format.h"
+#include "model/device_loader.h"
 
 namespace thimble {
 namespace {
@@ -50,10 +51,17 @@ void verify_weights(const ModelSource& source, const Exec& exec, const SourceTen
 
 void WeightMemory::add_matrix(const SourceTensor& tensor, bool multiplied) {
     if (!matrices_.try_emplace(&tensor).second) return;
-    Place place;
+    Placed place;
     place.tensor = &tensor;
     place.layout = working_layout(tensor, exec_, repack_ && multiplied);
     place.offset = bytes_;
+    if (on_device()) {
+        place.bytes = device_matrix_bytes(tensor);
+        bytes_ += place.bytes;
+        staging_bytes_ = std::max(staging_bytes_, DeviceLoader::staging_bytes(tensor));
+        places_.push_back(place);
+        return;
+    }
     const bool repacked = place.layout != tensor.layout();
     place.bytes = repacked ? ops::packed_bytes(place.layout, shape_of(tensor))
                            : tensor.form.bytes(tensor.rows());
@@ -66,7 +74,7 @@ void WeightMemory::add_vector(const SourceTensor& tensor) {
     if (!vectors_.try_emplace(&tensor).second) return;
     const std::size_t bytes = static_cast<std::size_t>(tensor.cols()) * size_of(exec_.dtype());
     places_.push_back({&tensor, LayoutId::k_f32, bytes_, bytes});
-    bytes_ += weight_aligned(bytes);
+    bytes_ += on_device() ? device_vector_bytes(tensor) : weight_aligned(bytes);
 }
 
 void WeightMemory::add_unit(const UnitSpec& unit, bool multiplied) {
@@ -77,10 +85,28 @@ void WeightMemory::add_unit(const UnitSpec& unit, bool multiplied) {
     for (const auto& v : unit.vectors) add_vector(*v.weight);
 }
 
+void WeightMemory::load_on_device() {
+    memory_ = Buffer(bytes_, Purpose::kWeights, Place::kDevice);
+    DeviceLoader loader(source_, *exec_.cuda, staging_bytes_);
+    for (const Placed& place : places_) {
+        const SourceTensor& tensor = *place.tensor;
+        std::byte* const at = memory_.data() + place.offset;
+        const auto matrix = matrices_.find(&tensor);
+        if (matrix != matrices_.end()) {
+            matrix->second = device_form(tensor).view(shape_of(tensor), at);
+            loader.load(tensor, matrix->second, Place::kDevice);
+        } else {
+            vectors_.at(&tensor) = {at, DType::kF32, 1, tensor.cols(), tensor.cols()};
+            loader.load(tensor, vectors_.at(&tensor), Place::kDevice);
+        }
+    }
+}
+
 void WeightMemory::load() {
+    if (on_device()) return load_on_device();
     memory_ = Buffer(bytes_, Purpose::kWeights);
     Buffer staging(staging_bytes_, Purpose::kIo);
-    for (const Place& place : places_) {
+    for (const Placed& place : places_) {
         const auto matrix = matrices_.find(place.tensor);
         if (matrix != matrices_.end()) {
             matrix->second = load_matrix(place, staging.data());
@@ -101,7 +127,7 @@ UnitWeights WeightMemory::unit(const UnitSpec& unit) const {
     return weights;
 }
 
-PackedView WeightMemory::load_matrix(const Place& place, std::byte* staging) {
+PackedView WeightMemory::load_matrix(const Placed& place, std::byte* staging) {
     const SourceTensor& tensor = *place.tensor;
     std::byte* out = memory_.data() + place.offset;
     if (place.layout == tensor.layout()) return load_stored(tensor, out);
@@ -158,7 +184,7 @@ std::vector<float> read_vector(const ModelSource& source, const SourceTensor& te
     return values;
 }
 
-View WeightMemory::load_vector(const Place& place) {
+View WeightMemory::load_vector(const Placed& place) {
     const SourceTensor& tensor = *place.tensor;
     const std::vector<float> values = read_vector(source_, tensor);
     std::byte* out = memory_.data() + place.offset;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights in one buffer, each in the layout that this machine multiplies fastest: what stores keep
-// for good. Room is taken tensor by tensor, then all are read piece by piece, checked and repacked.
+// for good. Room is taken tensor by tensor, then all are read piece by piece, checked and repacked;
+// with an exec on a CUDA device they lie there.
 #pragma once
 
 #include <map>
@@ -44,19 +45,21 @@ class WeightMemory {
     [[nodiscard]] UnitWeights unit(const UnitSpec& unit) const;
 
   private:
-    struct Place {
+    struct Placed {
         const SourceTensor* tensor = nullptr;
         LayoutId layout = LayoutId::k_f32;
         std::size_t offset = 0, bytes = 0;
     };
-    [[nodiscard]] PackedView load_matrix(const Place& place, std::byte* staging);
+    [[nodiscard]] PackedView load_matrix(const Placed& place, std::byte* staging);
     [[nodiscard]] PackedView load_stored(const SourceTensor& tensor, std::byte* out);
-    [[nodiscard]] View load_vector(const Place& place);
+    [[nodiscard]] View load_vector(const Placed& place);
+    void load_on_device();
+    [[nodiscard]] bool on_device() const noexcept { return exec_.device == Device::kCuda; }
 
     const ModelSource& source_;
     Exec exec_;
     bool repack_;
-    std::vector<Place> places_;
+    std::vector<Placed> places_;
     std::map<const SourceTensor*, PackedView> matrices_;  // filled by load()
     std::map<const SourceTensor*, View> vectors_;
     std::size_t bytes_ = 0, staging_bytes_ = 0;

@@ -8,6 +8,7 @@
 #include "kernels/ref/gradients.h"
 #include "ops/dense.h"
 #include "ops/gradients.h"
+#include "ops/on_cuda.h"
 
 namespace thimble::ops {
 namespace {
@@ -171,7 +172,6 @@ void run_cpu(const Exec& exec, const AttentionGradient& a) {
 }  // namespace
 
 void attention_backward(const Exec& exec, const AttentionGradient& a) {
-    require(!is_cuda(exec), "attention_backward", "there is no backward on a CUDA device yet");
     require(a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0 && a.head_dim > 0,
             "attention_backward", "heads must be a multiple of kv_heads");
     const std::int64_t tokens = a.q.rows, dim = a.head_dim;
@@ -180,6 +180,7 @@ void attention_backward(const Exec& exec, const AttentionGradient& a) {
     for (const View& view : {a.k, a.v, a.dk, a.dv})
         require_view(exec, view, tokens, a.kv_heads * dim, "attention_backward");
     if (tokens == 0) return;
+    if (is_cuda(exec)) return on_cuda::attention_backward(exec, a);
     if (exec.dry) {
         const WorkspaceScope scope(*exec.workspace);
         (void)exec.workspace->take(
@@ -196,6 +197,7 @@ std::size_t attention_backward_bytes(const Exec& exec, std::int64_t tokens, int 
     const auto up = [](std::int64_t elements, DType type) {
         return (static_cast<std::size_t>(elements) * size_of(type) + 63) & ~std::size_t{63};
     };
+    if (is_cuda(exec)) return up(2 * tokens * heads, DType::kF32);
     const std::int64_t q = std::int64_t{heads} * head_dim, kv = std::int64_t{kv_heads} * head_dim;
     const std::int64_t block = std::min(kBlock, tokens) * tokens;
     std::size_t thread = 2 * up(block, DType::kF32);

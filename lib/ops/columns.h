@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Operations of adapters, forward and backward, on host devices. Views are in exec.dtype().
+// Operations of adapters, forward and backward. Views are in exec.dtype().
 #pragma once
 
 #include <optional>
@@ -21,5 +21,14 @@ void column_dots(const Exec& exec, View dy, View y, View db);
 // n]; out may be x.
 void dropout(const Exec& exec, View x, double rate, std::uint64_t seed, std::uint64_t stream,
              View out);
+
+// row [in] += scale * b A. A: [rank, in]; b: [rank]. In double, as all that adds such terms to a
+// row.
+void add_terms(const float* a, std::span<const float> b, double scale, std::span<double> row);
+
+// lengths[r] = |W_r + scale * B_r A|: of the rows of a matrix with a low-rank term. weight: [out,
+// in] in any stored layout; a: [rank, in], b: [out, rank], F32.
+void row_lengths(const Exec& exec, const PackedView& weight, const PackedView& a,
+                 const PackedView& b, double scale, std::span<double> lengths);
 
 }  // namespace thimble::ops

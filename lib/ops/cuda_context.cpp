@@ -44,11 +44,14 @@ CudaContext::~CudaContext() = default;
 std::size_t CudaContext::device_bytes() noexcept {
     return cuda::Blas::kWorkspaceBytes + Buffer::charged_bytes(kUploadBytes, Place::kDevice);
 }
-std::size_t CudaContext::pinned_bytes() noexcept {
-    return Buffer::charged_bytes(kUploadBytes, Place::kPinned);
+
+void CudaContext::add_to_plan(Plan& plan) {
+    plan.at(Tier::kVram, Purpose::kOther) += cuda::Blas::kWorkspaceBytes;
+    plan.at(Tier::kVram, Purpose::kIo) += device_bytes() - cuda::Blas::kWorkspaceBytes;
+    plan.at(Tier::kRam, Purpose::kIo) += Buffer::charged_bytes(kUploadBytes, Place::kPinned);
 }
 
-const void* CudaContext::upload(const void* from, std::size_t bytes) {
+std::size_t CudaContext::place(std::size_t bytes) {
     const std::size_t rounded = (bytes + 255) & ~std::size_t{255};
     if (rounded > kUploadBytes)
         throw Error(Exit::kFailure, "upload", std::to_string(bytes) + " bytes are too many");
@@ -56,9 +59,15 @@ const void* CudaContext::upload(const void* from, std::size_t bytes) {
         on_device([&] { compute_.wait(); });  // until all of it has been read
         used_ = 0;
     }
-    std::byte* staged = pinned_.data() + used_;
-    std::byte* to = device_.data() + used_;
+    const std::size_t at = used_;
     used_ += rounded;
+    return at;
+}
+
+const void* CudaContext::upload(const void* from, std::size_t bytes) {
+    const std::size_t at = place(bytes);
+    std::byte* staged = pinned_.data() + at;
+    std::byte* to = device_.data() + at;
     std::memcpy(staged, from, bytes);
     on_device([&] { cuda::copy_to_device(compute_, to, staged, bytes); });
     return to;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 
+#include "core/plan.h"
 #include "kernels/cuda/blas.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
@@ -34,11 +35,17 @@ class CudaContext {
     }
 
     static constexpr std::size_t kUploadBytes = std::size_t{1} << 20;
-    // Charged while a context lives, by tier.
+    // Bytes there that what is put on the compute stream next may write; at most kUploadBytes.
+    [[nodiscard]] void* scratch(std::size_t bytes) { return device_.data() + place(bytes); }
+
+    // Charged while a context lives.
+    static void add_to_plan(Plan& plan);
     [[nodiscard]] static std::size_t device_bytes() noexcept;
-    [[nodiscard]] static std::size_t pinned_bytes() noexcept;
 
   private:
+    // Where in both buffers so many bytes may lie: what lay there is read.
+    [[nodiscard]] std::size_t place(std::size_t bytes);
+
     Exec host_;
     cuda::Stream compute_, copies_;
     Charge blas_charge_;

@@ -38,11 +38,18 @@ inline cuda::Rows rows_of(View from, View to) {
             .rows = static_cast<std::size_t>(from.rows)};
 }
 
+// With exec.dry nothing is launched, but what no kernel takes is refused as well.
 template <class Problem>
 void launch(const Exec& exec, bool (*supports)(const Problem&) noexcept,
             void (*kernel)(const Problem&, cuda::Stream&), const Problem& problem) {
     require(supports(problem), "cuda", "no kernel takes this problem");
+    if (exec.dry) return;
     on_device([&] { kernel(problem, exec.cuda->compute()); });
+}
+
+template <class T>
+const T* upload(const Exec& exec, std::span<const T> values) {
+    return exec.dry ? nullptr : exec.cuda->upload(values);
 }
 
 // Waits for all that was put on the compute stream.

@@ -6,17 +6,20 @@
 #include <stdexcept>
 
 #include "kernels/cpu/dense/gemm.h"
+#include "ops/on_cuda.h"
 
 namespace thimble::ops::dense {
 namespace {
 
 constexpr std::size_t kPanelBytes = std::size_t{4} << 20;
+constexpr std::size_t kDevicePanelBytes = std::size_t{32} << 20;  // a product fills the device
 constexpr std::int64_t kDecodeColumns = 1024;  // a multiple of every layout's block_elements
 
-std::int64_t panel_rows(DType held, Shape2 weight) {
+std::int64_t panel_rows(const Exec& exec, Shape2 weight) {
+    const std::size_t bytes = is_cuda(exec) ? kDevicePanelBytes : kPanelBytes;
     const std::size_t row_bytes =
-        std::max<std::size_t>(static_cast<std::size_t>(weight.cols) * size_of(held), 1);
-    const auto rows = static_cast<std::int64_t>(kPanelBytes / row_bytes) & ~std::int64_t{63};
+        std::max<std::size_t>(static_cast<std::size_t>(weight.cols) * size_of(held(exec)), 1);
+    const auto rows = static_cast<std::int64_t>(bytes / row_bytes) & ~std::int64_t{63};
     return std::min(weight.rows, std::max<std::int64_t>(rows, 64));
 }
 
@@ -115,6 +118,7 @@ void multiply_once(const Product& p) {
 bool rounds(const Exec& exec) { return exec.activations == Activations::kBf16; }
 
 DType held(const Exec& exec) {
+    if (is_cuda(exec)) return rounds(exec) ? DType::kBF16 : DType::kF32;
     cpu::limit_gemm(exec.isa);
     return rounds(exec) && cpu::gemm_has_bf16() ? DType::kBF16 : DType::kF32;
 }
@@ -135,7 +139,8 @@ void narrow(const Exec& exec, const float* x, std::int64_t n, void* out) {
 View operand(const Exec& exec, View x) {
     if (!rounds(exec)) return x;
     const View out = exec.workspace->take_view(held(exec), x.rows, x.cols);
-    if (exec.dry) return out;
+    if (is_cuda(exec)) on_cuda::narrow(exec, x, out);
+    if (exec.dry || is_cuda(exec)) return out;
     for_rows(exec, x.rows, x.cols / 2,
              [&](std::int64_t t) { narrow(exec, x.row<float>(t), x.cols, out.row_bytes(t)); });
     return out;
@@ -154,19 +159,24 @@ void for_panels(const Exec& exec, const PackedView& weight,
         return fn({0, shape.rows}, {data, type, shape.rows, shape.cols, stride});
     }
     const WorkspaceScope scope(*exec.workspace);
-    const std::int64_t step = panel_rows(held(exec), shape);
+    const std::int64_t step = panel_rows(exec, shape);
     const View panel = exec.workspace->take_view(held(exec), step, shape.cols);
     if (exec.dry) return;
     for (std::int64_t first = 0; first < shape.rows; first += step) {
-        const std::int64_t count = std::min(step, shape.rows - first);
-        for_rows(exec, count, shape.cols,
-                 [&](std::int64_t r) { decode_row(exec, weight, first + r, panel.row_bytes(r)); });
-        fn({first, count}, panel.slice_rows(0, count));
+        const RowRange rows{first, std::min(step, shape.rows - first)};
+        const View w = panel.slice_rows(0, rows.count);
+        if (is_cuda(exec)) {
+            on_cuda::decode_rows(exec, weight, rows, w);
+        } else {
+            for_rows(exec, rows.count, shape.cols,
+                     [&](std::int64_t r) { decode_row(exec, weight, first + r, w.row_bytes(r)); });
+        }
+        fn(rows, w);
     }
 }
 
 std::size_t panel_bytes(const Exec& exec, Shape2 weight) {
-    const std::int64_t rows = panel_rows(held(exec), weight);
+    const std::int64_t rows = panel_rows(exec, weight);
     return (static_cast<std::size_t>(rows * weight.cols) * size_of(held(exec)) + 63) &
            ~std::size_t{63};
 }
@@ -179,6 +189,7 @@ void multiply(const Product& p) {
 }
 
 void multiply_tiled(const Exec& exec, const Product& p) {
+    if (is_cuda(exec)) return on_cuda::multiply(exec, p);
     const Tile tile = tile_of(p.c.rows, p.c.cols);
     const std::int64_t across = (p.c.cols + tile.cols - 1) / tile.cols;
     const std::int64_t down = (p.c.rows + tile.rows - 1) / tile.rows;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the products by dense GEMM share: how operands are held, weights decoded panel by panel,
-// results split into tiles. Every size follows from shapes alone, so results do not depend on the
-// number of threads.
+// results split into tiles; on a CUDA device cuBLAS does the splitting. Every size follows from
+// shapes alone, so results do not depend on the number of threads.
 #pragma once
 
 #include <functional>
@@ -11,7 +11,7 @@
 namespace thimble::ops::dense {
 
 // Operands are F32 or, with Activations::kBf16, rounded to BF16; the latter are held as F32 where
-// the machine has no products of BF16: the products are the same.
+// the CPU has no products of BF16: the products are the same.
 [[nodiscard]] bool rounds(const Exec& exec);
 [[nodiscard]] DType held(const Exec& exec);
 
@@ -23,7 +23,7 @@ namespace thimble::ops::dense {
 void narrow(const Exec& exec, const float* x, std::int64_t n, void* out);
 
 // Calls fn(rows, w), w: [rows.count, cols] as an operand, for panels of rows that cover the matrix
-// in order; each is decoded by the whole team, or read where it lies.
+// in order; each is decoded by the whole team or the device, or read where it lies.
 void for_panels(const Exec& exec, const PackedView& weight,
                 const std::function<void(RowRange rows, View w)>& fn);
 [[nodiscard]] std::size_t panel_bytes(const Exec& exec, Shape2 weight);
@@ -38,7 +38,7 @@ struct Product {
     bool accumulate = false;
     const float* bias = nullptr;  // [n], added too
 };
-void multiply(const Product& product);                          // on the calling thread
-void multiply_tiled(const Exec& exec, const Product& product);  // by the team
+void multiply(const Product& product);                          // on the CPU, on the calling thread
+void multiply_tiled(const Exec& exec, const Product& product);  // by the team or the device
 
 }  // namespace thimble::ops::dense

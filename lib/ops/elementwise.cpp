@@ -22,7 +22,8 @@ void copy(const Exec& exec, View from, View to) {
 
 void copy_to_host(const Exec& exec, View from, View to) {
     require_view(exec, from, to.rows, to.cols, "copy_to_host");
-    if (from.rows == 0) return;
+    if (!is_cuda(exec)) return copy(exec, from, to);
+    if (from.rows == 0 || exec.dry) return;
     on_device([&] {
         cuda::copy_rows_to_host(exec.cuda->compute(), on_cuda::rows_of(from, to));
         exec.cuda->compute().wait();
@@ -31,7 +32,8 @@ void copy_to_host(const Exec& exec, View from, View to) {
 
 void copy_to_device(const Exec& exec, View from, View to) {
     require_view(exec, from, to.rows, to.cols, "copy_to_device");
-    if (from.rows == 0) return;
+    if (!is_cuda(exec)) return copy(exec, from, to);
+    if (from.rows == 0 || exec.dry) return;
     on_device([&] {
         cuda::copy_rows_to_device(exec.cuda->compute(), on_cuda::rows_of(from, to));
         exec.cuda->compute().wait();

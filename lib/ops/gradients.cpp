@@ -2,18 +2,16 @@
 #include "ops/gradients.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "kernels/cpu/dense/gemm.h"
 #include "kernels/ref/gradients.h"
 #include "ops/dense.h"
+#include "ops/on_cuda.h"
 
 namespace thimble::ops {
 namespace {
-
-void require_host(const Exec& exec, const char* operation) {
-    require(!is_cuda(exec), operation, "there is no backward on a CUDA device yet");
-}
 
 // A multiple of every level's lanes, and enough columns to pay for the hand-over.
 constexpr std::int64_t kColumns = 64;
@@ -64,7 +62,6 @@ bool has_bf16_products(Isa isa) {
 
 void matmul_t(const Exec& exec, MatmulInput& dy, const PackedView& weight, View dx,
               bool accumulate) {
-    require_host(exec, "matmul_t");
     require_view(exec, dy.view(), dx.rows, weight.shape.rows, "matmul_t");
     require_view(exec, dx, dx.rows, weight.shape.cols, "matmul_t");
     if (is_ref(exec)) {
@@ -82,7 +79,6 @@ void matmul_t(const Exec& exec, MatmulInput& dy, const PackedView& weight, View 
 }
 
 void weight_gradient(const Exec& exec, MatmulInput& dy, MatmulInput& x, View dw) {
-    require_host(exec, "weight_gradient");
     require_view(exec, dy.view(), dy.view().rows, dw.rows, "weight_gradient");
     require_view(exec, x.view(), dy.view().rows, dw.cols, "weight_gradient");
     require_view(exec, dw, dw.rows, dw.cols, "weight_gradient");
@@ -96,10 +92,18 @@ void weight_gradient(const Exec& exec, MatmulInput& dy, MatmulInput& x, View dw)
 
 std::size_t matmul_t_bytes(const Exec& exec, Shape2 weight) { return matmul_bytes(exec, weight); }
 
+void clear(const Exec& exec, View x) {
+    require_view(exec, x, x.rows, x.cols, "clear");
+    if (exec.dry) return;
+    if (is_cuda(exec)) return on_cuda::clear(exec, x);
+    for (std::int64_t r = 0; r < x.rows; ++r)
+        std::memset(x.row_bytes(r), 0, static_cast<std::size_t>(x.cols) * size_of(x.dtype));
+}
+
 void column_sums(const Exec& exec, View dy, View db) {
-    require_host(exec, "column_sums");
     require_view(exec, dy, dy.rows, db.cols, "column_sums");
     require_view(exec, db, 1, db.cols, "column_sums");
+    if (is_cuda(exec)) return on_cuda::column_sums(exec, dy, nullptr, nullptr, db);
     if (exec.dry) return;
     if (is_ref(exec)) {
         for (std::int64_t t = 0; t < dy.rows; ++t) {
@@ -117,13 +121,14 @@ void column_sums(const Exec& exec, View dy, View db) {
 
 void rms_norm_backward(const Exec& exec, View x, View weight, double eps, View dy, View dx,
                        const View* dweight) {
-    require_host(exec, "rms_norm_backward");
     require_view(exec, weight, 1, x.cols, "rms_norm_backward");
     require_view(exec, x, x.rows, x.cols, "rms_norm_backward");
     require_view(exec, dy, x.rows, x.cols, "rms_norm_backward");
     require_view(exec, dx, x.rows, x.cols, "rms_norm_backward");
     if (dweight != nullptr) require_view(exec, *dweight, 1, x.cols, "rms_norm_backward");
     const bool accumulate = dx.data != dy.data;
+    if (is_cuda(exec))
+        return on_cuda::rms_norm_backward(exec, x, weight, eps, dy, dx, accumulate, dweight);
     if (is_ref(exec)) {
         for (std::int64_t t = 0; t < x.rows && !exec.dry; ++t) {
             ref::rms_norm_backward(x.row<double>(t), weight.row<double>(0), dy.row<double>(t),
@@ -161,9 +166,9 @@ std::size_t rms_norm_backward_bytes(const Exec& exec, std::int64_t tokens) {
 }
 
 void glu_backward(const Exec& exec, Gate act, View gate, View up, View dy, View dgate, View dup) {
-    require_host(exec, "glu_backward");
     for (const View& view : {gate, up, dy, dgate, dup})
         require_view(exec, view, gate.rows, gate.cols, "glu_backward");
+    if (is_cuda(exec)) return on_cuda::glu_backward(exec, act, gate, up, dy, dgate, dup);
     if (exec.dry) return;
     const auto& table = kernels(exec.isa);
     const auto kernel = act == Gate::kSilu ? table.silu_glu_backward : table.gelu_glu_backward;
@@ -184,12 +189,12 @@ void glu_backward(const Exec& exec, Gate act, View gate, View up, View dy, View 
 
 void embed_backward(const Exec& exec, std::span<const std::int32_t> tokens, double factor, View dx,
                     View dtable) {
-    require_host(exec, "embed_backward");
     require_view(exec, dx, std::ssize(tokens), dtable.cols, "embed_backward");
     require_view(exec, dtable, dtable.rows, dtable.cols, "embed_backward");
     if (exec.dry) return;
     for (const std::int32_t token : tokens)
         require(token >= 0 && token < dtable.rows, "embed_backward", "a token is out of range");
+    if (is_cuda(exec)) return on_cuda::embed_backward(exec, tokens, factor, dx, dtable);
     for_columns(exec, dx.rows, dx.cols, [&](std::int64_t first, std::int64_t count) {
         for (std::int64_t t = 0; t < dx.rows; ++t) {
             const std::int64_t row = tokens[static_cast<std::size_t>(t)];

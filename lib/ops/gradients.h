@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The backward operations: from the gradient of a result to those of its inputs. Views are in
-// exec.dtype(). On the CPU, products are those of Products::kDense, which exec must ask for.
-// Gradients are added to what the outputs hold unless a comment says "=". A result has the same
-// bits at any thread count. Shapes: T = tokens in this step.
+// exec.dtype(). Products are those of Products::kDense, which exec must ask for (but on
+// Device::kRef). Gradients are added to what the outputs hold unless a comment says "=". A result
+// has the same bits at any thread count. Shapes: T = tokens in this step.
 #pragma once
 
 #include "ops/ops.h"
@@ -19,6 +19,9 @@ void matmul_t(const Exec& exec, MatmulInput& dy, const PackedView& weight, View 
 void weight_gradient(const Exec& exec, MatmulInput& dy, MatmulInput& x, View dw);
 // Workspace bytes of matmul_t, besides what the MatmulInput holds; weight_gradient takes none.
 [[nodiscard]] std::size_t matmul_t_bytes(const Exec& exec, Shape2 weight);
+
+// x = 0. x: [T, n].
+void clear(const Exec& exec, View x);
 
 // db[i] += sum over t of dy[t][i]. dy: [T, n]; db: [1, n].
 void column_sums(const Exec& exec, View dy, View db);

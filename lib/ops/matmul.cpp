@@ -67,9 +67,7 @@ void matmul_stored(const Exec& exec, View in, const Matmul& p) {
         });
 }
 
-bool is_dense(const Exec& exec) {
-    return exec.device == Device::kCpu && exec.products == Products::kDense;
-}
+bool is_dense(const Exec& exec) { return !is_ref(exec) && exec.products == Products::kDense; }
 
 bool is_interleaved(LayoutId layout) { return layout_info(layout).block_rows == kGroupRows; }
 
@@ -191,7 +189,7 @@ MatmulInput::MatmulInput(const Exec& exec, View x) : exec_(exec), x_(x), scope_(
 MatmulInput::~MatmulInput() = default;
 
 View MatmulInput::dense() const {
-    require(is_dense(exec_), "MatmulInput", "exec does not ask for dense products on the CPU");
+    require(is_dense(exec_), "MatmulInput", "exec does not ask for dense products");
     return dense_;
 }
 
@@ -228,12 +226,12 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) 
         require_view(exec, in, in.rows, p.weight.shape.cols, "matmul");
         require_view(exec, p.out, in.rows, p.weight.shape.rows, "matmul");
         if (p.bias) require_view(exec, *p.bias, 1, p.weight.shape.rows, "matmul");
-        if (is_cuda(exec)) {
-            on_cuda::matmul(exec, in, x.cuda(), p);
-            continue;
-        }
         if (is_dense(exec)) {
             matmul_dense(exec, x, p);
+            continue;
+        }
+        if (is_cuda(exec)) {
+            on_cuda::matmul(exec, in, x.cuda(), p);
             continue;
         }
         interleaved = interleaved && is_interleaved(p.weight.layout);
@@ -254,8 +252,8 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) 
 }
 
 std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64_t in) {
-    if (is_cuda(exec)) return on_cuda::matmul_input_bytes(exec, tokens, in);
     if (is_dense(exec)) return dense::operand_bytes(exec, tokens, in);
+    if (is_cuda(exec)) return on_cuda::matmul_input_bytes(exec, tokens, in);
     if (is_ref(exec) || exec.activations == Activations::kF32) return 0;
     const auto elements = static_cast<std::size_t>(tokens * in);
     const bool i8 = exec.activations == Activations::kI8 ||

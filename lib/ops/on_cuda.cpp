@@ -65,7 +65,7 @@ void embed(const Exec& exec, const PackedView& table, std::span<const std::int32
            double factor, View out) {
     launch(exec, cuda::supports_embed, cuda::embed,
            cuda::Embed{.table = matrix(table),
-                       .tokens = exec.cuda->upload(tokens),
+                       .tokens = upload(exec, tokens),
                        .out = floats(out),
                        .count = out.rows,
                        .out_stride = out.stride,
@@ -88,8 +88,8 @@ void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std:
                           .head_dim = head_dim,
                           .dims = rope.dims,
                           .halves = rope.style == RopeStyle::kHalves,
-                          .positions = exec.cuda->upload(positions),
-                          .frequencies = exec.cuda->upload(std::span<const double>(frequencies))});
+                          .positions = upload(exec, positions),
+                          .frequencies = upload(exec, std::span<const double>(frequencies))});
 }
 
 void row_stats(const Exec& exec, View x, std::span<RowStats> out) {
@@ -136,12 +136,14 @@ void top_k(const Exec& exec, View x, std::span<float> values, std::span<std::int
 }
 
 void decode_rows(const Exec& exec, const PackedView& weight, RowRange range, View out) {
+    const bool narrow = out.dtype == DType::kBF16;
     launch(exec, cuda::supports_decode_rows, cuda::decode_rows,
            cuda::DecodeRows{.matrix = matrix(weight),
                             .first = range.first,
                             .count = range.count,
-                            .out = floats(out),
-                            .out_stride = out.stride});
+                            .out = narrow ? nullptr : floats(out),
+                            .out_stride = out.stride,
+                            .bf16 = narrow ? static_cast<std::uint16_t*>(out.data) : nullptr});
 }
 
 void encode_kv(const Exec& exec, View x, int head_dim, LayoutId layout, std::byte* out,
@@ -159,7 +161,7 @@ void encode_kv(const Exec& exec, View x, int head_dim, LayoutId layout, std::byt
 }
 
 void copy(const Exec& exec, View from, View to) {
-    if (from.rows == 0) return;
+    if (from.rows == 0 || exec.dry) return;
     on_device([&] { cuda::copy_rows_on_device(exec.cuda->compute(), rows_of(from, to)); });
 }
 

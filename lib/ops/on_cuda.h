@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The operations of ops.h on Device::kCuda: shapes have been checked.
+// The operations of ops.h, gradients.h, columns.h and loss.h on Device::kCuda: shapes have been
+// checked.
 #pragma once
 
+#include "ops/dense.h"
+#include "ops/gradients.h"
+#include "ops/loss.h"
 #include "ops/ops.h"
 
 namespace thimble::ops::on_cuda {
@@ -16,6 +20,7 @@ void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std:
           View x);
 void row_stats(const Exec& exec, View x, std::span<RowStats> out);
 void top_k(const Exec& exec, View x, std::span<float> values, std::span<std::int32_t> places);
+// To F32 or BF16.
 void decode_rows(const Exec& exec, const PackedView& weight, RowRange range, View out);
 void encode_kv(const Exec& exec, View x, int head_dim, LayoutId layout, std::byte* out,
                std::size_t token_bytes, std::size_t head_bytes);
@@ -34,5 +39,31 @@ struct InputForms {
 void matmul(const Exec& exec, View x, InputForms& forms, const Matmul& problem);
 [[nodiscard]] std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens,
                                              std::int64_t in);
+
+// x to BF16, in rows without gaps.
+void narrow(const Exec& exec, View x, View out);
+void multiply(const Exec& exec, const dense::Product& product);
+
+void clear(const Exec& exec, View x);
+// sums[i] += sum over t of y[t][i] x[t][i] r[t]; without x or r those are 1.
+void column_sums(const Exec& exec, View y, const View* x, const float* r, View sums);
+void rms_norm_backward(const Exec& exec, View x, View weight, double eps, View dy, View dx,
+                       bool accumulate, const View* dweight);
+void glu_backward(const Exec& exec, Gate act, View gate, View up, View dy, View dgate, View dup);
+void embed_backward(const Exec& exec, std::span<const std::int32_t> tokens, double factor, View dx,
+                    View dtable);
+void attention_backward(const Exec& exec, const AttentionGradient& problem);
+// Without factors those are 1.
+void scale_columns(const Exec& exec, View x, const View* factors, const View* bias, View out);
+void dropout(const Exec& exec, View x, double rate, std::uint64_t seed, std::uint64_t stream,
+             View out);
+void row_lengths(const Exec& exec, const PackedView& weight, const PackedView& a,
+                 const PackedView& b, double scale, std::span<double> lengths);
+
+void gather_rows(const Exec& exec, View x, std::span<const std::int32_t> rows, View out);
+void clear_loss_stats(const Exec& exec, View stats);
+void add_loss_stats(const Exec& exec, const LossTile& tile);
+void loss_gradient(const Exec& exec, const LossTile& tile, double scale);
+[[nodiscard]] double sum_of_losses(const Exec& exec, View stats);
 
 }  // namespace thimble::ops::on_cuda

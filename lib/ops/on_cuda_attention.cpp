@@ -3,6 +3,7 @@
 // segments that lie in host memory by the CPU meanwhile; then all states are merged. Merging is
 // exact, so where a key lies changes rounding only.
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "ops/cuda_matrix.h"
@@ -104,7 +105,7 @@ void run_host(const Exec& exec, const Attention& a, View host_q,
 
 void run_some(const Exec& exec, const Attention& a, const AttnState* state) {
     const WorkspaceScope scope(*exec.workspace);
-    const WorkspaceScope host_scope(*exec.host().workspace);
+    std::optional<WorkspaceScope> host_scope;
     std::vector<AttnSegment> on_host;
     std::int64_t splits = 0;
     for (const AttnSegment& s : a.segments) {
@@ -118,6 +119,7 @@ void run_some(const Exec& exec, const Attention& a, const AttnState* state) {
     const States states = take_states(exec, splits + (on_host.empty() ? 0 : 1), a);
     View host_q;
     if (!on_host.empty()) {
+        host_scope.emplace(*exec.host().workspace);
         host_q = exec.host().workspace->take_view(DType::kF32, a.q.rows, a.q.cols);
         copy_to_host(exec, a.q, host_q);
     }

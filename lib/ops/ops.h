@@ -21,8 +21,8 @@ namespace on_cuda {
 struct InputForms;
 }
 
-// to = from, both on exec's device; to_host and to_device cross (exec is a CUDA device's) and wait
-// until the bytes have arrived.
+// to = from, both on exec's device; to_host and to_device cross where that is no host device, and
+// wait until the bytes have arrived.
 void copy(const Exec& exec, View from, View to);
 void copy_to_host(const Exec& exec, View from, View to);
 void copy_to_device(const Exec& exec, View from, View to);

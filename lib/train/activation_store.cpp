@@ -16,8 +16,8 @@ using storage::TransferBuffer;
 
 class MemoryActivations final : public ActivationStore {
   public:
-    MemoryActivations(std::size_t pieces, std::size_t piece_bytes)
-        : piece_bytes_(piece_bytes), memory_(pieces * piece_bytes, Purpose::kActivations) {}
+    MemoryActivations(std::size_t pieces, std::size_t piece_bytes, Place place)
+        : piece_bytes_(piece_bytes), memory_(pieces * piece_bytes, Purpose::kActivations, place) {}
 
     std::byte* room(std::size_t piece) override { return memory_.data() + piece * piece_bytes_; }
     void put(std::size_t, std::size_t) override {}
@@ -84,23 +84,24 @@ class DiskActivations final : public ActivationStore {
 }  // namespace
 
 std::unique_ptr<ActivationStore> make_memory_activations(std::size_t pieces,
-                                                         std::size_t piece_bytes) {
-    return std::make_unique<MemoryActivations>(pieces, piece_bytes);
+                                                         std::size_t piece_bytes, Place place) {
+    return std::make_unique<MemoryActivations>(pieces, piece_bytes, place);
 }
 
-ActivationBytes memory_activation_bytes(std::size_t pieces, std::size_t piece_bytes) {
-    return {Buffer::charged_bytes(pieces * piece_bytes), 0};
+ActivationBytes memory_activation_bytes(std::size_t pieces, std::size_t piece_bytes, Place place) {
+    const std::size_t bytes = Buffer::charged_bytes(pieces * piece_bytes, place);
+    return place == Place::kDevice ? ActivationBytes{0, bytes, 0} : ActivationBytes{bytes, 0, 0};
 }
 
 std::unique_ptr<ActivationStore> make_disk_activations(std::size_t pieces, std::size_t piece_bytes,
                                                        StorageTier& tier) {
-    if (pieces == 0) return make_memory_activations(0, 0);
+    if (pieces == 0) return make_memory_activations(0, 0, Place::kHost);
     return std::make_unique<DiskActivations>(pieces, piece_bytes, tier);
 }
 
 ActivationBytes disk_activation_bytes(std::size_t pieces, std::size_t piece_bytes) {
     const std::size_t bytes = StorageTier::aligned(piece_bytes);
-    return {TransferBuffer::charged_bytes(seats_for(pieces) * bytes),
+    return {TransferBuffer::charged_bytes(seats_for(pieces) * bytes), 0,
             (pieces - seats_for(pieces)) * bytes};
 }
 

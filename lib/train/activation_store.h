@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "storage/tier.h"
+#include "tensor/buffer.h"
 
 namespace thimble::train {
 
@@ -23,13 +24,16 @@ class ActivationStore {
 };
 
 struct ActivationBytes {
-    std::size_t ram = 0;  // as the ledger counts them
+    std::size_t ram = 0, vram = 0;  // as the ledger counts them
     std::uint64_t disk = 0;
 };
 
+// In memory of either kind.
 [[nodiscard]] std::unique_ptr<ActivationStore> make_memory_activations(std::size_t pieces,
-                                                                       std::size_t piece_bytes);
-[[nodiscard]] ActivationBytes memory_activation_bytes(std::size_t pieces, std::size_t piece_bytes);
+                                                                       std::size_t piece_bytes,
+                                                                       Place place);
+[[nodiscard]] ActivationBytes memory_activation_bytes(std::size_t pieces, std::size_t piece_bytes,
+                                                      Place place);
 
 // On a tier, three pieces in memory: "SSDTrain: An Activation Offloading Framework to SSDs for
 // Faster Large Language Model Training" (2024). The last pieces of a forward pass are the first of

@@ -3,10 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 
 #include "core/error.h"
+#include "ops/gradients.h"
+#include "train/place.h"
 
 namespace thimble::train {
 namespace {
@@ -36,7 +37,10 @@ FusedSink::FusedSink(ParameterSet& parameters, Updater& updater, const Exec& exe
         if (!stays(i)) places_[i] = bytes_;
     }
     bytes_ += largest;
-    if (!exec.dry) memory_ = Buffer(bytes_, Purpose::kGradients);
+    if (exec.dry) return;
+    memory_ = Buffer(bytes_, Purpose::kGradients, host_place_of(exec));
+    if (place_of(exec) == Place::kDevice)
+        device_memory_ = Buffer(bytes_, Purpose::kGradients, Place::kDevice);
 }
 
 void FusedSink::begin_pass(Use use, std::int64_t step) {
@@ -53,19 +57,18 @@ double FusedSink::sum_of_squares() const {
 std::optional<View> FusedSink::gradient(const ParameterId& id) {
     const auto at = parameters_.find(id);
     if (!at) return std::nullopt;
-    const Shape2 shape = parameters_[*at].info.shape;
-    if (exec_.dry)
-        return View{reinterpret_cast<std::byte*>(64), exec_.dtype(), shape.rows, shape.cols,
-                    shape.cols};
-    const View view = {memory_.data() + places_[*at], exec_.dtype(), shape.rows, shape.cols,
-                       shape.cols};
+    if (exec_.dry) return view(*at, reinterpret_cast<std::byte*>(64));
+    const View to = view(*at, (device_memory_ ? device_memory_ : memory_).data());
     if (!begun_[*at]) {
         begun_[*at] = true;
-        std::memset(
-            view.data, 0,
-            static_cast<std::size_t>(parameters_[*at].info.elements()) * size_of(exec_.dtype()));
+        ops::clear(exec_, to);
     }
-    return view;
+    return to;
+}
+
+View FusedSink::view(std::size_t at, std::byte* memory) const {
+    const Shape2 shape = parameters_[at].info.shape;
+    return {memory + places_[at], exec_.dtype(), shape.rows, shape.cols, shape.cols};
 }
 
 void FusedSink::done(const ParameterId& id) {
@@ -77,6 +80,8 @@ void FusedSink::done(const ParameterId& id) {
 void FusedSink::use_up(std::size_t at) {
     const auto elements = static_cast<std::size_t>(parameters_[at].info.elements());
     const std::span gradient(reinterpret_cast<float*>(memory_.data() + places_[at]), elements);
+    if (device_memory_)
+        ops::copy_to_host(exec_, view(at, device_memory_.data()), view(at, memory_.data()));
     ranks_.sum(gradient);
     add_squares(*exec_.team, exec_.isa, gradient, squares_[at]);
     if (!std::isfinite(squares_[at])) {
@@ -84,7 +89,9 @@ void FusedSink::use_up(std::size_t at) {
                     "the gradient of '" + parameters_[at].name + "' is not a finite number",
                     "lower --learning-rate");
     }
-    if (use_ == Use::kUpdate) updater_.update(at, gradient.data());
+    if (use_ != Use::kUpdate) return;
+    updater_.update(at, gradient.data());
+    parameters_.refresh(exec_, at);
 }
 
 }  // namespace thimble::train

@@ -16,7 +16,8 @@ class FusedSink final : public GradientSink {
     FusedSink(ParameterSet& parameters, Updater& updater, const Exec& exec,
               dist::Communicator& ranks);
 
-    // Of the matrix at hand, of those that two uses add to (a tied head) and of vectors.
+    // Of the matrix at hand, of those that two uses add to (a tied head) and of vectors; as much
+    // again on a CUDA device, from where each is brought to the optimizer.
     [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
     // What the next pass does with gradients: it updates by the updater's step, or nothing but sums
     // up squares. `step`: for errors.
@@ -32,6 +33,7 @@ class FusedSink final : public GradientSink {
 
   private:
     void use_up(std::size_t parameter);
+    [[nodiscard]] View view(std::size_t parameter, std::byte* memory) const;
     // Its gradient shares its place with no other: backward is at work on a vector and a matrix at
     // once.
     [[nodiscard]] bool stays(std::size_t parameter) const {
@@ -42,7 +44,7 @@ class FusedSink final : public GradientSink {
     Updater& updater_;
     Exec exec_;
     dist::Communicator& ranks_;  // whose gradients are summed before they are used
-    Buffer memory_;
+    Buffer memory_, device_memory_;
     std::size_t bytes_ = 0;
     std::vector<std::size_t> places_;  // of each parameter's gradient in memory
     std::vector<int> uses_, left_;     // of each parameter; still to come in this pass

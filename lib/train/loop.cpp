@@ -212,7 +212,8 @@ void Loop::add_to_plan(Plan& plan) const {
     add(s.data.train);
     if (s.data.validation) add(*s.data.validation);
     plan.at(Tier::kRam, Purpose::kIo) += bytes;
-    s.predict_time(plan, work);
+    if (s.options.trainer.device == Device::kCpu)  // no other has been measured
+        s.predict_time(plan, work);
 }
 
 std::string Loop::cheapest_change(const Plan& plan, const Budget& budget) const {

@@ -7,6 +7,8 @@
 #include "core/error.h"
 #include "format/weight_format.h"
 #include "kernels/layout/half.h"
+#include "ops/gradients.h"
+#include "train/place.h"
 
 namespace thimble::train {
 namespace {
@@ -48,12 +50,14 @@ void Parameter::write(std::int64_t first, std::span<const float> from) const noe
 
 PackedView Parameter::packed() const {
     const LayoutId layout = in_bf16 ? LayoutId::k_bf16 : LayoutId::k_f32;
-    return block_form(layout, info.shape).view(info.shape, stored().data());
+    return block_form(layout, info.shape)
+        .view(info.shape, on_device != nullptr ? on_device : stored().data());
 }
 
 View Parameter::vector() const {
     const std::int64_t n = info.elements();
     if (in_double != nullptr) return {in_double, DType::kF64, 1, n, n};
+    if (on_device != nullptr) return {on_device, DType::kF32, 1, n, n};
     return {values, DType::kF32, 1, n, n};
 }
 
@@ -112,12 +116,17 @@ std::size_t ParameterSet::gradient_bytes(DType dtype) const noexcept {
 
 void ParameterSet::allocate(const Exec& exec, bool with_gradients, storage::StorageTier* tier) {
     if (!exec.dry) {
-        values_ = Buffer(value_bytes(), Purpose::kWeights);
+        values_ = Buffer(value_bytes(), Purpose::kWeights, host_place_of(exec));
         if (!page_sizes_.empty()) {
             pages_ =
                 std::make_unique<storage::PageCache>(*tier, page_sizes_, kSeats, Purpose::kWeights);
         }
-        if (with_gradients) gradients_ = Buffer(gradient_bytes(exec.dtype()), Purpose::kGradients);
+        const std::size_t gradients = with_gradients ? gradient_bytes(exec.dtype()) : 0;
+        gradients_ = Buffer(gradients, Purpose::kGradients, host_place_of(exec));
+        if (exec.device == Device::kCuda) {
+            device_values_ = Buffer(value_bytes(), Purpose::kWeights, Place::kDevice);
+            device_gradients_ = Buffer(gradients, Purpose::kGradients, Place::kDevice);
+        }
     }
     std::size_t value = 0, gradient = 0;
     const auto at = [&](Buffer& buffer, std::size_t offset) {
@@ -132,6 +141,7 @@ void ParameterSet::allocate(const Exec& exec, bool with_gradients, storage::Stor
         const Shape2 shape = p.info.shape;
         if (!p.page || exec.dry) {
             p.place(at(values_, value));
+            if (exec.device == Device::kCuda) p.on_device = at(device_values_, value);
             value += aligned(p.value_bytes());
         }
         if (exec.dtype() == DType::kF64 && shape.rows == 1) {
@@ -140,6 +150,10 @@ void ParameterSet::allocate(const Exec& exec, bool with_gradients, storage::Stor
         }
         if (!with_gradients) continue;
         p.gradient = {at(gradients_, gradient), exec.dtype(), shape.rows, shape.cols, shape.cols};
+        if (exec.device == Device::kCuda) {
+            p.device_gradient = p.gradient;
+            p.device_gradient.data = at(device_gradients_, gradient);
+        }
         gradient += aligned(static_cast<std::size_t>(p.info.elements()) * size_of(exec.dtype()));
     }
 }
@@ -162,14 +176,29 @@ HeldValues::~HeldValues() {
     if (page_) parameters_.release(*page_);
 }
 
-void ParameterSet::refresh() {
+void ParameterSet::refresh(const Exec& exec, std::size_t parameter) {
+    const Parameter& p = items_[parameter];
+    if (p.on_device == nullptr) return;
+    const auto n = static_cast<std::int64_t>(aligned(p.value_bytes()) / sizeof(float));
+    ops::copy_to_device(exec, {p.stored().data(), DType::kF32, 1, n, n},
+                        {p.on_device, DType::kF32, 1, n, n});
+}
+
+void ParameterSet::refresh(const Exec& exec) {
+    if (device_values_) ops::copy_to_device(exec, floats_of(values_), floats_of(device_values_));
     for (Parameter& p : items_) {
         if (p.in_double == nullptr || p.info.shape.rows > 1) continue;
         std::copy_n(p.values, p.info.elements(), p.in_double);
     }
 }
 
+void ParameterSet::collect_gradients(const Exec& exec) {
+    if (device_gradients_)
+        ops::copy_to_host(exec, floats_of(device_gradients_), floats_of(gradients_));
+}
+
 void ParameterSet::zero_gradients(const Exec& exec) {
+    if (device_gradients_) return ops::clear(exec, floats_of(device_gradients_));
     constexpr std::int64_t kPiece = std::int64_t{1} << 20;
     exec.team->run(static_cast<std::int64_t>(gradients_.bytes()), kPiece,
                    [&](std::int64_t begin, std::int64_t end) {
@@ -180,7 +209,9 @@ void ParameterSet::zero_gradients(const Exec& exec) {
 
 std::optional<View> ParameterSet::gradient(const ParameterId& id) {
     const auto at = find(id);
-    return at ? std::optional(items_[*at].gradient) : std::nullopt;
+    if (!at) return std::nullopt;
+    const Parameter& p = items_[*at];
+    return p.device_gradient.data != nullptr ? p.device_gradient : p.gradient;
 }
 
 }  // namespace thimble::train

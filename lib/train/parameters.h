@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parameters that are trained: their values (F32 or BF16), their gradients (F32) and how
-// backward finds them.
+// backward finds them. Both are in host memory, where the optimizer works; a CUDA device has copies
+// of its own.
 #pragma once
 
 #include <deque>
@@ -32,8 +33,10 @@ struct Parameter {
     std::uint16_t* values_bf16 = nullptr;
     std::optional<std::size_t> page = {};  // where values on disk lie: their layer's
     std::size_t page_offset = 0;
-    double* in_double = nullptr;  // a vector's values again, on the reference device
-    View gradient = {};           // [rows, cols] in exec.dtype(), where it is stored
+    double* in_double = nullptr;     // a vector's values again, on the reference device
+    std::byte* on_device = nullptr;  // the values again, where a CUDA device computes
+    View gradient = {};              // [rows, cols] in exec.dtype(), where it is stored
+    View device_gradient = {};       // what backward on a CUDA device adds to
 
     [[nodiscard]] std::size_t value_bytes() const noexcept {
         return static_cast<std::size_t>(info.elements()) * size_of(type());
@@ -69,7 +72,8 @@ class ParameterSet final : public GradientSink {
 
     // The values of layers will lie on a tier, a page each. Before allocate().
     void page_layers();
-    // Bytes that allocate() takes for values in memory and on pages, and for gradients.
+    // Bytes that allocate() takes for values in memory and on pages, and for gradients; on a CUDA
+    // device it takes as many again for either.
     [[nodiscard]] std::size_t value_bytes() const noexcept;
     [[nodiscard]] storage::PageBytes page_bytes() const;
     [[nodiscard]] std::size_t gradient_bytes(DType dtype) const noexcept;
@@ -77,10 +81,13 @@ class ParameterSet final : public GradientSink {
     // and lives as long.
     void allocate(const Exec& exec, bool with_gradients, storage::StorageTier* tier = nullptr);
     void zero_gradients(const Exec& exec);
+    // After backward: the stored gradients are those that it made.
+    void collect_gradients(const Exec& exec);
     // All of them where they are stored, one after the other; F32.
     [[nodiscard]] std::span<float> stored_gradients() noexcept { return gradients_.span<float>(); }
-    // The values changed.
-    void refresh();
+    // The values changed, of all or of one: what is derived from them and lies elsewhere.
+    void refresh(const Exec& exec);
+    void refresh(const Exec& exec, std::size_t parameter);
 
     [[nodiscard]] bool has_pages() const noexcept { return pages_ != nullptr; }
     // A page that is to be held soon.
@@ -107,7 +114,7 @@ class ParameterSet final : public GradientSink {
     std::map<Key, std::size_t> places_;
     std::vector<UnitId> units_;  // of each parameter's first use
     std::vector<std::size_t> page_sizes_;
-    Buffer values_, gradients_;
+    Buffer values_, gradients_, device_values_, device_gradients_;
     std::unique_ptr<storage::PageCache> pages_;
     std::vector<double> in_double_;  // vectors' values, on the reference device
 };

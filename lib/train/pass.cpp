@@ -6,6 +6,7 @@
 #include "core/checked.h"
 #include "core/error.h"
 #include "ops/gradients.h"
+#include "train/place.h"
 
 namespace thimble::train {
 
@@ -120,14 +121,14 @@ void Pass::State::layer_backward(std::int64_t layer, View dx, GradientSink& sink
 void Pass::State::put_checkpoint(std::int64_t at, View x) {
     if (exec.dry) return;
     const auto place = static_cast<std::size_t>(at);
-    ops::copy(exec, x, stream(checkpoints->room(place), x.rows));
+    ops::copy_to_host(exec, x, stream(checkpoints->room(place), x.rows));
     checkpoints->put(place, view_bytes(exec, x.rows, x.cols));
 }
 
 void Pass::State::take_checkpoint(std::int64_t at, View x) {
     if (exec.dry) return;
     const auto place = static_cast<std::size_t>(at);
-    ops::copy(exec, stream(checkpoints->take(place), x.rows), x);
+    ops::copy_to_device(exec, stream(checkpoints->take(place), x.rows), x);
     checkpoints->drop(place);
 }
 
@@ -224,11 +225,14 @@ PassBytes Pass::measure(const ModelSource& source, Exec exec, WeightStore& store
     PassBytes bytes;
     bytes.workspace = workspace.peak();
     bytes.layer = state.layer_bytes;
-    bytes.saved = (state.saved_on_disk() ? disk_activation_bytes : memory_activation_bytes)(
-        count(state.segment), state.layer_bytes);
+    const std::size_t layers = count(state.segment), checkpoints = state.count_of_checkpoints();
+    bytes.saved = state.saved_on_disk()
+                      ? disk_activation_bytes(layers, state.layer_bytes)
+                      : memory_activation_bytes(layers, state.layer_bytes, place_of(exec));
     bytes.checkpoints =
-        (options.activations_on_disk ? disk_activation_bytes : memory_activation_bytes)(
-            state.count_of_checkpoints(), state.stream_bytes());
+        options.activations_on_disk
+            ? disk_activation_bytes(checkpoints, state.stream_bytes())
+            : memory_activation_bytes(checkpoints, state.stream_bytes(), host_place_of(exec));
     bytes.residual = 2 * state.stream_bytes();
     return bytes;
 }
@@ -241,16 +245,16 @@ Pass::~Pass() = default;
 
 void Pass::allocate(const PassBytes& bytes, storage::StorageTier* tier) {
     State& s = *state_;
-    s.workspace = std::make_unique<Workspace>(bytes.workspace);
+    s.workspace = std::make_unique<Workspace>(bytes.workspace, place_of(s.exec));
     s.exec.workspace = s.workspace.get();
     const auto layers = static_cast<std::size_t>(s.segment);
     s.saved = s.saved_on_disk() ? make_disk_activations(layers, bytes.layer, *tier)
-                                : make_memory_activations(layers, bytes.layer);
+                                : make_memory_activations(layers, bytes.layer, place_of(s.exec));
     const std::size_t count = s.count_of_checkpoints();
     s.checkpoints = s.options.activations_on_disk
                         ? make_disk_activations(count, s.stream_bytes(), *tier)
-                        : make_memory_activations(count, s.stream_bytes());
-    s.residual = Buffer(bytes.residual, Purpose::kActivations);
+                        : make_memory_activations(count, s.stream_bytes(), host_place_of(s.exec));
+    s.residual = Buffer(bytes.residual, Purpose::kActivations, place_of(s.exec));
 }
 
 LossSums Pass::train(const Batch& batch, double scale, GradientSink& sink, const Judge& judge) {

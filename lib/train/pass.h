@@ -21,7 +21,7 @@ struct PassOptions {
     // before it are computed twice. 0: no checkpoints, every layer keeps everything.
     std::int64_t checkpoint_layers = 1;
     // Checkpoints, or without them what every layer keeps, lie on a tier between forward and
-    // backward.
+    // backward. On a CUDA device only checkpoints can; without a tier they wait in host memory.
     bool activations_on_disk = false;
     LossKind loss = LossKind::kCut;
     std::int64_t most_tokens = 0;    // in a batch

@@ -79,8 +79,10 @@ class Search {
           budget_(budget),
           changes_(changes_for(options)),
           now_(bytes_of(source, options).value_or(Bytes{})) {
-        for (std::size_t t = 0; t < kTiers; ++t)
+        for (std::size_t t = kTiers; t-- > 0;) {
             beside_[t] = plan.total_bytes(static_cast<Tier>(t)) - now_[t];
+            if (!fits(now_, t)) tier_ = t;
+        }
     }
 
     [[nodiscard]] std::string run() {
@@ -95,15 +97,14 @@ class Search {
         if (fits(bytes)) return say(set, bytes);
         const auto [other, fewest] = together(true);
         if (fits(fewest)) return say(other, fewest);
-        const bool first = bytes[kRam] < fewest[kRam];
+        const bool first = bytes[tier_] < fewest[tier_];
         return (first ? set : other).empty()
                    ? ""
                    : "even " + text_of(first ? set : other) + " would need " +
-                         format_bytes(std::min(bytes[kRam], fewest[kRam]) + beside_[kRam]);
+                         format_bytes(std::min(bytes[tier_], fewest[tier_]) + beside_[tier_]);
     }
 
   private:
-    static constexpr auto kRam = static_cast<std::size_t>(Tier::kRam);
     using Set = std::vector<std::size_t>;
 
     [[nodiscard]] std::optional<Bytes> with(const Set& set) const {
@@ -112,14 +113,16 @@ class Search {
         return bytes_of(source_, options);
     }
     [[nodiscard]] bool fits(const Bytes& bytes) const {
-        for (std::size_t t = 0; t < kTiers; ++t) {
-            const auto& limit = budget_.limit_bytes[t];
-            if (limit && bytes[t] + beside_[t] > *limit) return false;
-        }
+        for (std::size_t t = 0; t < kTiers; ++t)
+            if (!fits(bytes, t)) return false;
         return true;
     }
-    [[nodiscard]] static bool saves(const Bytes& bytes, const Bytes& than) {
-        return bytes[kRam] < than[kRam];
+    [[nodiscard]] bool fits(const Bytes& bytes, std::size_t tier) const {
+        const auto& limit = budget_.limit_bytes[tier];
+        return !limit || bytes[tier] + beside_[tier] <= *limit;
+    }
+    [[nodiscard]] bool saves(const Bytes& bytes, const Bytes& than) const {
+        return bytes[tier_] < than[tier_];
     }
 
     // One after the other as long as each saves something, then without those that are not needed.
@@ -138,7 +141,7 @@ class Search {
             Set fewer = set;
             fewer.erase(fewer.begin() + static_cast<std::ptrdiff_t>(at));
             const auto bytes = with(fewer);
-            if (bytes && (fits(*bytes) || (*bytes)[kRam] <= least[kRam])) {
+            if (bytes && (fits(*bytes) || (*bytes)[tier_] <= least[tier_])) {
                 set = fewer, least = *bytes;
             } else {
                 ++at;
@@ -168,7 +171,7 @@ class Search {
     }
     [[nodiscard]] std::string say(const Set& set, const Bytes& bytes) const {
         return text_of(set) + (set.size() > 1 ? " save " : " saves ") +
-               format_bytes(now_[kRam] - bytes[kRam]);
+               format_bytes(now_[tier_] - bytes[tier_]);
     }
 
     const ModelSource& source_;
@@ -176,6 +179,7 @@ class Search {
     const Budget& budget_;
     std::vector<Change> changes_;
     Bytes now_, beside_{};
+    std::size_t tier_ = static_cast<std::size_t>(Tier::kRam);  // or the first that does not fit
 };
 
 }  // namespace

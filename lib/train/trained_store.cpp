@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train/trained_store.h"
 
+#include "model/device_form.h"
+
 namespace thimble::train {
 
 using Part = ParameterId::Part;
@@ -50,7 +52,9 @@ UnitWeights TrainedStore::unit_on_paper(const UnitSpec& unit) const {
     UnitWeights weights;
     for (const auto& m : unit.matrices) {
         const Shape2 shape{m.weight->rows(), m.weight->cols()};
-        Linear linear{m.weight->form.view(shape, reinterpret_cast<const std::byte*>(64))};
+        const PackedForm form =
+            exec_.device == Device::kCuda ? device_form(*m.weight) : m.weight->form;
+        Linear linear{form.view(shape, reinterpret_cast<const std::byte*>(64))};
         if (m.bias) linear.bias = vector(*m.bias);
         weights.matrices.push_back(linear);
     }
@@ -99,7 +103,7 @@ void TrainedStore::load() {
 }
 
 void TrainedStore::refresh() {
-    parameters_.refresh();
+    parameters_.refresh(exec_);
     for (std::size_t u = 0; u < specs_.size(); ++u) method_.refresh(exec_, id_of(u), units_[u]);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The weights of a model in training: those that are frozen as stored, in memory, and on top what a
-// method makes of its parameters.
+// The weights of a model in training: those that are frozen as stored, in memory where operations
+// run, and on top what a method makes of its parameters.
 #pragma once
 
 #include <vector>
@@ -34,8 +34,10 @@ class TrainedStore final : public WeightStore {
         return bytes_per_token_of(units_);
     }
     [[nodiscard]] const std::vector<UnitSpec>& specs() const noexcept { return specs_; }
-    // What the frozen weights take, and the buffer that they are read through.
+    // What the frozen weights take, and while they are loaded the buffer that they are read
+    // through.
     [[nodiscard]] std::size_t frozen_bytes() const noexcept { return frozen_.bytes(); }
+    [[nodiscard]] std::size_t staging_bytes() const noexcept { return frozen_.staging_bytes(); }
 
   private:
     void release(UnitId unit) noexcept override {

@@ -9,8 +9,10 @@
 #include "core/log.h"
 #include "core/strings.h"
 #include "io/sha256.h"
+#include "ops/cuda_context.h"
 #include "train/checkpoint.h"
 #include "train/fused_sink.h"
+#include "train/place.h"
 #include "train/schedule.h"
 #include "train/slot_store.h"
 #include "train/step_work.h"
@@ -35,8 +37,9 @@ PassOptions pass_options(const TrainerOptions& options) {
 
 Exec exec_of(const TrainerOptions& options) {
     Exec exec;
-    if (options.device != Device::kCpu)
-        throw Error(Exit::kUsage, "--device", "training runs on the CPU", "--device cpu");
+    if (options.device == Device::kRef)
+        throw Error(Exit::kUsage, "--device", "training runs on the CPU or a CUDA device",
+                    "--device cpu");
     exec.device = options.device;
     exec.isa = options.isa;
     exec.activations = options.bf16 ? Activations::kBf16 : Activations::kF32;
@@ -50,7 +53,8 @@ struct Trainer::State {
     State(const ModelSource& from, const TrainerOptions& how, Exec run_on)
         : source(from),
           options(how),
-          exec(run_on),
+          cuda(make_context(run_on)),
+          exec(with_context(run_on, cuda.get())),
           method(make_method(how.method, "--method")),
           optimizer(make_optimizer(how.optimizer, "--optimizer")),
           fuses(how.update_in_backward || optimizer->updates_in_backward()),
@@ -67,8 +71,19 @@ struct Trainer::State {
         return fused ? static_cast<GradientSink&>(*fused) : parameters;
     }
 
+    [[nodiscard]] static std::unique_ptr<CudaContext> make_context(Exec exec) {
+        if (exec.device != Device::kCuda || exec.dry) return nullptr;
+        exec.device = Device::kCpu;
+        return std::make_unique<CudaContext>(exec);
+    }
+    [[nodiscard]] static Exec with_context(Exec exec, CudaContext* cuda) {
+        exec.cuda = cuda;
+        return exec;
+    }
+
     const ModelSource& source;
     TrainerOptions options;
+    std::unique_ptr<CudaContext> cuda;  // of Device::kCuda, unless on paper
     Exec exec;
     std::unique_ptr<Method> method;
     std::unique_ptr<Optimizer> optimizer;
@@ -84,6 +99,7 @@ struct Trainer::State {
     std::int64_t steps = 0;
 
     void check() const;
+    void check_cuda() const;
     // Of a step: this rank's batches, and of all ranks how many passes and targets.
     struct Work {
         std::span<const Batch> batches;
@@ -125,7 +141,7 @@ Trainer::Trainer(const ModelSource& source, const TrainerOptions& options, Team&
     s.slots = options.offload.has_optimizer()
                   ? make_disk_slots(s.parameters, *s.optimizer, s.chunks, *s.tier)
                   : make_memory_slots(s.parameters, *s.optimizer, s.chunks);
-    s.pass = std::make_unique<Pass>(source, exec, s.store, pass_options(options));
+    s.pass = std::make_unique<Pass>(source, s.exec, s.store, pass_options(options));
     s.pass->allocate(bytes, s.tier.get());
 }
 
@@ -140,22 +156,31 @@ cost::TrainingWork Trainer::add_to_plan(Plan& plan, const ModelSource& source,
     State paper(source, options, dry);
     const PassBytes bytes =
         Pass::measure(source, dry, paper.store, paper.sink(), pass_options(options));
-    const auto add = [&](Purpose purpose, std::size_t n) {
-        plan.at(Tier::kRam, purpose) += Buffer::charged_bytes(n);
+    const Place there = place_of(dry), here = host_place_of(dry);
+    const auto add = [&](Purpose purpose, std::size_t n, Place place = Place::kHost) {
+        plan.at(place == Place::kDevice ? Tier::kVram : Tier::kRam, purpose) +=
+            Buffer::charged_bytes(n, place);
     };
-    add(Purpose::kWeights, paper.store.frozen_bytes());
-    add(Purpose::kWeights, paper.parameters.value_bytes());
+    add(Purpose::kWeights, paper.store.frozen_bytes(), there);
+    add(Purpose::kWeights, paper.parameters.value_bytes(), here);
     const storage::PageBytes pages = paper.parameters.page_bytes();
     plan.at(Tier::kRam, Purpose::kWeights) += pages.ram;
     plan.at(Tier::kDisk, Purpose::kWeights) += pages.disk;
-    add(Purpose::kGradients,
-        paper.fused ? paper.fused->bytes() : paper.parameters.gradient_bytes(dry.dtype()));
+    const std::size_t gradients =
+        paper.fused ? paper.fused->bytes() : paper.parameters.gradient_bytes(dry.dtype());
+    add(Purpose::kGradients, gradients, here);
+    if (there == Place::kDevice) {
+        add(Purpose::kWeights, paper.parameters.value_bytes(), there);
+        add(Purpose::kGradients, gradients, there);
+        CudaContext::add_to_plan(plan);
+    }
     plan.at(Tier::kRam, Purpose::kGradients) +=
         dist::Communicator::charged_bytes(options.ranks->size());
     add(Purpose::kOptimizer, paper.updater.bytes());
-    add(Purpose::kActivations, bytes.workspace);
-    add(Purpose::kActivations, bytes.residual);
+    add(Purpose::kActivations, bytes.workspace, there);
+    add(Purpose::kActivations, bytes.residual, there);
     for (const ActivationBytes& kept : {bytes.saved, bytes.checkpoints}) {
+        plan.at(Tier::kVram, Purpose::kActivations) += kept.vram;
         plan.at(Tier::kRam, Purpose::kActivations) += kept.ram;
         plan.at(Tier::kDisk, Purpose::kActivations) += kept.disk;
     }
@@ -167,6 +192,11 @@ cost::TrainingWork Trainer::add_to_plan(Plan& plan, const ModelSource& source,
     } else {
         add(Purpose::kOptimizer, memory_slot_bytes(paper.parameters, *paper.optimizer));
     }
+    // Weights come through a buffer before there are state and activations.
+    const std::uint64_t loading = Buffer::charged_bytes(paper.store.staging_bytes(), here);
+    const std::uint64_t later =
+        plan.at(Tier::kRam, Purpose::kOptimizer) + plan.at(Tier::kRam, Purpose::kActivations);
+    if (loading > later) plan.at(Tier::kRam, Purpose::kIo) += loading - later;
     if (paper.fused && options.most_norm > 0) plan.notes.emplace_back(kNormNote);
     return step_work({.source = source,
                       .options = options,
@@ -232,6 +262,7 @@ StepResult Trainer::State::step_after_backward(const Work& work, UpdateStep upda
     parameters.zero_gradients(exec);
     StepResult result;
     result.loss = add_gradients(work);
+    parameters.collect_gradients(exec);
     options.ranks->sum(parameters.stored_gradients());
     method->finish_gradients(exec, parameters);
     result.norm = gradient_norm();
@@ -282,8 +313,21 @@ StepResult Trainer::step(std::span<const Batch> batches, double learning_rate) {
     return result;
 }
 
+void Trainer::State::check_cuda() const {
+    if (options.offload.has_parameters()) {
+        throw Error(Exit::kUsage, "--offload", "a CUDA device has the parameters of all layers",
+                    "drop parameters=disk");
+    }
+    if (options.offload.has_activations() && options.pass.checkpoint_layers == 0) {
+        throw Error(Exit::kUsage, "--offload",
+                    "what a CUDA device keeps of each layer does not lie on disk, only checkpoints",
+                    "--checkpoint-layers 1");
+    }
+}
+
 // Options that do not go together.
 void Trainer::State::check() const {
+    if (exec.device == Device::kCuda) check_cuda();
     if (fuses && options.passes > 1) {
         throw Error(Exit::kUsage, "--grad-accumulation",
                     "gradients are used up in backward and cannot be summed", "use 1");

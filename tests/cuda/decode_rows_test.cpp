@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "kernels/layout/half.h"
 #include "packed.h"
 
 namespace thimble::cuda_test {
@@ -23,6 +24,18 @@ void check_decoding(const PackedForm& form, std::int64_t cols, std::int64_t firs
         std::copy(row.begin(), row.end(), want.begin() + r * stride);
     }
     check_close(got, want, decoding_tolerance(want));
+    // Rounded, they are the bf16 of the floats.
+    const std::vector<float> rounded = run_all_orders([&] {
+        std::vector<std::uint16_t> halves(marks.size(), f32_to_bf16(-77));
+        const Array<std::uint16_t> out(halves);
+        cuda::decode_rows({packed.matrix(), first, count, nullptr, stride, out.data()}, stream());
+        std::vector<float> floats;
+        for (const std::uint16_t bits : out.get()) floats.push_back(bf16_to_f32(bits));
+        return floats;
+    });
+    REQUIRE(rounded.size() == got.size());
+    for (std::size_t i = 0; i < got.size(); ++i)
+        REQUIRE(rounded[i] == bf16_to_f32(f32_to_bf16(got[i])));
 }
 
 }  // namespace

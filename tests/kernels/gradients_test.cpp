@@ -241,11 +241,3 @@ TEST_CASE("rounding to bfloat16 is that of half.h, infinities and NaN too") {
         CHECK(same);
     }
 }
-
-TEST_CASE("backward on a CUDA device is refused") {
-    Machine m(Isa::kPortable);
-    m.exec.device = Device::kCuda;
-    Guarded x(DType::kF32, 2, 4), sums(DType::kF32, 1, 4);
-    CHECK_THROWS_WITH(ops::column_sums(m.exec, x.view(), sums.view()),
-                      doctest::Contains("no backward on a CUDA device"));
-}

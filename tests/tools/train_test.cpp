@@ -2,6 +2,7 @@
 // offload-train: what it learns, what it leaves, and going on after signals and kills.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <filesystem>
@@ -9,6 +10,9 @@
 #include <utility>
 
 #include "io/json.h"
+#include "kernels/cuda/stream.h"
+#include "model/adapter.h"
+#include "tensor/buffer.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_model.h"
 
@@ -203,6 +207,46 @@ TEST_CASE("training: the plan is kept, and less is refused") {
         const double used = number(bench.read_report(), {"measured", "ram", "peak_bytes"});
         CHECK(used <= static_cast<double>(peak));
     }
+}
+
+TEST_CASE("cuda: an adapter trained there is the CPU's, and device memory is as planned" *
+          doctest::skip(std::string_view(cuda::build_kind()) != "emulated")) {
+    const ProcessOptions plain{.environment = {{"THIMBLE_EMU_TRACK", "0"}}};
+    Bench bench("llama-untied", "q8_0");
+    const auto source = ModelSource::open(bench.model);
+    std::vector<std::vector<float>> adapters;
+    for (const std::string device : {"cpu", "cuda"}) {
+        CAPTURE(device);
+        const std::vector<std::string> words = {
+            "--steps",  "2",    "--method", "lora:rank=4", "--optimizer",
+            "sgd",      "--lr", "0.5",      "--precision", "f32",
+            "--device", device, "--json",   bench.report,  "--force"};
+        const ProcessResult r = bench.run(words, plain);
+        CAPTURE(r.err);
+        REQUIRE(r.exit == 0);
+        const AdapterFile file(bench.output, *source);
+        Buffer memory(file.value_bytes(), Purpose::kWeights);
+        (void)file.read(memory.data());
+        adapters.emplace_back(memory.span<float>().begin(), memory.span<float>().end());
+        if (device == "cpu") continue;
+        const double used = number(bench.read_report(), {"measured", "vram", "peak_bytes"});
+        CHECK(used == number(bench.read_report(), {"plan", "tiers", "vram", "peak_bytes"}));
+        // One page less is refused before work begins.
+        std::vector<std::string> less = words;
+        less.insert(less.end(), {"--max-memory",
+                                 "vram=" + std::to_string(static_cast<std::int64_t>(used) - 4096)});
+        const ProcessResult refused = bench.run(less, plain);
+        CHECK(refused.exit == 77);
+        CHECK(refused.err.find("--device cpu") != std::string::npos);
+    }
+    REQUIRE(adapters[0].size() == adapters[1].size());
+    double most = 0, largest_b = 0;
+    for (std::size_t i = 0; i < adapters[0].size(); ++i) {
+        most = std::max(most, static_cast<double>(std::abs(adapters[0][i] - adapters[1][i])));
+        largest_b = std::max(largest_b, static_cast<double>(std::abs(adapters[0][i])));
+    }
+    CHECK(largest_b > 0);
+    CHECK(most <= 1e-4 * largest_b);
 }
 
 TEST_CASE("training: from random weights, and what is asked wrongly") {

@@ -70,8 +70,9 @@ void KvSweepToolOptions::visit(OptionVisitor& v) {
               .value = "FILE",
               .is_output = true},
              output);
-    v.option({.name = "svg", .help = "a drawing of the results", .value = "FILE", .is_output = true},
-             svg);
+    v.option(
+        {.name = "svg", .help = "a drawing of the results", .value = "FILE", .is_output = true},
+        svg);
     v.group("Computation");
     v.option({.name = "batch-size",
               .letter = 'b',
@@ -105,8 +106,9 @@ RunnerOptions KvSweepPipeline::runner_options(const std::string& policy) const {
     out.step_tokens = options.batch;
     out.kv = {.policy = policy, .type_k = options.type_k, .type_v = options.type_v};
     // Room for a model that repeats its prompt, too.
-    out.kv.context_tokens = std::max(source_->spec().context_tokens,
-                                     2 * options.sweep.prompt_tokens + options.sweep.answer_tokens + 64);
+    out.kv.context_tokens =
+        std::max(source_->spec().context_tokens,
+                 2 * options.sweep.prompt_tokens + options.sweep.answer_tokens + 64);
     return out;
 }
 
@@ -146,8 +148,7 @@ Plan KvSweepPipeline::plan(const cli::CommonOptions& common) {
     Plan most;
     for (const std::string& policy : options.sweep.policies) {
         Plan plan;
-        const RunnerOptions runner =
-            runner_options(eval::KvSweep::with_budget(policy, prompt));
+        const RunnerOptions runner = runner_options(eval::KvSweep::with_budget(policy, prompt));
         Runner::add_to_plan(plan, *source_, runner, load, 1, 1);
         // The prompt's sequence is there beside the fork that goes on from it.
         plan.at(Tier::kRam, Purpose::kKv) += KvEngine::predict_bytes(
@@ -181,7 +182,8 @@ void KvSweepPipeline::run(cli::Context& context) {
     const Json json = eval::kv_sweep_json(options.sweep, rows);
     context.report.set("kv_sweep", json);
     if (!context.stdout_is_json()) context.print(eval::kv_sweep_table(rows));
-    if (!options.output.empty()) write_text_file(options.output, json.dump(1) + "\n", IfExists::kReplace);
+    if (!options.output.empty())
+        write_text_file(options.output, json.dump(1) + "\n", IfExists::kReplace);
     if (!options.svg.empty())
         write_text_file(options.svg, eval::kv_sweep_svg(rows, options.model), IfExists::kReplace);
 }

@@ -41,7 +41,8 @@ int main(int argc, char** argv) {
                         .options = [&](OptionVisitor& v) { pipeline.options.visit(v); },
                         .plan = [&](const cli::CommonOptions& c) { return pipeline.plan(c); },
                         .run = [&](cli::Context& context) { pipeline.run(context); },
-                        .list = names});
+                        .list = names,
+                        .on_cuda = true});
     const int code =
         cli::run_tool({.name = train::kTool,
                        .summary = "fine-tunes language models where memory is short",

@@ -114,7 +114,7 @@ void ToolOptions::visit_memory(OptionVisitor& v) {
              loss);
     v.option({.name = "precision",
               .help = "of products: bf16 operands summed in f32, or f32; auto: bf16 where the CPU "
-                      "has it",
+                      "has it, and on a CUDA device",
               .choices = {"auto", "f32", "bf16"}},
              precision);
 }

@@ -10,12 +10,17 @@
 #include "core/log.h"
 #include "core/strings.h"
 #include "io/json_lines.h"
+#include "model/device_budget.h"
 #include "model/random_model.h"
 #include "ops/gradients.h"
 #include "train/output.h"
 
 namespace thimble::train {
 namespace {
+
+constexpr const char* kDeviceNote =
+    "on the CUDA device: weights, parameters with their gradients, what a layer keeps; in host "
+    "memory: the optimizer's parameters, gradients and state, checkpoints";
 
 LossKind loss_named(const std::string& name) {
     if (name == "chunked") return LossKind::kChunked;
@@ -68,14 +73,16 @@ void Pipeline::open(const cli::CommonOptions& common) {
     LoopOptions& loop = options.loop;
     const Isa isa = parse_isa(common.cpu_isa, "--cpu-isa");
     loop.trainer.isa = isa;
+    loop.trainer.device = device_named(common.device);
     loop.trainer.threads =
         common.threads > 0 ? static_cast<int>(common.threads) : dist::default_threads_of(ranks());
     loop.state = options.state.empty() ? options.output + ".state" : options.state;
     if (!loop.state.ends_with(".safetensors")) loop.state += ".safetensors";
     loop.trainer.seed = static_cast<std::uint64_t>(common.seed);
     loop.trainer.pass.loss = loss_named(options.loss);
-    loop.trainer.bf16 =
-        options.precision == "bf16" || (options.precision == "auto" && ops::has_bf16_products(isa));
+    loop.trainer.bf16 = options.precision == "bf16" ||
+                        (options.precision == "auto" &&
+                         (loop.trainer.device == Device::kCuda || ops::has_bf16_products(isa)));
     loop.trainer.offload = Offload::parse(options.offload, "--offload");
     if (!options.offload_directory.empty() && !loop.trainer.offload.any())
         throw Error(Exit::kUsage, "--offload-dir", "nothing is offloaded",
@@ -150,8 +157,16 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
     }
     Plan whole = plan;
     whole.at(Tier::kRam, Purpose::kBaseline) += kBaselineBytes;
-    plan.cheapest_change =
-        loop_->cheapest_change(whole, Budget::parse(common.max_memory, "--max-memory"));
+    Budget budget = Budget::parse(common.max_memory, "--max-memory");
+    auto& vram = budget.limit_bytes[static_cast<std::size_t>(Tier::kVram)];
+    const bool stated = vram.has_value(), cuda = common.device == "cuda";
+    if (cuda) vram = vram_budget(budget);
+    plan.cheapest_change = loop_->cheapest_change(whole, budget);
+    if (cuda) {
+        plan.notes.emplace_back(kDeviceNote);
+        if (plan.cheapest_change.empty()) plan.cheapest_change = "--device cpu";
+        if (!stated) check_budget(plan, budget);  // against what is free there now
+    }
     return plan;
 }
 

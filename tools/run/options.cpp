@@ -43,18 +43,20 @@ void RunOptions::visit(OptionVisitor& v) {
     repeat.visit(v);
     generate.visit(v);
     kv.visit(v);
-    v.option({.name = "kv-save",
-              .help = "write the keys and values of prompt and answer at the end; -n 0: of the prompt",
-              .value = "FILE",
-              .changes_output = false,
-              .is_output = true},
-             kv_save);
-    v.option({.name = "kv-load",
-              .help = "go on from what --kv-save wrote: the prompt follows that text, or repeats it "
-                      "and goes on",
-              .value = "FILE",
-              .is_input = true},
-             kv_load);
+    v.option(
+        {.name = "kv-save",
+         .help = "write the keys and values of prompt and answer at the end; -n 0: of the prompt",
+         .value = "FILE",
+         .changes_output = false,
+         .is_output = true},
+        kv_save);
+    v.option(
+        {.name = "kv-load",
+         .help = "go on from what --kv-save wrote: the prompt follows that text, or repeats it "
+                 "and goes on",
+         .value = "FILE",
+         .is_input = true},
+        kv_load);
     v.group("Computation");
     v.option({.name = "batch-size",
               .letter = 'b',

@@ -64,9 +64,10 @@ __device__ __forceinline__ void soften(const AttentionSplit& p, Positions&& posi
     }
 }
 
+// o[r] += sum over the slots of weight * v[slot]
 template <int kRows, int kChunks, class V, class Weights>
 __device__ __forceinline__ void add_values(V&& v, Weights&& weights, int dim,
-                                           States<kRows, kChunks>& s) {
+                                           float (&o)[kRows][kChunks]) {
     const int lane = threadIdx.x % 32, row = threadIdx.x / 32 * kRows;
     for (int slot = 0; slot < kTileSlots; slot += 4) {
         float4 w[kRows];
@@ -80,10 +81,10 @@ __device__ __forceinline__ void add_values(V&& v, Weights&& weights, int dim,
             const float a = v[at], b = v[at + step], c = v[at + 2 * step], d = v[at + 3 * step];
 #pragma unroll
             for (int r = 0; r < kRows; ++r) {
-                s.o[r][j] = fmaf(w[r].x, a, s.o[r][j]);
-                s.o[r][j] = fmaf(w[r].y, b, s.o[r][j]);
-                s.o[r][j] = fmaf(w[r].z, c, s.o[r][j]);
-                s.o[r][j] = fmaf(w[r].w, d, s.o[r][j]);
+                o[r][j] = fmaf(w[r].x, a, o[r][j]);
+                o[r][j] = fmaf(w[r].y, b, o[r][j]);
+                o[r][j] = fmaf(w[r].z, c, o[r][j]);
+                o[r][j] = fmaf(w[r].w, d, o[r][j]);
             }
         }
     }

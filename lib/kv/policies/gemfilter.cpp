@@ -36,9 +36,11 @@ class GemFilterPolicy final : public KvPolicy {
                       .least = 1,
                       .most = 1023},
                      kernel);
-            v.option({.name = "first", .help = "tokens at the beginning that always stay", .least = 0},
-                     first);
-            v.option({.name = "last", .help = "tokens at the end that always stay", .least = 0}, last);
+            v.option(
+                {.name = "first", .help = "tokens at the beginning that always stay", .least = 0},
+                first);
+            v.option({.name = "last", .help = "tokens at the end that always stay", .least = 0},
+                     last);
         }
     };
 
@@ -55,8 +57,8 @@ class GemFilterPolicy final : public KvPolicy {
         const auto layers = std::ssize(model.layers);
         if (options_.layer >= layers) {
             throw Error(Exit::kUsage, "--kv-policy",
-                        "gemfilter: layer=" + std::to_string(options_.layer) + ", and the model has " +
-                            std::to_string(layers));
+                        "gemfilter: layer=" + std::to_string(options_.layer) +
+                            ", and the model has " + std::to_string(layers));
         }
         if (options_.layer >= 0) return static_cast<int>(options_.layer);
         for (std::int64_t i = layers * 2 / 5; i < layers; ++i) {

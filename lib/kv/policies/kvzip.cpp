@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // "KVzip: Query-Agnostic KV Cache Compression with Context Reconstruction" (2025): keeps what the
 // model needs to repeat its prompt. The prompt is repeated piece by piece after its end, and a key
-// is worth the largest probability that any of these rows gives it, the softmax taken over the first
-// tokens, the piece's keys and the repetition so far. One budget for all heads and layers.
+// is worth the largest probability that any of these rows gives it, the softmax taken over the
+// first tokens, the piece's keys and the repetition so far. One budget for all heads and layers.
 // differs: heads of a group share one set, by the largest of their probabilities.
 #include <algorithm>
 #include <limits>
@@ -29,7 +29,8 @@ class KvZipPolicy final : public KvPolicy {
                      budget);
             v.option({.name = "chunk", .help = "tokens that are repeated at a time", .least = 16},
                      chunk);
-            v.option({.name = "sink", .help = "first tokens that are always kept", .least = 0}, sink);
+            v.option({.name = "sink", .help = "first tokens that are always kept", .least = 0},
+                     sink);
         }
     };
 
@@ -41,7 +42,9 @@ class KvZipPolicy final : public KvPolicy {
     }
     [[nodiscard]] unsigned duties() const override { return kScore; }
     [[nodiscard]] const KvBudget* budget() const override { return &budget_; }
-    [[nodiscard]] Protected protects(std::int64_t) const override { return {.sinks = options_.sink}; }
+    [[nodiscard]] Protected protects(std::int64_t) const override {
+        return {.sinks = options_.sink};
+    }
 
     void accumulate(const Exec& exec, const KvRows& rows, std::span<float> sums) const override {
         const std::size_t n = rows.keys.size();

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
-#include <cstring>
+#include <optional>
 
 #include "core/error.h"
-#include "model/device_form.h"
+#include "model/device_loader.h"
 #include "model/device_store.h"
 #include "model/weight_memory.h"
 #include "tensor/device.h"
@@ -12,41 +12,22 @@
 namespace thimble {
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
-
-constexpr std::size_t aligned(std::size_t bytes) { return (bytes + 255) & ~std::size_t{255}; }
-
-std::size_t matrix_bytes(const SourceTensor& t) { return aligned(device_form(t).bytes(t.rows())); }
-std::size_t vector_bytes(const SourceTensor& t) {
-    return aligned(static_cast<std::size_t>(t.cols()) * sizeof(float));
-}
 std::size_t unit_bytes(const UnitSpec& unit) {
     std::size_t bytes = 0;
     for (const auto& m : unit.matrices) {
-        bytes += matrix_bytes(*m.weight);
-        if (m.bias) bytes += vector_bytes(*m.bias);
+        bytes += device_matrix_bytes(*m.weight);
+        if (m.bias) bytes += device_vector_bytes(*m.bias);
     }
-    for (const auto& v : unit.vectors) bytes += vector_bytes(*v.weight);
+    for (const auto& v : unit.vectors) bytes += device_vector_bytes(*v.weight);
     return bytes;
 }
 
-std::int64_t piece_rows(const SourceTensor& tensor) {
-    const auto rows = static_cast<std::int64_t>(kPieceBytes / tensor.form.bytes(1));
-    return std::clamp<std::int64_t>(rows, 1, tensor.rows());
-}
-// A piece as stored and, from second_form() on, as the device has it.
-std::size_t second_form(const SourceTensor& tensor) {
-    return aligned(tensor.form.bytes(piece_rows(tensor)));
-}
-std::size_t piece_bytes(const SourceTensor& tensor) {
-    const PackedForm form = device_form(tensor);
-    return second_form(tensor) +
-           (form.layout == tensor.layout() ? 0 : form.bytes(piece_rows(tensor)));
-}
 std::size_t piece_bytes(const UnitSpec& unit) {
     std::size_t most = 0;
-    for (const auto& m : unit.matrices) most = std::max(most, piece_bytes(*m.weight));
-    for (const auto& v : unit.vectors) most = std::max(most, vector_bytes(*v.weight));
+    for (const auto& m : unit.matrices)
+        most = std::max(most, DeviceLoader::staging_bytes(*m.weight));
+    for (const auto& v : unit.vectors)
+        most = std::max(most, DeviceLoader::staging_bytes(*v.weight));
     return most;
 }
 
@@ -71,13 +52,13 @@ UnitWeights weights_at(const UnitSpec& unit, std::byte* base) {
     UnitWeights weights;
     const auto vector = [&](const SourceTensor& t) {
         const View view{base, DType::kF32, 1, t.cols(), t.cols()};
-        base += vector_bytes(t);
+        base += device_vector_bytes(t);
         return view;
     };
     for (const auto& m : unit.matrices) {
         const SourceTensor& t = *m.weight;
         Linear linear{device_form(t).view({t.rows(), t.cols()}, base), std::nullopt};
-        base += matrix_bytes(t);
+        base += device_matrix_bytes(t);
         if (m.bias) linear.bias = vector(*m.bias);
         weights.matrices.push_back(linear);
     }
@@ -164,7 +145,7 @@ class DeviceStore final : public WeightStore {
     void load(const DevicePlan& plan) {
         memory_ = Buffer(plan.resident_bytes, Purpose::kWeights, Place::kDevice);
         pinned_ = Buffer(plan.pinned_bytes, Purpose::kWeights, Place::kPinned);
-        staging_ = Buffer(plan.staging_bytes, Purpose::kIo, Place::kPinned);
+        std::optional<DeviceLoader> loader(std::in_place, source_, cuda_, plan.staging_bytes);
         std::size_t resident = 0, pinned = 0, slot = 0;
         for (std::size_t u = 0; u < specs_.size(); ++u) {
             if (places_[u] == UnitPlace::kHost) {
@@ -175,13 +156,13 @@ class DeviceStore final : public WeightStore {
             const bool stays = places_[u] == UnitPlace::kDevice;
             std::byte* base = stays ? memory_.data() + resident : pinned_.data() + pinned;
             units_[u] = weights_at(specs_[u], base);
-            load_unit(specs_[u], units_[u], stays);
+            load_unit(specs_[u], units_[u], stays ? Place::kDevice : Place::kPinned, *loader);
             pinned_at_[u] = pinned;
             (stays ? resident : pinned) += unit_bytes(specs_[u]);
             if (!stays) slot = std::max(slot, unit_bytes(specs_[u]));
         }
         if (places_[0] == UnitPlace::kDevice) units_[0].matrices = {embedding_of_head()};
-        staging_.reset();
+        loader.reset();
         if (slot == 0) return;
         for (std::int64_t i = 0; i < std::min<std::int64_t>(plan.count(UnitPlace::kStreamed), 2);
              ++i)
@@ -194,50 +175,14 @@ class DeviceStore final : public WeightStore {
         return {units_.back().matrices[specs_.back().matrix("output")].weight, std::nullopt};
     }
 
-    void load_unit(const UnitSpec& unit, const UnitWeights& to, bool device) {
+    void load_unit(const UnitSpec& unit, const UnitWeights& to, Place place, DeviceLoader& loader) {
         for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
-            load_matrix(*unit.matrices[i].weight, to.matrices[i].weight, device);
+            loader.load(*unit.matrices[i].weight, to.matrices[i].weight, place);
             if (unit.matrices[i].bias)
-                load_vector(*unit.matrices[i].bias, *to.matrices[i].bias, device);
+                loader.load(*unit.matrices[i].bias, *to.matrices[i].bias, place);
         }
         for (std::size_t i = 0; i < unit.vectors.size(); ++i)
-            load_vector(*unit.vectors[i].weight, to.vectors[i], device);
-    }
-
-    void load_matrix(const SourceTensor& tensor, const PackedView& to, bool device) {
-        const std::int64_t step = piece_rows(tensor);
-        const PackedForm form = device_form(tensor);
-        for (std::int64_t first = 0; first < tensor.rows(); first += step) {
-            const std::int64_t count = std::min(step, tensor.rows() - first);
-            const PackedView stored = source_.read_packed(tensor, first, count, staging_.data());
-            verify_weights(source_, cuda_.host(), tensor, first, stored);
-            const PackedView piece =
-                to_device_form(cuda_.host(), stored, form, staging_.data() + second_form(tensor));
-            for (int p = 0; p < to.n_planes; ++p) {
-                const auto i = static_cast<std::size_t>(p);
-                const bool table = to.planes[i].row_bytes == 0;
-                if (piece.planes[i].bytes == 0 || (table && first > 0)) continue;
-                put(const_cast<std::byte*>(to.planes[i].data) +
-                        static_cast<std::size_t>(first) * to.planes[i].row_bytes,
-                    piece.planes[i].data, piece.planes[i].bytes, device);
-            }
-        }
-    }
-
-    void load_vector(const SourceTensor& tensor, View to, bool device) {
-        const std::vector<float> values = read_vector(source_, tensor);
-        put(to.row_bytes(0), values.data(), values.size() * sizeof(float), device);
-    }
-
-    void put(std::byte* to, const void* from, std::size_t bytes, bool device) {
-        if (!device) {
-            std::memcpy(to, from, bytes);
-            return;
-        }
-        on_device([&] {
-            cuda::copy_to_device(cuda_.copies(), to, from, bytes);
-            cuda_.copies().wait();  // before what it came from is written again
-        });
+            loader.load(*unit.vectors[i].weight, to.vectors[i], place);
     }
 
     const ModelSource& source_;
@@ -247,7 +192,7 @@ class DeviceStore final : public WeightStore {
     WeightMemory host_;
     std::vector<UnitWeights> units_;      // of streamed ones: in pinned memory
     std::vector<std::size_t> pinned_at_;  // where a streamed unit begins
-    Buffer memory_, pinned_, staging_;
+    Buffer memory_, pinned_;
     std::array<Slot, 2> slots_;
     unsigned turn_ = 0;  // the slot to be filled next
 };

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "core/strings.h"
 #include "kernels/layout/rng.h"
+#include "ops/columns.h"
 #include "train/method.h"
 
 namespace thimble::train {
@@ -120,7 +121,9 @@ class Lora final : public Method {
             adapter.term.scale = scale_;
             adapter.term.dropout.rate = options_.dropout;
             weights.matrices[i].low_rank = {&adapter.term, 1};
-            if (options_.dora) adapter.lengths = parameters.items()[*a + 2].values;
+            if (!options_.dora) continue;
+            adapter.lengths = parameters.items()[*a + 2].values;
+            adapter.device_scales = parameters.items()[*a + 2].on_device;
         }
     }
 
@@ -185,6 +188,8 @@ class Lora final : public Method {
         float* lengths = nullptr;    // m, [out]; DoRA
         std::vector<double> norms;   // n, [out]: lengths of the rows of W + s B A
         std::vector<double> scales;  // m / n, in exec.dtype()
+        // On a CUDA device: these, in the place of the lengths, which nothing there reads.
+        std::byte* device_scales = nullptr;
     };
 
     [[nodiscard]] bool wanted(std::string_view name) const {
@@ -215,40 +220,23 @@ class Lora final : public Method {
         const bool first = adapter.norms.empty();
         adapter.norms.resize(static_cast<std::size_t>(shape.rows));
         adapter.scales.resize(static_cast<std::size_t>(shape.rows));
-        linear.row_scale = View{adapter.scales.data(), exec.dtype(), 1, shape.rows, shape.rows};
+        const View scales = {adapter.scales.data(), exec.dtype(), 1, shape.rows, shape.rows};
+        linear.row_scale = scales;
+        if (adapter.device_scales != nullptr) linear.row_scale->data = adapter.device_scales;
         if (exec.dry) return;
-        exec.team->run(shape.rows, 16, [&](std::int64_t begin, std::int64_t end) {
-            for (std::int64_t r = begin; r < end; ++r)
-                adapter.norms[static_cast<std::size_t>(r)] =
-                    row_norm(exec, adapter.term, linear, r);
-        });
+        ops::row_lengths(exec, linear.weight, adapter.term.a, adapter.term.b, adapter.term.scale,
+                         adapter.norms);
         for (std::int64_t r = 0; r < shape.rows; ++r) {
             const double n = adapter.norms[static_cast<std::size_t>(r)];
             if (first && adapter.lengths[r] == 0) adapter.lengths[r] = static_cast<float>(n);
             const double scale = n > 0 ? static_cast<double>(adapter.lengths[r]) / n : 0;
             if (exec.dtype() == DType::kF64) {
-                linear.row_scale->row<double>(0)[r] = scale;
+                scales.row<double>(0)[r] = scale;
             } else {
-                linear.row_scale->row<float>(0)[r] = static_cast<float>(scale);
+                scales.row<float>(0)[r] = static_cast<float>(scale);
             }
         }
-    }
-
-    // |W_r + s B_r A|
-    static double row_norm(const Exec& exec, const LowRank& term, const Linear& linear,
-                           std::int64_t r) {
-        const std::int64_t cols = linear.in();
-        Exec in_double = exec;
-        in_double.device = Device::kRef;
-        std::vector<double> row(static_cast<std::size_t>(cols));
-        ops::decode_rows(in_double, linear.weight, {r, 1},
-                         {row.data(), DType::kF64, 1, cols, cols});
-        const auto rank = static_cast<std::size_t>(term.a.shape.rows);
-        add_terms(reinterpret_cast<const float*>(term.a.row(0)),
-                  {reinterpret_cast<const float*>(term.b.row(r)), rank}, term.scale, row);
-        double sum = 0;
-        for (const double value : row) sum += value * value;
-        return std::sqrt(sum);
+        if (adapter.device_scales != nullptr) ops::copy_to_device(exec, scales, *linear.row_scale);
     }
 
     Options options_;

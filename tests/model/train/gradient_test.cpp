@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Loss and gradients of whole tiny models against PyTorch and PEFT (scripts/make_golden_train.py),
-// on the reference device and the CPU's levels.
+// on the reference device, the CPU's levels and the CUDA device of this build.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 
 #include "core/cpu.h"
 #include "io/json.h"
+#include "ops/cuda_context.h"
 #include "tests/support/golden_model.h"
 #include "train/pass.h"
 #include "train/trained_store.h"
@@ -19,6 +20,8 @@ using namespace thimble::train;
 using Part = ParameterId::Part;
 
 namespace {
+
+bool no_device() { return std::string_view(cuda::build_kind()) == "none"; }
 
 std::uint64_t mix(std::uint64_t x) {
     x += 0x9E3779B97F4A7C15u;
@@ -71,6 +74,12 @@ struct Trained {
         exec.device = device, exec.isa = isa, exec.activations = Activations::kF32;
         exec.products = Products::kDense;
         exec.team = &team;
+        if (device == Device::kCuda) {
+            Exec host = exec;
+            host.device = Device::kCpu;
+            cuda = std::make_unique<CudaContext>(host);
+            exec.cuda = cuda.get();
+        }
         PassOptions options = how;
         options.most_tokens = std::ssize(golden.tokens);
         Exec dry = exec;
@@ -131,6 +140,7 @@ struct Trained {
                                          [](std::int32_t t) { return t >= 0; });
         const LossSums sums = pass->train({golden.tokens, golden.targets, golden.documents},
                                           1.0 / static_cast<double>(count), parameters);
+        parameters.collect_gradients(exec);
         method->finish_gradients(exec, parameters);
         return sums;
     }
@@ -161,6 +171,7 @@ struct Trained {
     std::unique_ptr<ModelSource> source;
     Team team;
     Exec exec;
+    std::unique_ptr<CudaContext> cuda;
     std::unique_ptr<Method> method;
     ParameterSet parameters;
     std::unique_ptr<TrainedStore> store;
@@ -220,14 +231,32 @@ TEST_CASE("loss and gradients of tiny models are PyTorch's") {
     }
 }
 
+TEST_CASE("cuda: loss and gradients of tiny models are PyTorch's" * doctest::skip(no_device())) {
+    for (const std::string name : kModels) {
+        const Golden golden(name);
+        for (const auto& [label, text] : kMethods) {
+            const Json* wanted = golden.find(label);
+            if (wanted == nullptr) continue;
+            CAPTURE(name);
+            CAPTURE(label);
+            Trained device(name, golden, text, Device::kCuda, best_isa(), {});
+            CHECK(device.run(golden).loss ==
+                  doctest::Approx(wanted->find("loss")->as_double(name)).epsilon(1e-5));
+            compare(device, *wanted, 2e-4);
+        }
+    }
+}
+
 TEST_CASE("checkpoints and kinds of loss change gradients by rounding at most") {
     const Golden golden("gemma3");
-    for (const Device device : {Device::kRef, Device::kCpu}) {
+    for (const Device device : {Device::kRef, Device::kCpu, Device::kCuda}) {
+        if (device == Device::kCuda && no_device()) continue;
         Trained plain("gemma3", golden, "full", device, best_isa(), {.checkpoint_layers = 0});
         const double loss = plain.run(golden).loss;
         for (const std::int64_t every : {1, 2, 3, 7}) {
             for (const LossKind kind : {LossKind::kCut, LossKind::kChunked, LossKind::kDense}) {
                 CAPTURE(every);
+                if (device == Device::kCuda && every != 2) continue;  // which takes its time
                 Trained other("gemma3", golden, "full", device, best_isa(),
                               {.checkpoint_layers = every, .loss = kind});
                 CHECK(other.run(golden).loss == doctest::Approx(loss).epsilon(1e-6));

@@ -57,8 +57,9 @@ TEST_CASE("activations on disk come back as they were put, pass after pass") {
 
 TEST_CASE("activations in memory are planned to the byte") {
     const std::uint64_t ram = Ledger::process().current_bytes(Tier::kRam);
-    const auto store = make_memory_activations(7, 640);
-    CHECK(Ledger::process().current_bytes(Tier::kRam) - ram == memory_activation_bytes(7, 640).ram);
-    CHECK(memory_activation_bytes(7, 640).disk == 0);
+    const auto store = make_memory_activations(7, 640, Place::kHost);
+    CHECK(Ledger::process().current_bytes(Tier::kRam) - ram ==
+          memory_activation_bytes(7, 640, Place::kHost).ram);
+    CHECK(memory_activation_bytes(7, 640, Place::kHost).disk == 0);
     run(*store, 7, 640, 0);
 }
