@@ -128,7 +128,7 @@ std::vector<std::int32_t> KvEngine::filter(const Exec& exec, SeqId seq, std::int
     const KvPolicy& filter = *s.shape.chain.of(KvPolicy::kFilter);
     const auto layer = static_cast<std::size_t>(filter.filter_layer(s.shape.model));
     State::Sequence& sequence = s.at(seq);
-    const LayerView view(exec, s.shape.specs[layer], static_cast<int>(layer),
+    const LayerView view(exec, s.shape.model, s.shape.specs[layer], static_cast<int>(layer),
                          *sequence.layers[layer], tokens, true, s.memory);
     std::pmr::vector<float> scores(static_cast<std::size_t>(tokens), &s.memory);
     filter.rate_prompt(view, scores);
