@@ -81,7 +81,8 @@ std::uint64_t KvSweep::reference_bytes(const KvSweepOptions& options, std::int64
 
 std::int64_t KvSweep::budget_tokens(std::size_t budget) const {
     return KvBudget::parse(options_.budgets[budget], "--kv-budget")
-        .tokens(options_.prompt_tokens, full_bytes_ / static_cast<std::uint64_t>(options_.prompt_tokens));
+        .tokens(options_.prompt_tokens,
+                full_bytes_ / static_cast<std::uint64_t>(options_.prompt_tokens));
 }
 
 // Feeds the answer token by token after the prompt, whose own last row is not counted: no policy
@@ -94,8 +95,9 @@ void KvSweep::go_on(Runner& runner, SeqId seq, std::size_t text, Sums& sums) con
         const Token target = tokens[prompt + static_cast<std::size_t>(i) + 1];
         const View expected = {
             const_cast<std::byte*>(reference_.data()) +
-                static_cast<std::size_t>((static_cast<std::int64_t>(text) * options_.answer_tokens + i) *
-                                         vocab_) * sizeof(float),
+                static_cast<std::size_t>(
+                    (static_cast<std::int64_t>(text) * options_.answer_tokens + i) * vocab_) *
+                    sizeof(float),
             DType::kF32, 1, vocab_, vocab_};
         const auto start = Clock::now();
         double scoring = 0;
@@ -103,8 +105,8 @@ void KvSweep::go_on(Runner& runner, SeqId seq, std::size_t text, Sums& sums) con
                        [&](std::int64_t, View logits) {
                            const auto begin = Clock::now();
                            const RowScore row = score_row(logits, expected, target);
-                           const auto part = static_cast<std::size_t>(
-                               i * options_.buckets / options_.answer_tokens);
+                           const auto part = static_cast<std::size_t>(i * options_.buckets /
+                                                                      options_.answer_tokens);
                            sums.kld.add(row.kld), sums.nll.add(row.nll);
                            sums.same_top.add(row.same_top ? 1 : 0);
                            sums.part_kld[part].add(row.kld), sums.part_nll[part].add(row.nll);
@@ -125,11 +127,14 @@ KvSweepRow KvSweep::row_of(const std::string& policy, std::size_t budget, const 
     row.perplexity = std::exp(sums.nll.mean());
     row.same_top = sums.same_top.mean();
     for (const Moments& part : sums.part_kld) row.kld_by_part.push_back(part.mean());
-    for (const Moments& part : sums.part_nll) row.perplexity_by_part.push_back(std::exp(part.mean()));
+    for (const Moments& part : sums.part_nll)
+        row.perplexity_by_part.push_back(std::exp(part.mean()));
     row.kv_bytes = sums.kv_bytes;
-    row.kv_share = full_bytes_ > 0 ? static_cast<double>(sums.kv_bytes) / static_cast<double>(full_bytes_) : 1;
+    row.kv_share =
+        full_bytes_ > 0 ? static_cast<double>(sums.kv_bytes) / static_cast<double>(full_bytes_) : 1;
     row.prompt_seconds = sums.prompt_seconds / static_cast<double>(texts_.size());
-    row.tokens_per_second = sums.decode_seconds > 0 ? static_cast<double>(sums.decoded) / sums.decode_seconds : 0;
+    row.tokens_per_second =
+        sums.decode_seconds > 0 ? static_cast<double>(sums.decoded) / sums.decode_seconds : 0;
     return row;
 }
 
@@ -138,8 +143,9 @@ void KvSweep::measure_full() {
     const std::unique_ptr<Runner> runner = make_runner_("full");
     vocab_ = runner->spec().vocab;
     const auto row_bytes = static_cast<std::size_t>(vocab_) * sizeof(float);
-    reference_ = Buffer(static_cast<std::size_t>(options_.texts * options_.answer_tokens) * row_bytes,
-                        Purpose::kLogits);
+    reference_ =
+        Buffer(static_cast<std::size_t>(options_.texts * options_.answer_tokens) * row_bytes,
+               Purpose::kLogits);
     Sums sums(static_cast<std::size_t>(options_.buckets));
     for (std::size_t text = 0; text < texts_.size(); ++text) {
         const std::span<const Token> tokens = texts_[text];
@@ -152,12 +158,13 @@ void KvSweep::measure_full() {
             const auto at = static_cast<std::size_t>(options_.prompt_tokens + i);
             runner->forward(seq, tokens.subspan(at, 1), 1, [&](std::int64_t, View logits) {
                 auto* to = reinterpret_cast<float*>(
-                    reference_.data() +
-                    (text * static_cast<std::size_t>(options_.answer_tokens) + static_cast<std::size_t>(i)) *
-                        row_bytes);
+                    reference_.data() + (text * static_cast<std::size_t>(options_.answer_tokens) +
+                                         static_cast<std::size_t>(i)) *
+                                            row_bytes);
                 for (std::int64_t v = 0; v < vocab_; ++v)
-                    to[v] = logits.dtype == DType::kF64 ? static_cast<float>(logits.row<double>(0)[v])
-                                                        : logits.row<float>(0)[v];
+                    to[v] = logits.dtype == DType::kF64
+                                ? static_cast<float>(logits.row<double>(0)[v])
+                                : logits.row<float>(0)[v];
             });
         }
         runner->kv().truncate(seq, 0);
@@ -169,7 +176,8 @@ void KvSweep::measure_full() {
 }
 
 std::vector<KvSweepRow> KvSweep::measure(const std::string& policy) {
-    std::vector<Sums> sums(options_.budgets.size(), Sums(static_cast<std::size_t>(options_.buckets)));
+    std::vector<Sums> sums(options_.budgets.size(),
+                           Sums(static_cast<std::size_t>(options_.buckets)));
     const std::string first = with_budget(policy, options_.prompt_tokens);
     const KvChain chain = KvChain::parse(first, "--kv-sweep");
     const bool forks = chain.edits() && chain.of(KvPolicy::kFilter) == nullptr;
@@ -188,7 +196,8 @@ std::vector<KvSweepRow> KvSweep::measure(const std::string& policy) {
             const double seconds = since(start);
             for (std::size_t b = 0; b < sums.size(); ++b) {
                 const SeqId fork = kv.fork(seq);
-                kv.set_budget(fork, KvBudget::parse(std::to_string(budget_tokens(b)), "--kv-budget"));
+                kv.set_budget(fork,
+                              KvBudget::parse(std::to_string(budget_tokens(b)), "--kv-budget"));
                 const auto edit = Clock::now();
                 kv.end_prompt(shared->exec(), fork);
                 sums[b].prompt_seconds += seconds + since(edit);

@@ -119,11 +119,12 @@ std::uint64_t filter_bytes(const KvShape& shape, std::int64_t tokens) {
     std::uint64_t most = 0;
     for (std::size_t i = 0; i < shape.plans.size(); ++i) {
         const AttentionLayer& layer = shape.specs[i].shape;
-        const auto rows = static_cast<std::uint64_t>(layer.heads / layer.kv_heads +
-                                                     2 * layer.kv_heads + 4);
-        most = std::max(most, shape.plans[i].bytes(tokens) +
-                                  LayerStatistics::list_bytes(shape.chain.needs(), layer, tokens, true) +
-                                  rows * static_cast<std::uint64_t>(tokens) * sizeof(float));
+        const auto rows =
+            static_cast<std::uint64_t>(layer.heads / layer.kv_heads + 2 * layer.kv_heads + 4);
+        most = std::max(most,
+                        shape.plans[i].bytes(tokens) +
+                            LayerStatistics::list_bytes(shape.chain.needs(), layer, tokens, true) +
+                            rows * static_cast<std::uint64_t>(tokens) * sizeof(float));
     }
     return most;
 }
@@ -156,8 +157,8 @@ std::uint64_t KvEngine::predict_bytes(const std::vector<AttentionSpec>& layers,
     std::uint64_t sum = 0, extra = 0;
     KvLoad load = all;
     if (const KvPolicy* filter = shape.chain.of(KvPolicy::kFilter)) {
-        const std::int64_t kept = std::min(
-            all.prompt, filter->filter_budget()->tokens(all.prompt, shape.token_bytes));
+        const std::int64_t kept =
+            std::min(all.prompt, filter->filter_budget()->tokens(all.prompt, shape.token_bytes));
         load = {all.tokens - all.prompt + kept, kept};
         extra = filter_bytes(shape, all.prompt);
     }

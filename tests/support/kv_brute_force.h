@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a layer of the KV harness holds and does, in double and from the whole attention matrix: what
-// policies' scores and kept sets are compared with. Soft-capped as the layer is.
+// What a layer of the KV harness holds and does, in double and from the whole attention matrix:
+// what policies' scores and kept sets are compared with. Soft-capped as the layer is.
 #pragma once
 
 #include <cstdint>

@@ -73,12 +73,13 @@ int main(int argc, char** argv) {
                         .help = "two results sample by sample, with paired tests",
                         .options = [&](OptionVisitor& v) { compare.visit(v); },
                         .run = [&](cli::Context& context) { run_compare(compare, context); }});
-    commands.push_back({.name = "kv-sweep",
-                        .flag = "--kv-sweep",
-                        .help = "policies of the KV cache at several budgets, against the full cache",
-                        .options = [&](OptionVisitor& v) { kv_sweep.options.visit(v); },
-                        .plan = [&](const cli::CommonOptions& common) { return kv_sweep.plan(common); },
-                        .run = [&](cli::Context& context) { kv_sweep.run(context); }});
+    commands.push_back(
+        {.name = "kv-sweep",
+         .flag = "--kv-sweep",
+         .help = "policies of the KV cache at several budgets, against the full cache",
+         .options = [&](OptionVisitor& v) { kv_sweep.options.visit(v); },
+         .plan = [&](const cli::CommonOptions& common) { return kv_sweep.plan(common); },
+         .run = [&](cli::Context& context) { kv_sweep.run(context); }});
     commands.push_back({.name = "cost-model",
                         .flag = "--cost-model",
                         .help = "what a model would cost at long context on given hardware",

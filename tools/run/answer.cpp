@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <iostream>
 
@@ -67,6 +68,33 @@ std::string answer(cli::Context& context, Session& session, std::span<const Toke
     log_info(summary(stats));
     log_info(decode_summary(stats));
     return text;
+}
+
+void answer_together(cli::Context& context, Runner& runner, const Tokenizer& tokenizer,
+                     std::span<const Token> prompt, const RunOptions& options) {
+    Workers workers(runner, tokenizer, options.generate, options.workers,
+                    static_cast<std::uint64_t>(context.common.seed));
+    const auto start = std::chrono::steady_clock::now();
+    const auto results = workers.generate(prompt, [&] { return context.interrupted(); });
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    Json list = Json::array();
+    std::string text;
+    std::int64_t tokens = 0;
+    for (std::size_t i = 0; i < results.size(); ++i) {
+        text += "Worker " + std::to_string(i + 1) + ": " + results[i].text + "\n\n";
+        tokens += results[i].tokens;
+        Json one = Json::object();
+        one.set("text", results[i].text);
+        one.set("tokens", results[i].tokens);
+        one.set("ended", results[i].ended);
+        list.push(one);
+    }
+    context.report.set("workers", list);
+    context.report.set("seconds", seconds);
+    if (!context.stdout_is_json()) context.print(text);
+    log_info(std::to_string(results.size()) + " workers wrote " + std::to_string(tokens) +
+             " tokens in " + std::to_string(seconds) + " s, the prompt included");
 }
 
 void converse(cli::Context& context, Session& session, const Tokenizer& tokenizer,

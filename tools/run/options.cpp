@@ -57,6 +57,7 @@ void RunOptions::visit(OptionVisitor& v) {
          .value = "FILE",
          .is_input = true},
         kv_load);
+    workers.visit(v);
     v.group("Computation");
     v.option({.name = "batch-size",
               .letter = 'b',

@@ -6,6 +6,7 @@
 #include "cost/probe.h"
 #include "decode/prompt_repeat.h"
 #include "decode/session.h"
+#include "decode/workers.h"
 #include "model/adapted_store.h"
 
 namespace thimble::run {
@@ -19,6 +20,7 @@ struct RunOptions {
     GenerateOptions generate;
     KvOptions kv;
     std::string kv_save, kv_load;
+    WorkerOptions workers;
     AdapterOptions adapters;
     std::int64_t batch = 512;
     std::string activations = "auto";

@@ -47,6 +47,11 @@ void Pipeline::open() {
     if (!conversation_ && !given && isatty(0) == 1)
         throw Error(Exit::kUsage, "--prompt", "no prompt", "-p TEXT, -f FILE or a pipe");
 
+    if (options.workers.workers > 0 && (conversation_ || options.generate.max_tokens < 1 ||
+                                        !options.kv_save.empty() || !options.kv_load.empty())) {
+        throw Error(Exit::kUsage, "--workers", "answer one prompt, with a limit of tokens each",
+                    "give -p TEXT -n N and no --kv-save or --kv-load");
+    }
     check_kv_path(options.kv_save, "--kv-save");
     check_kv_path(options.kv_load, "--kv-load");
     source_ = ModelSource::open(options.model);
@@ -110,6 +115,8 @@ RunnerOptions Pipeline::runner_options(Device device, Isa isa) const {
     out.cuda = {.layers = options.gpu_layers, .vram_bytes = vram_bytes_, .tokens = most_tokens()};
     // Memory for a step is not taken for more tokens than there are.
     out.step_tokens = conversation_ ? options.batch : std::min(options.batch, std::ssize(prompt_));
+    out.step_tokens = std::max(out.step_tokens, options.workers.workers);
+    if (options.workers.workers > 0) out.logit_rows = options.workers.workers;
     return out;
 }
 
@@ -126,6 +133,20 @@ Plan Pipeline::memory(const RunnerOptions& runner, std::int64_t tokens) const {
     const std::int64_t prompt = conversation_ ? tokens - answer : std::ssize(prompt_);
     Runner::add_to_plan(plan, *source_, runner,
                         {tokens, std::clamp<std::int64_t>(prompt, 1, tokens)}, 1, 1);
+    if (const std::int64_t workers = options.workers.workers; workers > 0) {
+        const std::int64_t block = Workers::block_tokens(options.generate, options.workers);
+        std::uint64_t& kv = plan.at(Tier::kRam, Purpose::kKv);
+        for (const std::int64_t held : {block, workers * block}) {
+            kv += static_cast<std::uint64_t>(held == block ? workers : 1) *
+                  KvEngine::predict_bytes(source_->spec().attention, runner.kv,
+                                          std::min(held, runner.kv.context_tokens),
+                                          KvPlacement{runner.device});
+        }
+        plan.at(Tier::kRam, Purpose::kLogits) +=
+            static_cast<std::uint64_t>(workers) *
+            (static_cast<std::uint64_t>(source_->spec().vocab) * sizeof(float) +
+             Sampler::bytes(options.generate.sampling, source_->spec().vocab));
+    }
     // The tokenizer's tables, and the header they were read from, which stays open.
     plan.at(Tier::kRam, Purpose::kVocabulary) +=
         Tokenizer::predict_bytes(source_->file()) + source_->file().metadata().memory_bytes();
@@ -246,6 +267,8 @@ void Pipeline::run(cli::Context& context) {
     context.report.set("model", model);
 
     Runner runner(std::move(source_), runner_options, context.team);
+    if (options.workers.workers > 0)
+        return answer_together(context, runner, *tokenizer_, prompt_, options);
     Session session(runner, *tokenizer_, options.generate,
                     static_cast<std::uint64_t>(context.common.seed));
     if (!options.kv_load.empty()) {

@@ -56,6 +56,10 @@ std::string answer(cli::Context& context, Session& session, std::span<const Toke
                    bool end_line, GenerateStats& stats);
 [[nodiscard]] Json stats_json(const GenerateStats& stats);
 
+// run --workers: every worker's text to stdout, one after the other.
+void answer_together(cli::Context& context, Runner& runner, const Tokenizer& tokenizer,
+                     std::span<const Token> prompt, const RunOptions& options);
+
 // A conversation on stdin: one message per line, /clear forgets it, /exit or the end of stdin ends.
 void converse(cli::Context& context, Session& session, const Tokenizer& tokenizer,
               const RunOptions& options);

@@ -12,7 +12,8 @@ namespace {
 class AdaKvPolicy final : public KvPolicy {
   public:
     static constexpr std::string_view kName = "adakv";
-    static constexpr std::string_view kHelp = "lets heads of a layer share its budget by their scores";
+    static constexpr std::string_view kHelp =
+        "lets heads of a layer share its budget by their scores";
     struct Options {
         double alpha = 0.2;
         void visit(OptionVisitor& v) {

@@ -24,14 +24,17 @@ class BlockTopKPolicy final : public KvPolicy {
         std::int64_t dense_layers = 1;
         void visit(OptionVisitor& v) {
             visit_kv_budget(v, budget);
-            v.option({.name = "block", .help = "tokens of a block", .least = 1, .most = 1024}, block);
-            v.option({.name = "sink", .help = "first tokens that are always read", .least = 0}, sink);
+            v.option({.name = "block", .help = "tokens of a block", .least = 1, .most = 1024},
+                     block);
+            v.option({.name = "sink", .help = "first tokens that are always read", .least = 0},
+                     sink);
             v.option({.name = "recent",
                       .help = "last tokens that are always read; the newest block always is",
                       .least = 0},
                      recent);
-            v.option({.name = "dense_layers", .help = "first layers, which read everything", .least = 0},
-                     dense_layers);
+            v.option(
+                {.name = "dense_layers", .help = "first layers, which read everything", .least = 0},
+                dense_layers);
         }
     };
 

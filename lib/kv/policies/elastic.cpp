@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // "Efficient Inference of Vision Instruction-Following Models with Elastic Cache" (2024): when the
 // prompt ends, the first tokens, the last one and those with the most attention of all heads are
-// anchors; every other slot is merged into the nearest scored anchor, a plain mean. While answering,
-// nothing is scored: slots before a fixed place stay, of the others the oldest goes.
+// anchors; every other slot is merged into the nearest scored anchor, a plain mean. While
+// answering, nothing is scored: slots before a fixed place stay, of the others the oldest goes.
 // differs: the paper's intent where its code mixes up ranks and orders; a slot as near to two
 // anchors joins the later one.
 #include <algorithm>
@@ -30,10 +30,11 @@ class ElasticPolicy final : public KvPolicy {
             visit_kv_budget(v, budget);
             v.option({.name = "sink", .help = "first tokens, which stay as they are", .least = 0},
                      sink);
-            v.option({.name = "distance",
-                      .help = "slots before this place stay while answering; negative: counted from "
-                              "the end of the prompt's"},
-                     distance);
+            v.option(
+                {.name = "distance",
+                 .help = "slots before this place stay while answering; negative: counted from "
+                         "the end of the prompt's"},
+                distance);
             v.option({.name = "mass",
                       .help = "bias: a slot that stands for n tokens has ln(n) added to its logits",
                       .choices = {"none", "bias"}},
@@ -95,7 +96,8 @@ class ElasticPolicy final : public KvPolicy {
             if (!std::binary_search(edit.keep.begin(), edit.keep.end(), slot)) continue;
             kept[static_cast<std::size_t>(slot)] = true;
             if (position(slot) >= options_.sink && position(slot) < view.seen() - 1)
-                anchors.push_back({.into = slot, .slots = {slot}, .key_weights = {}, .value_weights = {}});
+                anchors.push_back(
+                    {.into = slot, .slots = {slot}, .key_weights = {}, .value_weights = {}});
         }
         if (anchors.empty()) return;
         for (std::int32_t slot = 0; slot < std::ssize(positions); ++slot) {

@@ -85,8 +85,10 @@ class ExpectedPolicy final : public KvPolicy {
                       .least = 1,
                       .most = 65536},
                      future);
-            v.option({.name = "sink", .help = "first tokens that are always kept", .least = 0}, sink);
-            v.option({.name = "covariance", .help = "queries spread around their mean"}, covariance);
+            v.option({.name = "sink", .help = "first tokens that are always kept", .least = 0},
+                     sink);
+            v.option({.name = "covariance", .help = "queries spread around their mean"},
+                     covariance);
             v.option({.name = "value_norms", .help = "a score is weighted with its value's norm"},
                      value_norms);
             v.option({.name = "epsilon",
@@ -104,7 +106,9 @@ class ExpectedPolicy final : public KvPolicy {
     }
     [[nodiscard]] unsigned duties() const override { return kScore; }
     [[nodiscard]] const KvBudget* budget() const override { return &budget_; }
-    [[nodiscard]] Protected protects(std::int64_t) const override { return {.sinks = options_.sink}; }
+    [[nodiscard]] Protected protects(std::int64_t) const override {
+        return {.sinks = options_.sink};
+    }
 
     void score(const KvLayerView& view, KvScores& out) const override {
         const MeanRotation rotation(view, options_.future);

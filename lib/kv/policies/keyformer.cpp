@@ -3,8 +3,8 @@
 // (2024): as H2O, but the sums are of softmax((x + z) / tau) over logits x with Gumbel noise z,
 // drawn anew for each row and key, which keeps what survives from gaining all the mass that was
 // dropped; tau rises while answering. Attention itself knows neither.
-// differs: the temperature rises linearly over `tokens` tokens after the prompt, then stays; heads of
-// a group share one set, by the mean of their sums.
+// differs: the temperature rises linearly over `tokens` tokens after the prompt, then stays; heads
+// of a group share one set, by the mean of their sums.
 #include <algorithm>
 #include <cmath>
 
@@ -50,7 +50,8 @@ class KeyformerPolicy final : public KvPolicy {
         : options_(options), budget_(KvBudget::parse(options.budget, where)) {}
 
     [[nodiscard]] KvNeeds needs() const override {
-        return {.edits_prompt = true, .edits_decode = true, .prompt_sums = true, .decode_sums = true};
+        return {
+            .edits_prompt = true, .edits_decode = true, .prompt_sums = true, .decode_sums = true};
     }
     [[nodiscard]] unsigned duties() const override { return kScore; }
     [[nodiscard]] const KvBudget* budget() const override { return &budget_; }
@@ -64,9 +65,7 @@ class KeyformerPolicy final : public KvPolicy {
         });
         add_probabilities(exec, rows.logits, rows.group, sums);
     }
-    void score(const KvLayerView& view, KvScores& out) const override {
-        score_by_sums(view, out);
-    }
+    void score(const KvLayerView& view, KvScores& out) const override { score_by_sums(view, out); }
 
   private:
     // x -> (x + z) / tau. A key's noise is a number of (seed, layer, head, row, key) alone.

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// "Model Tells You Where to Merge: Adaptive KV Cache Merging for LLMs on Long-Context Tasks" (2024):
-// when the prompt ends, the most recent tokens and those with most attention stay; of the others
-// neighbours with similar keys become one each, a mean weighted with a Gaussian around the member
-// with most attention.
-// differs: sigma is first the mean distance over sqrt(2), then once what the paper says of it.
-// Attention to a merged slot is kept up by ln(n) added to its logits (mass=bias), not by values n
-// times as large (mass=paper). The least similarity is found by bisection; where even 0.5 leaves too
-// many sets, those with least attention go. Nothing is merged after the prompt; layers where nothing
-// is to be merged drop what has least attention.
+// "Model Tells You Where to Merge: Adaptive KV Cache Merging for LLMs on Long-Context Tasks"
+// (2024): when the prompt ends, the most recent tokens and those with most attention stay; of the
+// others neighbours with similar keys become one each, a mean weighted with a Gaussian around the
+// member with most attention. differs: sigma is first the mean distance over sqrt(2), then once
+// what the paper says of it. Attention to a merged slot is kept up by ln(n) added to its logits
+// (mass=bias), not by values n times as large (mass=paper). The least similarity is found by
+// bisection; where even 0.5 leaves too many sets, those with least attention go. Nothing is merged
+// after the prompt; layers where nothing is to be merged drop what has least attention.
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -48,12 +47,14 @@ class KvMergerPolicy final : public KvPolicy {
                       .least = 0,
                       .most = 1},
                      least_cosine);
-            v.option({.name = "mass",
-                      .help = "what a merged slot has for its members: bias, ln(n) added to logits; "
-                              "paper, values times n; none",
-                      .choices = {"bias", "paper", "none"}},
-                     mass);
-            v.option({.name = "first_layers", .help = "that drop instead", .least = 0}, first_layers);
+            v.option(
+                {.name = "mass",
+                 .help = "what a merged slot has for its members: bias, ln(n) added to logits; "
+                         "paper, values times n; none",
+                 .choices = {"bias", "paper", "none"}},
+                mass);
+            v.option({.name = "first_layers", .help = "that drop instead", .least = 0},
+                     first_layers);
             v.option({.name = "last_layers", .help = "that drop instead", .least = 0}, last_layers);
         }
     };
@@ -61,8 +62,8 @@ class KvMergerPolicy final : public KvPolicy {
     KvMergerPolicy(const Options& options, std::string_view where)
         : options_(options), budget_(KvBudget::parse(options.budget, where)) {
         if (options.recent + options.heavy <= 1) return;
-        throw Error(Exit::kUsage, std::string(where), "kvmerger: recent and heavy exceed the budget",
-                    "their sum is at most 1");
+        throw Error(Exit::kUsage, std::string(where),
+                    "kvmerger: recent and heavy exceed the budget", "their sum is at most 1");
     }
 
     [[nodiscard]] KvNeeds needs() const override {
@@ -76,22 +77,19 @@ class KvMergerPolicy final : public KvPolicy {
     void accumulate(const Exec& exec, const KvRows& rows, std::span<float> sums) const override {
         add_probabilities(exec, rows.logits, rows.group, sums);
     }
-    void score(const KvLayerView& view, KvScores& out) const override {
-        score_by_sums(view, out);
-    }
+    void score(const KvLayerView& view, KvScores& out) const override { score_by_sums(view, out); }
 
     void choose(const KvLayerView& view, const KvScores& scores, Protected protect,
                 std::int64_t tokens, KvEdit& edit) const override {
         const auto layers = std::ssize(view.model().layers);
-        const bool merges = view.layer() >= options_.first_layers &&
-                            view.layer() < layers - options_.last_layers;
+        const bool merges =
+            view.layer() >= options_.first_layers && view.layer() < layers - options_.last_layers;
         for (int head = 0; head < view.shape().kv_heads; ++head) {
             const auto h = static_cast<std::size_t>(head);
             const auto positions = view.positions(head);
             const std::int64_t whole =
                 merges ? share(options_.recent + options_.heavy, tokens) : tokens;
-            edit.heads[h].keep =
-                keep_best(positions, scores.heads[h], protect, view.seen(), whole);
+            edit.heads[h].keep = keep_best(positions, scores.heads[h], protect, view.seen(), whole);
             if (merges) merge_head(view, head, scores.heads[h], tokens, edit.heads[h]);
         }
     }
@@ -147,12 +145,14 @@ class KvMergerPolicy final : public KvPolicy {
         for (const std::int32_t slot : edit.keep) whole[static_cast<std::size_t>(slot)] = true;
         std::vector<double> alike(order.size(), -2);
         for (std::size_t i = 0; i + 1 < order.size(); ++i) {
-            const auto a = static_cast<std::size_t>(order[i]), b = static_cast<std::size_t>(order[i + 1]);
+            const auto a = static_cast<std::size_t>(order[i]),
+                       b = static_cast<std::size_t>(order[i + 1]);
             if (whole[a] || whole[b] || positions[b] != positions[a] + 1) continue;
             alike[i] = cosine(keys, order[i], order[i + 1]);
         }
         const std::int64_t room = tokens - std::ssize(edit.keep);
-        std::vector<Set> sets = sets_of(order, alike, whole, least_cosine(order, alike, whole, room));
+        std::vector<Set> sets =
+            sets_of(order, alike, whole, least_cosine(order, alike, whole, room));
         const auto mass = [&](const Set& set) {
             double sum = 0;
             for (const std::int32_t slot : set)

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// "PyramidKV: Dynamic KV Cache Compression based on Pyramidal Information Funneling" (2024): SnapKV's
-// scores with more of the budget for low layers, where attention is spread, and less for high ones.
-// What layers keep beside the window falls evenly from 2c - c / beta to c / beta, with c the mean;
-// none is to keep more than there is.
-// differs: heads of a group share one set, as in snapkv. The window counts inside the budget. As in
-// the published code, budgets too small for the slope (c / beta below the window) are uniform.
+// "PyramidKV: Dynamic KV Cache Compression based on Pyramidal Information Funneling" (2024):
+// SnapKV's scores with more of the budget for low layers, where attention is spread, and less for
+// high ones. What layers keep beside the window falls evenly from 2c - c / beta to c / beta, with c
+// the mean; none is to keep more than there is. differs: heads of a group share one set, as in
+// snapkv. The window counts inside the budget. As in the published code, budgets too small for the
+// slope (c / beta below the window) are uniform.
 #include <cmath>
 
 #include "kv/scoring.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference" (2024): nothing is dropped,
-// but after the prompt a query reads only the pages whose keys may matter to it. A page is known by
-// the least and the largest value of each channel of its keys; the sum over channels of
+// "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference" (2024): nothing is
+// dropped, but after the prompt a query reads only the pages whose keys may matter to it. A page is
+// known by the least and the largest value of each channel of its keys; the sum over channels of
 // max(q * least, q * largest) is then at least q.k for every key in it, in this arithmetic, too.
 // differs: heads of a group read one set of pages, by the largest of their bounds.
 #include <algorithm>
@@ -24,8 +24,9 @@ class QuestPolicy final : public KvPolicy {
         void visit(OptionVisitor& v) {
             visit_kv_budget(v, budget);
             v.option({.name = "page", .help = "tokens of a page", .least = 1, .most = 1024}, page);
-            v.option({.name = "dense_layers", .help = "first layers, which read everything", .least = 0},
-                     dense_layers);
+            v.option(
+                {.name = "dense_layers", .help = "first layers, which read everything", .least = 0},
+                dense_layers);
         }
     };
 
@@ -38,7 +39,8 @@ class QuestPolicy final : public KvPolicy {
     [[nodiscard]] unsigned duties() const override { return kBlocks; }
 
     void describe(View keys, float* out) const override {
-        for (std::int64_t c = 0; c < keys.cols; ++c) out[c] = out[keys.cols + c] = keys.row<float>(0)[c];
+        for (std::int64_t c = 0; c < keys.cols; ++c)
+            out[c] = out[keys.cols + c] = keys.row<float>(0)[c];
         for (std::int64_t r = 1; r < keys.rows; ++r) {
             for (std::int64_t c = 0; c < keys.cols; ++c) {
                 const float k = keys.row<float>(r)[c];

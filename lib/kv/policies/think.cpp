@@ -22,11 +22,12 @@ class ThinkPolicy final : public KvPolicy {
         std::int64_t window = 32;
         std::int64_t recent = 32;
         void visit(OptionVisitor& v) {
-            v.option({.name = "ratio",
-                      .help = "share of the channels that goes, rounded down so that 16, 32, ... stay",
-                      .least = 0,
-                      .most = 0.95},
-                     ratio);
+            v.option(
+                {.name = "ratio",
+                 .help = "share of the channels that goes, rounded down so that 16, 32, ... stay",
+                 .least = 0,
+                 .most = 0.95},
+                ratio);
             v.option({.name = "window",
                       .help = "last tokens of the prompt, whose queries choose",
                       .least = 1,
@@ -45,7 +46,8 @@ class ThinkPolicy final : public KvPolicy {
     [[nodiscard]] unsigned duties() const override { return kChannels; }
 
     [[nodiscard]] std::int64_t key_channels(std::int64_t head_dim) const override {
-        const auto going = static_cast<std::int64_t>(options_.ratio * static_cast<double>(head_dim));
+        const auto going =
+            static_cast<std::int64_t>(options_.ratio * static_cast<double>(head_dim));
         return std::min(head_dim, (head_dim - going + 15) / 16 * 16);
     }
 
@@ -59,7 +61,8 @@ class ThinkPolicy final : public KvPolicy {
             std::vector<double> of_queries(static_cast<std::size_t>(dim)), of_keys(of_queries);
             for (std::int64_t r = 0; r < queries.rows; ++r) {
                 for (std::int64_t i = 0; i < group * dim; ++i) {
-                    const auto q = static_cast<double>(queries.row<float>(r)[head * group * dim + i]);
+                    const auto q =
+                        static_cast<double>(queries.row<float>(r)[head * group * dim + i]);
                     of_queries[static_cast<std::size_t>(i % dim)] += q * q;
                 }
             }

@@ -24,7 +24,9 @@ std::vector<std::int64_t> read_slots(const Row& ratings, std::int64_t block, std
     const std::int64_t blocks = std::ssize(ratings);
     std::vector<std::int64_t> order(ratings.size());
     std::iota(order.begin(), order.end(), 0);
-    const auto forced = [&](std::int64_t b) { return b < sink_blocks || b >= blocks - recent_blocks; };
+    const auto forced = [&](std::int64_t b) {
+        return b < sink_blocks || b >= blocks - recent_blocks;
+    };
     const auto rating = [&](std::int64_t b) { return ratings[static_cast<std::size_t>(b)]; };
     std::stable_sort(order.begin(), order.end(), [&](std::int64_t a, std::int64_t b) {
         if (forced(a) != forced(b)) return forced(a);
@@ -37,7 +39,8 @@ std::vector<std::int64_t> read_slots(const Row& ratings, std::int64_t block, std
     std::sort(order.begin(), order.end());
     std::vector<std::int64_t> out;
     for (const auto b : order)
-        for (std::int64_t s = b * block; s < std::min(slots, (b + 1) * block); ++s) out.push_back(s);
+        for (std::int64_t s = b * block; s < std::min(slots, (b + 1) * block); ++s)
+            out.push_back(s);
     return out;
 }
 

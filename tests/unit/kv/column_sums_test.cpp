@@ -19,9 +19,9 @@ constexpr std::int64_t kPrompt = 90, kAll = 120;
 
 // Keyformer's noise, -ln(-ln u).
 double gumbel(std::uint64_t seed, int layer, int head, std::int64_t row, std::int64_t key) {
-    const Philox4 r = philox(
-        seed, static_cast<std::uint64_t>(row) << 32 | static_cast<std::uint64_t>(key / 4),
-        static_cast<std::uint64_t>(layer) << 32 | static_cast<std::uint64_t>(head));
+    const Philox4 r =
+        philox(seed, static_cast<std::uint64_t>(row) << 32 | static_cast<std::uint64_t>(key / 4),
+               static_cast<std::uint64_t>(layer) << 32 | static_cast<std::uint64_t>(head));
     const double u = static_cast<double>(r.v[key % 4] >> 8) * 0x1p-24;
     return -std::log(-std::log(std::clamp(u, 0x1p-24, 1 - 0x1p-24)));
 }
@@ -129,7 +129,8 @@ void check_against_lists(const std::string& policy, const Rule& rule) {
 
 }  // namespace
 
-TEST_CASE("h2o: keeps what a list-based cache in double keeps, in the prompt and after each token") {
+TEST_CASE(
+    "h2o: keeps what a list-based cache in double keeps, in the prompt and after each token") {
     check_against_lists("h2o:budget=30", {});
     check_against_lists("h2o:budget=41,recent=0", {.budget = 41, .recent = 0});
     check_against_lists("h2o:budget=20,recent=1", {.budget = 20, .recent = 20});
@@ -138,8 +139,9 @@ TEST_CASE("h2o: keeps what a list-based cache in double keeps, in the prompt and
 TEST_CASE("keyformer: keeps what the same noise and temperature keep in double") {
     check_against_lists("keyformer:budget=30,recent=0.5,seed=7,tokens=10",
                         {.noise = 1, .tau_end = 2, .over = 10, .seed = 7});
-    check_against_lists("keyformer:budget=30,recent=0.5,seed=8,noise=0.25,tau=0.7,tau_end=3,tokens=50",
-                        {.noise = 0.25, .tau = 0.7, .tau_end = 3, .over = 50, .seed = 8});
+    check_against_lists(
+        "keyformer:budget=30,recent=0.5,seed=8,noise=0.25,tau=0.7,tau_end=3,tokens=50",
+        {.noise = 0.25, .tau = 0.7, .tau_end = 3, .over = 50, .seed = 8});
 }
 
 TEST_CASE("keyformer: without noise and with temperature 1 it is h2o, bit for bit") {

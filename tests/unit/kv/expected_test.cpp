@@ -42,7 +42,8 @@ Normal later_queries(const AttentionSpec& spec, const FullAttention& full, int h
             Row unit(dim);
             unit[i] = 1;
             rotate_in_double(spec.rope, static_cast<double>(p), unit.data());
-            for (std::size_t r = 0; r < dim; ++r) turn[r][i] += unit[r] / static_cast<double>(future);
+            for (std::size_t r = 0; r < dim; ++r)
+                turn[r][i] += unit[r] / static_cast<double>(future);
         }
     }
     Normal out{Row(dim), std::vector<Row>(dim, Row(dim))};
@@ -74,8 +75,9 @@ Row expected_scores(const AttentionSpec& spec, const FullAttention& full, int kv
         Row logits;
         for (std::int64_t j = kSinks; j < kTokens; ++j) {
             const Row& key = full.key(kv_head, j);
-            logits.push_back(spec.scale * dot(q.mean, key) +
-                             (terms.covariance ? spec.scale * spec.scale / 2 * quadratic(q, key) : 0));
+            logits.push_back(
+                spec.scale * dot(q.mean, key) +
+                (terms.covariance ? spec.scale * spec.scale / 2 * quadratic(q, key) : 0));
         }
         const Row p = softmax(logits);
         for (std::size_t j = 0; j < p.size(); ++j)
@@ -113,10 +115,11 @@ TEST_CASE("expected: keeps the keys with the largest expected weights, by the fo
             for (const auto& [device, budget] :
                  {std::pair(Device::kCpu, 10), std::pair(Device::kCpu, 50),
                   std::pair(Device::kRef, 90), std::pair(Device::kCpu, 130)}) {
-                KvHarness harness(layers,
-                                  kv_options("expected:budget=" + std::to_string(budget) + "," +
-                                                 options, 400, "f32"),
-                                  device);
+                KvHarness harness(
+                    layers,
+                    kv_options("expected:budget=" + std::to_string(budget) + "," + options, 400,
+                               "f32"),
+                    device);
                 const SeqId seq = harness.open(17);
                 harness.feed_prompt(seq, kTokens, 33);
                 for (int head = 0; head < 2; ++head) {
@@ -164,8 +167,8 @@ TEST_CASE("expected: the formula's weight is the mean over drawn queries") {
     }
     const double mean = sum / kDraws;
     const double error = std::sqrt((squares / kDraws - mean * mean) / kDraws);
-    const double formula = std::exp(spec.scale * dot(q.mean, key) +
-                                    spec.scale * spec.scale / 2 * quadratic(q, key));
+    const double formula =
+        std::exp(spec.scale * dot(q.mean, key) + spec.scale * spec.scale / 2 * quadratic(q, key));
     CHECK(std::abs(mean - formula) < 5 * error);
     CHECK(error < 0.02 * mean);
 }

@@ -44,7 +44,8 @@ std::vector<int> pruned(const FullAttention& full, int kv_head, std::int64_t win
 
 // One row's output for one query head over these keys, old ones without some channels.
 Row attend(const FullAttention& full, const AttentionSpec& spec, int head, std::int64_t row,
-           const std::vector<std::int32_t>& keys, std::int64_t old, const std::vector<int>& without) {
+           const std::vector<std::int32_t>& keys, std::int64_t old,
+           const std::vector<int>& without) {
     const int kv_head = head / full.group();
     Row logits;
     for (const auto p : keys) {
@@ -89,7 +90,8 @@ TEST_CASE("think: rows after the prompt are dense attention without the pruned k
             const FullAttention full(layers[i], 6, i, kAll);
             for (int head = 0; head < 6; ++head) {
                 std::vector<std::int32_t> keys = kept[i][static_cast<std::size_t>(head / 3)];
-                const auto without = pruned(full, head / 3, window, keys, static_cast<std::size_t>(going));
+                const auto without =
+                    pruned(full, head / 3, window, keys, static_cast<std::size_t>(going));
                 double worst = 0;
                 for (std::int64_t row = kTokens; row < kAll; ++row) {
                     keys.push_back(static_cast<std::int32_t>(row));
@@ -97,8 +99,9 @@ TEST_CASE("think: rows after the prompt are dense attention without the pruned k
                         attend(full, layers[i], head, row, keys, kTokens - recent, without);
                     const auto& got = harness.rows(seq, i)[static_cast<std::size_t>(row)];
                     for (std::size_t c = 0; c < 64; ++c)
-                        worst = std::max(worst, std::abs(expected[c] -
-                                                         got[static_cast<std::size_t>(head) * 64 + c]));
+                        worst = std::max(
+                            worst,
+                            std::abs(expected[c] - got[static_cast<std::size_t>(head) * 64 + c]));
                 }
                 CHECK(worst < 1e-12);
             }
@@ -128,7 +131,8 @@ TEST_CASE("think: nothing pruned is the full cache bit for bit, and narrow keys 
     KvHarness none(layers, kv_options("think:ratio=0.2", 3000, "f16"));
     KvHarness half(layers, kv_options("think:ratio=0.5,recent=0", 3000, "f16"));
     const SeqId a = full.open(1), b = none.open(1), c = half.open(1);
-    for (const auto& [harness, seq] : {std::pair(&full, a), std::pair(&none, b), std::pair(&half, c)}) {
+    for (const auto& [harness, seq] :
+         {std::pair(&full, a), std::pair(&none, b), std::pair(&half, c)}) {
         harness->feed_prompt(seq, 2048, 512);
         harness->feed(seq, 20, 20);
     }

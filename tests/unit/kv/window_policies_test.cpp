@@ -33,8 +33,7 @@ Row window_scores(const FullAttention& full, int kv_head, std::int64_t window, i
         for (std::int64_t j = 0; j < n - window; ++j) {
             double pooled = 0;
             for (std::int64_t i = j - kernel / 2; i <= j + kernel / 2; ++i) {
-                const double x =
-                    i < 0 || i >= n - window ? 0.0 : sums[static_cast<std::size_t>(i)];
+                const double x = i < 0 || i >= n - window ? 0.0 : sums[static_cast<std::size_t>(i)];
                 pooled = largest ? std::max(pooled, x) : pooled + x / kernel;
             }
             all[static_cast<std::size_t>(j)] += pooled / full.group();
@@ -47,7 +46,8 @@ std::vector<AttentionSpec> many_layers(std::size_t count) {
     return std::vector<AttentionSpec>(count, kv_layers(0)[0]);
 }
 
-std::vector<std::int64_t> planned(const std::string& policy, std::size_t layers, std::int64_t seen) {
+std::vector<std::int64_t> planned(const std::string& policy, std::size_t layers,
+                                  std::int64_t seen) {
     ModelInfo model;
     for (const auto& spec : many_layers(layers)) model.layers.push_back(spec.shape);
     return KvChain::parse(policy, "test").layer_tokens(model, seen, 1024);
@@ -58,13 +58,15 @@ std::vector<std::int64_t> planned(const std::string& policy, std::size_t layers,
 TEST_CASE("snapkv: keeps what the window's rows of the whole matrix attend to") {
     const auto layers = kv_layers(40);
     for (const auto& [options, window, kernel, largest] :
-         {std::tuple{"window=16,kernel=5", 16, 5, false}, std::tuple{"window=8,kernel=1", 8, 1, false},
+         {std::tuple{"window=16,kernel=5", 16, 5, false},
+          std::tuple{"window=8,kernel=1", 8, 1, false},
           std::tuple{"window=20,kernel=7,pooling=max", 20, 7, true}}) {
         for (const std::int64_t budget : {25, 40, 75, 120, 149}) {
             CAPTURE(options);
             CAPTURE(budget);
-            KvHarness harness(layers, kv_options("snapkv:budget=" + std::to_string(budget) + "," +
-                                                     options, 400, "f32"));
+            KvHarness harness(
+                layers,
+                kv_options("snapkv:budget=" + std::to_string(budget) + "," + options, 400, "f32"));
             const SeqId seq = harness.open(5);
             harness.feed_prompt(seq, kTokens, 60);
             for (const int layer : {0, 2}) {
@@ -72,11 +74,13 @@ TEST_CASE("snapkv: keeps what the window's rows of the whole matrix attend to") 
                                          static_cast<std::size_t>(layer), kTokens);
                 for (int head = 0; head < 2; ++head) {
                     double margin = 0;
-                    const auto expected = best_positions(
-                        window_scores(full, head, window, kernel, largest), 0, window, budget, margin);
+                    const auto expected =
+                        best_positions(window_scores(full, head, window, kernel, largest), 0,
+                                       window, budget, margin);
                     // The largest of neighbours makes ties, which the later position wins.
                     if (!largest) REQUIRE(margin > kMargin);
-                    if (margin > kMargin) CHECK(kept_positions(harness, seq, layer, head) == expected);
+                    if (margin > kMargin)
+                        CHECK(kept_positions(harness, seq, layer, head) == expected);
                 }
             }
         }
@@ -109,7 +113,8 @@ TEST_CASE("pyramidkv: layers fall evenly, in sum what one budget for all gives")
                     }
                     const bool falls = most >= least && least >= static_cast<double>(w);
                     for (std::size_t i = 0; i < layers; ++i) {
-                        const double share = static_cast<double>(i) / static_cast<double>(layers - 1);
+                        const double share =
+                            static_cast<double>(i) / static_cast<double>(layers - 1);
                         const double expected = falls ? most - share * (most - least) : c;
                         CHECK(std::abs(static_cast<double>(of[i] - w) - expected) <= 0.5 + 1e-9);
                     }
@@ -155,8 +160,8 @@ TEST_CASE("adakv: heads share a layer's budget by one choice over all of them") 
             CAPTURE(alpha);
             CAPTURE(budget);
             const std::string snap = "snapkv:window=8,budget=" + std::to_string(budget);
-            KvHarness harness(layers,
-                              kv_options(snap + "+adakv:alpha=" + std::to_string(alpha), 400, "f32"));
+            KvHarness harness(
+                layers, kv_options(snap + "+adakv:alpha=" + std::to_string(alpha), 400, "f32"));
             KvHarness even(layers, kv_options(snap, 400, "f32"));
             const SeqId seq = harness.open(3), same = even.open(3);
             harness.feed_prompt(seq, kTokens, 70);
@@ -166,8 +171,8 @@ TEST_CASE("adakv: heads share a layer's budget by one choice over all of them") 
                                          static_cast<std::size_t>(layer), kTokens);
                 const Row scores[] = {window_scores(full, 0, kWindow, 5, false),
                                       window_scores(full, 1, kWindow, 5, false)};
-                const std::int64_t own =
-                    std::max(static_cast<std::int64_t>(alpha * static_cast<double>(budget)), kWindow);
+                const std::int64_t own = std::max(
+                    static_cast<std::int64_t>(alpha * static_cast<double>(budget)), kWindow);
                 // By brute force: one list of all that no head has for itself.
                 std::vector<std::tuple<double, int, std::int32_t>> others;
                 std::vector<std::set<std::int32_t>> expected(2);
@@ -178,7 +183,8 @@ TEST_CASE("adakv: heads share a layer's budget by one choice over all of them") 
                     set.insert(first.begin(), first.end());
                     for (std::int32_t p = 0; p < kTokens; ++p) {
                         if (!set.contains(p))
-                            others.emplace_back(-scores[head][static_cast<std::size_t>(p)], head, p);
+                            others.emplace_back(-scores[head][static_cast<std::size_t>(p)], head,
+                                                p);
                     }
                 }
                 std::sort(others.begin(), others.end());
@@ -200,8 +206,8 @@ TEST_CASE("adakv: heads share a layer's budget by one choice over all of them") 
                     if (alpha == 1.0) CHECK(kept == kept_positions(even, same, layer, head));
                 }
                 CHECK(all == static_cast<std::size_t>(2 * budget));
-                uneven |= harness.engine().slots(seq, layer, 0) !=
-                          harness.engine().slots(seq, layer, 1);
+                uneven |=
+                    harness.engine().slots(seq, layer, 0) != harness.engine().slots(seq, layer, 1);
             }
         }
         CHECK(uneven == (alpha < 1));
