@@ -69,7 +69,8 @@ class LossPass {
                                           static_cast<std::size_t>(count));
         targets_.clear();
         for (const std::int32_t row : block_)
-            targets_.push_back(problem_.targets[static_cast<std::size_t>(row)]);
+            targets_.push_back(exec_.dry ? kNoTarget
+                                         : problem_.targets[static_cast<std::size_t>(row)]);
         ops::gather_rows(exec_, problem_.x, block_, x);
         ops::rms_norm(exec_, x, head_.vector(norm_), problem_.epsilon, h);
         const bool keeps = problem_.kind != LossKind::kCut;
