@@ -104,8 +104,7 @@ double ops_per_second(Team& team, Isa isa, const Case& what, std::int64_t repeat
     Exec exec;
     exec.isa = isa, exec.activations = what.activations, exec.team = &team;
     exec.products = what.products;
-    const Matrix matrix =
-        make_matrix(exec, weight_formats().get(what.format, "probe"), kShape);
+    const Matrix matrix = make_matrix(exec, weight_formats().get(what.format, "probe"), kShape);
     return ops_of(kShape, kTokens) / seconds_of_product(exec, matrix, kTokens, repeats);
 }
 

@@ -38,10 +38,9 @@ ServedModel served_model(const ModelSource& source, const KvOptions& kv) {
     }
     for (std::size_t i = 0; i < info.layers.size(); ++i) {
         const std::int64_t window = info.layers[i].window;
-        out.layers[i].most_keys =
-            window > 0 ? window
-                       : chain.read_tokens(info, static_cast<int>(i), kv.context_tokens,
-                                           governed_bytes);
+        out.layers[i].most_keys = window > 0 ? window
+                                             : chain.read_tokens(info, static_cast<int>(i),
+                                                                 kv.context_tokens, governed_bytes);
     }
     return out;
 }

@@ -60,7 +60,8 @@ class Generator {
                            std::int64_t most_tokens, const GenerateHooks& hooks);
 
   private:
-    Token step(SeqId sequence, std::vector<Token>& held, std::span<const Token> tokens, bool prompt);
+    Token step(SeqId sequence, std::vector<Token>& held, std::span<const Token> tokens,
+               bool prompt);
 
     Runner& runner_;
     const Tokenizer& tokenizer_;

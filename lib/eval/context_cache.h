@@ -14,8 +14,8 @@ namespace thimble::eval {
 
 class ContextCache {
   public:
-    // `step_tokens`: fed at once, between two looks at `go_on`. `forks`: whether sequences can share
-    // keys, which on a CUDA device they cannot.
+    // `step_tokens`: fed at once, between two looks at `go_on`. `forks`: whether sequences can
+    // share keys, which on a CUDA device they cannot.
     ContextCache(Runner& runner, std::int64_t step_tokens, bool forks);
     ~ContextCache();
     ContextCache(const ContextCache&) = delete;
