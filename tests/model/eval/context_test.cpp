@@ -22,20 +22,6 @@ std::vector<Token> tokens_from(int first, int count) {
     return out;
 }
 
-// Logits of the last token after these have gone through an empty sequence piece by piece.
-std::vector<float> fresh(Runner& runner, const std::vector<std::vector<Token>>& pieces) {
-    const SeqId seq = runner.kv().open();
-    std::vector<float> out;
-    for (const std::vector<Token>& piece : pieces) {
-        runner.forward(seq, piece, 1, [&](std::int64_t, View logits) {
-            const auto* row = reinterpret_cast<const float*>(logits.data);
-            out.assign(row, row + logits.cols);
-        });
-    }
-    runner.kv().close(seq);
-    return out;
-}
-
 std::vector<float> feed(Runner& runner, SeqId seq, const std::vector<Token>& tokens) {
     std::vector<float> out;
     runner.forward(seq, tokens, 1, [&](std::int64_t, View logits) {
@@ -45,50 +31,76 @@ std::vector<float> feed(Runner& runner, SeqId seq, const std::vector<Token>& tok
     return out;
 }
 
+// Logits of the last token after these have gone through an empty sequence, all but the last as
+// prompts.
+std::vector<float> fresh(Runner& runner, const std::vector<std::vector<Token>>& pieces) {
+    const SeqId seq = runner.kv().open();
+    for (std::size_t i = 0; i + 1 < pieces.size(); ++i) runner.prompt(seq, pieces[i], 0, {});
+    const std::vector<float> out = feed(runner, seq, pieces.back());
+    runner.kv().close(seq);
+    return out;
+}
+
 const auto kAlways = [] { return true; };
+
+struct Case {
+    const char *model, *policy;
+    bool forks, cuts;  // whether a long answer leaves the text in its place, without forks
+};
+constexpr Case kCases[] = {
+    {"llama-tied", "full", true, true},
+    {"llama-tied", "full", false, true},
+    {"gemma3", "full", true, false},
+    {"gemma3", "full", false, false},
+    {"llama-tied", "streaming:sink=2,budget=4", true, false},
+    {"llama-tied", "streaming:sink=2,budget=4", false, false},
+    {"llama-tied", "snapkv:budget=12,window=4", true, true},
+    {"llama-tied", "snapkv:budget=12,window=4", false, true},
+    {"llama-tied", "h2o:budget=12", true, true},
+};
 
 }  // namespace
 
 TEST_CASE("eval context: each question sees the text's cache as a fresh one, bit for bit") {
     const std::vector<Token> text = tokens_from(0, 30), first = tokens_from(11, 5),
                              second = tokens_from(40, 9), third = tokens_from(23, 2);
-    for (const char* name : {"llama-tied", "gemma3"}) {
-        for (const char* policy : {"full", "streaming:sink=2,budget=4"}) {
-            CAPTURE(name);
-            CAPTURE(policy);
-            RunnerOptions options;
-            options.kv.context_tokens = 400;
-            options.kv.policy = policy;
-            Team team(2);
-            Runner runner(ModelSource::open(test::golden_model(name).directory), options, team);
-            ContextCache cache(runner, 7);
-            REQUIRE(cache.begin(text, kAlways));
-            for (const auto& question : {first, second, first, third}) {
-                REQUIRE(cache.branch(kAlways));
-                CHECK(feed(runner, cache.sequence(), question) == fresh(runner, {text, question}));
-            }
-            CHECK(cache.fed_tokens() == 30);  // short questions: the text went through once
-
-            // An answer so long that sliding windows lose the text: it is fed again.
+    for (const Case& one : kCases) {
+        CAPTURE(std::string(one.model));
+        CAPTURE(std::string(one.policy));
+        CAPTURE(one.forks);
+        RunnerOptions options;
+        options.kv.context_tokens = 400;
+        options.kv.policy = one.policy;
+        Team team(2);
+        Runner runner(ModelSource::open(test::golden_model(one.model).directory), options, team);
+        ContextCache cache(runner, 7, one.forks);
+        REQUIRE(cache.begin(text, kAlways));
+        for (const auto& question : {first, second, first, third}) {
             REQUIRE(cache.branch(kAlways));
-            (void)feed(runner, cache.sequence(), tokens_from(3, 250));
-            REQUIRE(cache.branch(kAlways));
-            CHECK(feed(runner, cache.sequence(), second) == fresh(runner, {text, second}));
-            const bool bounded = std::string(name) == "gemma3" || std::string(policy) != "full";
-            CHECK(cache.fed_tokens() == (bounded ? 60 : 30));
-
-            // Turns: what was answered is forgotten, what is said to be right stays.
-            const std::vector<Token> answered = tokens_from(60, 4), right = tokens_from(70, 3);
-            REQUIRE(cache.begin(text, kAlways));
-            REQUIRE(cache.extend(first, kAlways));
-            REQUIRE(cache.branch(kAlways));
-            (void)feed(runner, cache.sequence(), answered);
-            REQUIRE(cache.extend(right, kAlways));
-            REQUIRE(cache.branch(kAlways));
-            CHECK(feed(runner, cache.sequence(), second) ==
-                  fresh(runner, {text, first, right, second}));
-            CHECK(cache.tokens().size() == 38);
+            CHECK(feed(runner, cache.sequence(), question) == fresh(runner, {text, question}));
         }
+        CHECK(cache.fed_tokens() == 30);  // short questions: the text went through once
+
+        // An answer so long that sliding windows lose the text: without forks it is fed again.
+        REQUIRE(cache.branch(kAlways));
+        (void)feed(runner, cache.sequence(), tokens_from(3, 250));
+        REQUIRE(cache.branch(kAlways));
+        CHECK(feed(runner, cache.sequence(), second) == fresh(runner, {text, second}));
+        CHECK(cache.fed_tokens() == (one.forks || one.cuts ? 30 : 60));
+
+        // Turns: what was answered is forgotten, what is said to be right stays.
+        const std::vector<Token> answered = tokens_from(60, 4), right = tokens_from(70, 3);
+        REQUIRE(cache.begin(text, kAlways));
+        REQUIRE(cache.branch(kAlways));
+        (void)feed(runner, cache.sequence(), answered);
+        REQUIRE(cache.extend(first, kAlways));
+        REQUIRE(cache.branch(kAlways));
+        (void)feed(runner, cache.sequence(), answered);
+        REQUIRE(cache.extend(right, kAlways));
+        REQUIRE(cache.branch(kAlways));
+        CHECK(feed(runner, cache.sequence(), second) ==
+              fresh(runner, {text, first, right, second}));
+        CHECK(cache.tokens().size() == 38);
     }
 }
 
@@ -97,7 +109,7 @@ TEST_CASE("eval context: an interruption is heard between steps, and the cache c
     options.kv.context_tokens = 64;
     Team team(1);
     Runner runner(ModelSource::open(test::golden_model("llama-tied").directory), options, team);
-    ContextCache cache(runner, 8);
+    ContextCache cache(runner, 8, true);
     int looks = 0;
     CHECK_FALSE(cache.begin(tokens_from(0, 40), [&] { return ++looks < 3; }));
     CHECK(cache.fed_tokens() == 16);
