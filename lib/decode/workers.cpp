@@ -46,11 +46,11 @@ void WorkerOptions::visit(OptionVisitor& v) {
 struct Workers::Worker {
     SeqId block;
     Sampler sampler;
-    std::deque<Token> forced;     // to be fed before it goes on by itself
-    Token next = -1;              // chosen and not yet fed
-    std::vector<Token> tokens;    // of its own
+    std::deque<Token> forced;   // to be fed before it goes on by itself
+    Token next = -1;            // chosen and not yet fed
+    std::vector<Token> tokens;  // of its own
     Utf8Stream characters;
-    std::string paragraph;        // since the last one ended
+    std::string paragraph;  // since the last one ended
     WorkerResult result;
     bool active = true;
 };

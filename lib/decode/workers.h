@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Several workers of one model answer one prompt at the same time and see each other's words as they
-// are written, through one live cache: "Hogwild! Inference: Parallel LLM Generation via Concurrent
-// Attention" (2025). All workers are rows of one step.
+// Several workers of one model answer one prompt at the same time and see each other's words as
+// they are written, through one live cache: "Hogwild! Inference: Parallel LLM Generation via
+// Concurrent Attention" (2025). All workers are rows of one step.
 #pragma once
 
 #include <functional>
@@ -15,8 +15,8 @@ namespace thimble {
 struct WorkerOptions {
     std::int64_t workers = 0;  // 0: an ordinary answer
     // contiguous: each worker's words stay in a block of their own, which all see. interleaved: a
-    // finished paragraph goes to a history that all share, the one in progress only its writer sees.
-    // combined: that history, and every paragraph in progress.
+    // finished paragraph goes to a history that all share, the one in progress only its writer
+    // sees. combined: that history, and every paragraph in progress.
     std::string layout = "combined";
     std::int64_t check_every = 0;  // tokens after which a worker is asked about redundant work
     void visit(OptionVisitor& v);
