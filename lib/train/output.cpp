@@ -73,10 +73,10 @@ std::vector<WrittenTensor> written_tensors(const ResultTarget& target) {
     auto own = target.source.tensors().begin();
     for (SourceTensor& tensor : hf_tensors(target.source)) {
         while (own->rule->hf.empty()) ++own;
-        WrittenTensor& written =
-            out.emplace_back(std::move(tensor), &*own, &format_for(target, *own));
+        WrittenTensor written = {std::move(tensor), &*own, &format_for(target, *own), {}, 0};
         written.row = canonical_rows(*own, target.source.config().head_dim);
         written.add = own->rule->transform == HfTransform::kPlusOne ? -1.0f : 0.0f;
+        out.push_back(std::move(written));
         ++own;
     }
     return out;
