@@ -37,7 +37,9 @@ struct Model {
     }
     [[nodiscard]] std::span<const std::int32_t> tokens() const { return golden.prompts[1].tokens; }
     [[nodiscard]] std::vector<double> next(SeqId seq, std::int32_t token) {
-        return read([&](const Runner::LogitsSink& sink) { runner.forward(seq, {&token, 1}, 1, sink); });
+        return read([&](const Runner::LogitsSink& sink) {
+            runner.forward(seq, {&token, 1}, 1, sink);
+        });
     }
     template <class Fn>
     [[nodiscard]] static std::vector<double> read(Fn&& fn) {
@@ -63,9 +65,8 @@ TEST_CASE("prompts: the last row is dense whatever the policy, and layers give w
     for (const char* name : {"llama-tied", "gemma3"}) {
         Model full(name, "full");
         const SeqId f = full.runner.kv().open();
-        const auto expected = Model::read([&](const Runner::LogitsSink& sink) {
-            full.runner.prompt(f, full.tokens(), 1, sink);
-        });
+        const auto expected = Model::read(
+            [&](const Runner::LogitsSink& sink) { full.runner.prompt(f, full.tokens(), 1, sink); });
         for (const char* policy : {"snapkv:budget=8,window=4", "h2o:budget=8", "tova:budget=8",
                                    "kvzip:budget=50%,chunk=16"}) {
             INFO(name, ' ', policy);
@@ -113,14 +114,14 @@ TEST_CASE("kvzip: a key is worth the largest probability of the rows that repeat
 TEST_CASE("gemfilter: with room for all it is the full cache, with less a prompt of those tokens") {
     for (const char* name : {"llama-tied", "gemma3"}) {
         INFO(name);
-        Model full(name, "full"), roomy(name, "gemfilter:budget=1000"), tight(name, "gemfilter:budget=10");
+        Model full(name, "full"), roomy(name, "gemfilter:budget=1000"),
+            tight(name, "gemfilter:budget=10");
         const auto tokens = full.tokens();
         const SeqId a = full.runner.kv().open(), b = roomy.runner.kv().open(),
                     c = tight.runner.kv().open();
         const auto prompt = [&](Model& model, SeqId seq, std::span<const std::int32_t> text) {
-            return Model::read([&](const Runner::LogitsSink& sink) {
-                model.runner.prompt(seq, text, 1, sink);
-            });
+            return Model::read(
+                [&](const Runner::LogitsSink& sink) { model.runner.prompt(seq, text, 1, sink); });
         };
         CHECK(prompt(full, a, tokens) == prompt(roomy, b, tokens));
         const auto filtered = prompt(tight, c, tokens);
@@ -152,7 +153,8 @@ TEST_CASE("saved caches go on as the sequence would, and others are refused") {
             CHECK(read_kv_head(path).tokens == head("m").tokens);
             const SeqId b = load_sequence(to.runner.kv(), head("m"), path);
             CHECK(to.runner.kv().tokens(b) == from.runner.kv().tokens(a));
-            for (const std::int32_t token : {5, 9, 2}) CHECK(from.next(a, token) == to.next(b, token));
+            for (const std::int32_t token : {5, 9, 2})
+                CHECK(from.next(a, token) == to.next(b, token));
             CHECK(to.runner.kv().bytes(b) == from.runner.kv().bytes(a));
             const std::uint64_t held = to.runner.kv().bytes();
             CHECK_THROWS_AS((void)load_sequence(to.runner.kv(), head("other"), path), Error);
@@ -196,7 +198,8 @@ TEST_CASE("shared caches: views read what one sequence of their texts would") {
                 model.runner.forward_shared({{common, own}}, tokens.subspan(i, 1), sink);
             });
             REQUIRE(got.size() == expected.size());
-            for (std::size_t v = 0; v < got.size(); ++v) CHECK(std::abs(got[v] - expected[v]) < 1e-9);
+            for (std::size_t v = 0; v < got.size(); ++v)
+                CHECK(std::abs(got[v] - expected[v]) < 1e-9);
         }
         CHECK(kv.tokens(own) == 6);
         // A block that moved behind another is read at its new place.
