@@ -88,6 +88,11 @@ KvChain KvChain::parse(std::string_view spec, std::string_view where) {
     if ((duties & KvPolicy::kHeads) != 0 && chain.needs_.one_set)
         refuse("'" + std::string(spec) + "': all heads of a layer keep the same keys",
                "leave out the link that splits the budget over heads");
+    constexpr unsigned kByLayer =
+        KvPolicy::kLayers | KvPolicy::kHeads | KvPolicy::kMerge | KvPolicy::kChannels;
+    if ((duties & kByLayer) != 0 && chain.needs_.waits_for_layers)
+        refuse("'" + std::string(spec) + "': one budget is shared by all layers at once",
+               "leave out the links after the one that scores");
     if ((duties & KvPolicy::kMerge) != 0 && (duties & KvPolicy::kChannels) != 0)
         refuse("'" + std::string(spec) + "': keys that lost channels cannot be merged",
                "leave one of the two out");

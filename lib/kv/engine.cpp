@@ -204,10 +204,22 @@ std::int64_t KvEngine::slots(SeqId seq, int layer, int kv_head) const {
 }
 
 std::vector<std::int32_t> KvEngine::positions(SeqId seq, int layer, int kv_head) const {
-    const auto list =
-        state_->at(seq).layers[static_cast<std::size_t>(layer)]->store.positions(kv_head);
-    return {list.begin(), list.end()};
+    const State::Sequence& sequence = state_->at(seq);
+    const LayerStore& store = sequence.layers[static_cast<std::size_t>(layer)]->store;
+    const KvBand& band = store.plan().band;
+    if (!store.plan().ring()) {
+        const auto list = store.positions(kv_head);
+        return {list.begin(), list.end()};
+    }
+    std::vector<std::int32_t> list;
+    const std::int64_t recent = std::max(band.sinks, sequence.tokens - band.window);
+    for (std::int64_t p = 0; p < sequence.tokens; ++p) {
+        if (p < band.sinks || p >= recent) list.push_back(static_cast<std::int32_t>(p));
+    }
+    return list;
 }
+
+void KvEngine::watch(Watcher watcher) { state_->watcher = std::move(watcher); }
 
 std::int64_t KvEngine::read_tokens(int layer, std::int64_t tokens) const {
     const KvShape& shape = state_->shape;

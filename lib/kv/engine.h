@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -123,9 +124,13 @@ class KvEngine final : public SequenceState {
 
     [[nodiscard]] std::uint64_t bytes() const noexcept;  // committed now, equal to the ledger's
     [[nodiscard]] std::uint64_t bytes(SeqId seq) const;  // what it shares with others included
-    // What a head holds: how many slots, and their positions.
+    // What a head holds: how many slots, and their positions; of a window what the last query read.
     [[nodiscard]] std::int64_t slots(SeqId seq, int layer, int kv_head) const;
     [[nodiscard]] std::vector<std::int32_t> positions(SeqId seq, int layer, int kv_head) const;
+    // From now on each row that is attended to after a prompt, in layers that policies govern, is
+    // shown head by head, with what that layer then holds. Its memory is in no plan.
+    using Watcher = std::function<void(const KvLayerView& layer, const KvRows& rows)>;
+    void watch(Watcher watcher);
     // Most bytes of host memory that one sequence holds on its way to so many tokens: exact where
     // nothing is dropped, else a bound within pages and edits' scratch. Never falls as tokens grow.
     [[nodiscard]] static std::uint64_t predict_bytes(const std::vector<AttentionSpec>& layers,

@@ -100,9 +100,38 @@ void KvEngine::State::attend_piece(const Exec& exec, std::size_t layer, std::int
                           .repeat_first = sequence.repeat_first,
                           .repeat_end = sequence.repeat_end,
                           .repeat_prompt = sequence.repeat_prompt});
+    if (watcher && !sequence.in_prompt)
+        show_rows(exec, layer, problem_of(spec, q, out, {}, positions));
     if (sequence.in_prompt || !shape.chain.needs().edits_decode) return;
     const auto tokens = layer_tokens(sequence, end);
     edit_layer(exec, sequence, layer, end, tokens[layer]);
+}
+
+void KvEngine::State::show_rows(const Exec& exec, std::size_t layer,
+                                const ops::Attention& problem) const {
+    LayerState& state = *current->layers[layer];
+    const std::int64_t seen = problem.q_positions.back() + 1;
+    const LayerView view(exec, shape.model, shape.specs[layer], static_cast<int>(layer), state,
+                         seen, false, *state.window.get_allocator().resource());
+    for (int head = 0; head < problem.kv_heads; ++head) {
+        const auto keys = view.positions(head);
+        LayerStore::Segments segments;
+        state.store.add_slots(segments, head, 0, std::ssize(keys));
+        ops::Attention part = problem;
+        part.segments = segments;
+        const std::int64_t group = problem.heads / problem.kv_heads, n = std::ssize(keys);
+        std::pmr::vector<float> floats(static_cast<std::size_t>(problem.q.rows * group * n),
+                                       &view.memory());
+        const View logits = {floats.data(), DType::kF32, problem.q.rows * group, n, n};
+        ops::attention_logits(exec, part, head, logits);
+        watcher(view, {.layer = static_cast<int>(layer),
+                       .kv_head = head,
+                       .group = group,
+                       .positions = problem.q_positions,
+                       .keys = keys,
+                       .logits = logits,
+                       .prompt_tokens = state.prompt_tokens});
+    }
 }
 
 void KvEngine::State::attend_all(const Exec& exec, std::size_t layer,

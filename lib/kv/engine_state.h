@@ -53,6 +53,7 @@ struct KvEngine::State {
 
     KvShape shape;
     CountingResource memory{Purpose::kKv};
+    Watcher watcher;
     std::vector<std::unique_ptr<Sequence>> sequences;  // by SeqId; null: closed
     Sequence* current = nullptr;                       // of the step in progress
     std::int64_t step_first = 0, step_tokens = 0;
@@ -81,6 +82,7 @@ struct KvEngine::State {
     [[nodiscard]] LayerStore::Segments choose_blocks(const Exec& exec, std::size_t layer,
                                                      std::int64_t seen, View q) const;
 
+    void show_rows(const Exec& exec, std::size_t layer, const ops::Attention& problem) const;
     void edit_layer(const Exec& exec, Sequence& sequence, std::size_t layer, std::int64_t seen,
                     std::int64_t tokens);
     void edit_together(const Exec& exec, Sequence& sequence);

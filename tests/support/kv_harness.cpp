@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 
 #include "core/cpu.h"
 #include "kernels/layout/rng.h"
 #include "kv/chain.h"
+#include "tests/support/temp_dir.h"
 
 namespace thimble::test {
 namespace {
@@ -60,19 +62,36 @@ KvOptions kv_options(const std::string& policy, std::int64_t context, const std:
     return {.policy = policy, .type_k = type, .type_v = type, .context_tokens = context};
 }
 
-std::string with_budget(const KvPolicyType& type, std::int64_t budget) {
+std::string write_head_profile(const HeadProfile& profile) {
+    static const TempDir folder;
+    static int count = 0;
+    const std::string path = folder / ("heads" + std::to_string(count++) + ".json");
+    std::ofstream(path) << profile.json().dump();
+    return path;
+}
+
+std::string with_budget(const KvPolicyType& type, std::int64_t budget, std::size_t layers) {
     OptionNames visitor;
     type.visit_options(visitor);
     const std::string name(type.name());
-    const bool bounded =
-        std::find(visitor.names.begin(), visitor.names.end(), "budget") != visitor.names.end();
-    return bounded ? name + ":budget=" + std::to_string(budget) : name;
+    const auto has = [&](std::string_view option) {
+        return std::find(visitor.names.begin(), visitor.names.end(), option) != visitor.names.end();
+    };
+    std::string options;
+    if (has("budget")) options = ":budget=" + std::to_string(budget);
+    if (!has("sidecar")) return name + options;
+    HeadProfile profile{.model = "test", .query_heads = 6, .heads = {}, .layer_score = {}};
+    for (std::size_t i = 0; i < layers; ++i) {
+        profile.heads.push_back({static_cast<std::int64_t>(i), 4});
+        profile.layer_score.push_back(1.0 + static_cast<double>(i) / 8);
+    }
+    return name + options + ",sidecar=" + write_head_profile(profile);
 }
 
-std::vector<std::string> policies_with_budget(std::int64_t budget) {
+std::vector<std::string> policies_with_budget(std::int64_t budget, std::size_t layers) {
     std::vector<std::string> all;
     for (const auto& type : kv_policies().items()) {
-        std::string one = with_budget(*type, budget);
+        std::string one = with_budget(*type, budget, layers);
         const auto duties = KvChain::parse_link(one, "test")->duties();
         if ((duties & KvPolicy::kFilter) != 0) continue;  // the Runner's business, not the engine's
         const bool needs_scores =

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kv/engine.h"
+#include "kv/head_profile.h"
 
 namespace thimble::test {
 
@@ -17,10 +18,13 @@ namespace thimble::test {
 std::vector<AttentionSpec> kv_layers(std::int64_t window);
 KvOptions kv_options(const std::string& policy, std::int64_t context,
                      const std::string& type = "f32");
-// "name" for policies without a budget, else "name:budget=N,...".
-std::string with_budget(const KvPolicyType& type, std::int64_t budget);
-// Every policy by itself, and chains of several, each with this budget of tokens.
-std::vector<std::string> policies_with_budget(std::int64_t budget);
+// "name" for policies without a budget, else "name:budget=N,...", with a sidecar for `layers`
+// layers as kv_layers() makes them where one is needed.
+std::string with_budget(const KvPolicyType& type, std::int64_t budget, std::size_t layers = 3);
+// Every policy, each with this budget of tokens; after one that scores where it needs one.
+std::vector<std::string> policies_with_budget(std::int64_t budget, std::size_t layers = 3);
+// A file as evaluate --find-retrieval-heads writes it, there until the process ends.
+std::string write_head_profile(const HeadProfile& profile);
 
 class KvHarness {
   public:

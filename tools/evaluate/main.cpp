@@ -4,6 +4,7 @@
 #include "eval/task.h"
 #include "kv_sweep.h"
 #include "pipeline.h"
+#include "retrieval_heads.h"
 
 using namespace thimble;
 
@@ -21,6 +22,7 @@ constexpr const char* kExamples = R"(Examples:
   evaluate -m model.gguf --cost-model a100.yaml --context 4096 --context 50000
   evaluate compare f16.json q4.json
   evaluate report f16.json q4.json
+  evaluate find-retrieval-heads -m model.gguf -f text.txt -o heads.json
 )";
 
 // The kinds of tasks with their options, as --help shows them.
@@ -55,6 +57,7 @@ int main(int argc, char** argv) {
     evaluate::CompareOptions compare;
     evaluate::KvSweepPipeline kv_sweep(kBaselineBytes);
     evaluate::CostOptions cost;
+    evaluate::RetrievalHeads heads;
     std::vector<cli::Command> commands;
     commands.push_back(
         {.name = "",
@@ -85,6 +88,13 @@ int main(int argc, char** argv) {
                         .help = "what a model would cost at long context on given hardware",
                         .options = [&](OptionVisitor& v) { cost.visit(v); },
                         .run = [&](cli::Context& context) { run_cost(cost, context); }});
+    commands.push_back(
+        {.name = "find-retrieval-heads",
+         .flag = "--find-retrieval-heads",
+         .help = "which heads find things in a text: for --kv-policy compresskv",
+         .options = [&](OptionVisitor& v) { heads.visit(v); },
+         .plan = [&](const cli::CommonOptions& common) { return heads.plan(common); },
+         .run = [&](cli::Context& context) { heads.run(context); }});
     return cli::run_tool({.name = "evaluate",
                           .summary = "measures a model's quality, speed and memory",
                           .epilog = tasks_text() + kExamples,

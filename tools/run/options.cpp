@@ -57,6 +57,12 @@ void RunOptions::visit(OptionVisitor& v) {
          .value = "FILE",
          .is_input = true},
         kv_load);
+    v.option({.name = "kv-dump",
+              .help = "write which tokens each head of each layer still holds at the end, as JSON",
+              .value = "FILE",
+              .changes_output = false,
+              .is_output = true},
+             kv_dump);
     workers.visit(v);
     v.group("Computation");
     v.option({.name = "batch-size",

@@ -19,7 +19,7 @@ struct RunOptions {
     PromptRepeat repeat;
     GenerateOptions generate;
     KvOptions kv;
-    std::string kv_save, kv_load;
+    std::string kv_save, kv_load, kv_dump;
     WorkerOptions workers;
     AdapterOptions adapters;
     std::int64_t batch = 512;

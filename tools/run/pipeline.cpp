@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "core/strings.h"
 #include "cost/time_model.h"
+#include "io/atomic_file.h"
 #include "io/file.h"
 #include "kv/cache_file.h"
 #include "model/device_budget.h"
@@ -19,6 +20,28 @@ namespace thimble::run {
 namespace {
 
 constexpr std::uint64_t kMostPromptBytes = std::uint64_t{1} << 28;
+
+// {"tokens": the sequence, "positions": of each layer, of each K/V head}.
+std::string held_tokens(Runner& runner, const Session& session) {
+    Json json = Json::object(), tokens = Json::array(), layers = Json::array();
+    for (const Token token : session.tokens()) tokens.push(static_cast<std::int64_t>(token));
+    const auto& attention = runner.spec().attention;
+    for (std::size_t layer = 0; layer < attention.size(); ++layer) {
+        Json heads = Json::array();
+        for (int head = 0; head < attention[layer].shape.kv_heads; ++head) {
+            std::vector<std::int32_t> positions =
+                runner.kv().positions(session.sequence(), static_cast<int>(layer), head);
+            std::sort(positions.begin(), positions.end());
+            Json list = Json::array();
+            for (const std::int32_t p : positions) list.push(static_cast<std::int64_t>(p));
+            heads.push(std::move(list));
+        }
+        layers.push(std::move(heads));
+    }
+    json.set("tokens", std::move(tokens));
+    json.set("positions", std::move(layers));
+    return json.dump();
+}
 
 }  // namespace
 
@@ -280,13 +303,18 @@ void Pipeline::run(cli::Context& context) {
         return;
     }
     GenerateStats stats;
-    // A file gets the text alone.
-    if (options.generate.max_tokens == 0 && !options.kv_save.empty()) session.read(prompt_);
-    const std::string text = answer(context, session, prompt_, isatty(1) == 1, stats);
+    std::string text;
+    if (options.generate.max_tokens == 0 && !(options.kv_save.empty() && options.kv_dump.empty())) {
+        session.read(prompt_);
+    } else {  // a file gets the text alone
+        text = answer(context, session, prompt_, isatty(1) == 1, stats);
+    }
     if (!options.kv_save.empty()) {
         save_sequence(runner.kv(), session.sequence(), kv_head(runner.source(), session.tokens()),
                       options.kv_save);
     }
+    if (!options.kv_dump.empty())
+        write_text_file(options.kv_dump, held_tokens(runner, session) + "\n", IfExists::kReplace);
     context.report.set("text", text);
     context.report.set("stats", stats_json(stats));
     context.report.set("kv_bytes", runner.kv().bytes());

@@ -16,6 +16,7 @@ class H2oPolicy final : public KvPolicy {
     struct Options {
         std::string budget = "20%";
         double recent = 0.5;
+        bool normalise = false;
         void visit(OptionVisitor& v) {
             visit_kv_budget(v, budget);
             v.option({.name = "recent",
@@ -23,6 +24,9 @@ class H2oPolicy final : public KvPolicy {
                       .least = 0,
                       .most = 1},
                      recent);
+            v.option({.name = "normalise",
+                      .help = "scores are divided by the number of queries that could see the key"},
+                     normalise);
         }
     };
 
@@ -41,7 +45,16 @@ class H2oPolicy final : public KvPolicy {
     void accumulate(const Exec& exec, const KvRows& rows, std::span<float> sums) const override {
         add_probabilities(exec, rows.logits, rows.group, sums);
     }
-    void score(const KvLayerView& view, KvScores& out) const override { score_by_sums(view, out); }
+    void score(const KvLayerView& view, KvScores& out) const override {
+        score_by_sums(view, out);
+        if (!options_.normalise) return;
+        for (int head = 0; head < view.shape().kv_heads; ++head) {
+            const auto positions = view.positions(head);
+            for (std::size_t i = 0; i < positions.size(); ++i)
+                out.heads[static_cast<std::size_t>(head)][i] /=
+                    static_cast<float>(view.seen() - positions[i]);
+        }
+    }
 
   private:
     Options options_;

@@ -30,6 +30,7 @@ struct Rule {
     std::int64_t budget = 30, recent = 15;
     double noise = 0, tau = 1, tau_end = 1, over = 1;
     std::uint64_t seed = 0;
+    bool normalise = false;
 };
 
 // One K/V head's cache as the papers write it down: positions and what each has received.
@@ -72,14 +73,18 @@ class ListCache {
         }
     }
     void drop(std::int64_t seen) {
+        std::map<std::int64_t, double> scores = sums_;
+        for (auto& [p, score] : scores) {
+            if (rule_.normalise) score /= static_cast<double>(seen - p);
+        }
         while (std::ssize(sums_) > rule_.budget) {
-            auto least = sums_.end();
+            auto least = scores.end();
             double second = INFINITY, most = 0;
-            for (auto it = sums_.begin(); it != sums_.end(); ++it) {
+            for (auto it = scores.begin(); it != scores.end(); ++it) {
                 most = std::max(most, it->second);
                 if (it->first >= seen - rule_.recent) continue;
-                if (least == sums_.end() || it->second < least->second) {
-                    if (least != sums_.end()) second = least->second;
+                if (least == scores.end() || it->second < least->second) {
+                    if (least != scores.end()) second = least->second;
                     least = it;
                 } else {
                     second = std::min(second, it->second);
@@ -88,7 +93,8 @@ class ListCache {
             // Of all that go at once only the border counts.
             if (std::ssize(sums_) == rule_.budget + 1)
                 margin_ = std::min(margin_, (second - least->second) / most);
-            sums_.erase(least);
+            sums_.erase(least->first);
+            scores.erase(least);
         }
     }
 
@@ -133,6 +139,7 @@ TEST_CASE(
     "h2o: keeps what a list-based cache in double keeps, in the prompt and after each token") {
     check_against_lists("h2o:budget=30", {});
     check_against_lists("h2o:budget=41,recent=0", {.budget = 41, .recent = 0});
+    check_against_lists("h2o:budget=30,normalise=true", {.normalise = true});
     check_against_lists("h2o:budget=20,recent=1", {.budget = 20, .recent = 20});
 }
 

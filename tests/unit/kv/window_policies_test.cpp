@@ -8,6 +8,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "kernels/layout/rng.h"
 #include "kv/chain.h"
 #include "tests/support/kv_brute_force.h"
 
@@ -214,6 +215,146 @@ TEST_CASE("adakv: heads share a layer's budget by one choice over all of them") 
     }
 }
 
+TEST_CASE("compresskv: all heads of a layer keep what the named heads attend to") {
+    const auto layers = kv_layers(0);
+    const HeadProfile profile{.model = "test",
+                              .query_heads = 6,
+                              .heads = {{4, 1}, {0, 2, 3}, {}},
+                              .layer_score = {3, 1, 1}};
+    const std::string policy = "compresskv:budget=45,sidecar=" + write_head_profile(profile);
+    KvHarness harness(layers, kv_options(policy, 400, "f32"));
+    const SeqId seq = harness.open(19);
+    harness.feed_prompt(seq, kTokens, 64);
+    constexpr std::int64_t kWindow = 8;
+    // 32 and a share of 3 * (45 - 32): 23.4, 7.8, 7.8.
+    const std::vector<std::int64_t> tokens{55, 40, 40};
+    for (std::size_t i = 0; i < 3; ++i) {
+        const FullAttention full(layers[i], 19, i, kTokens);
+        auto heads = profile.heads[i];
+        if (heads.empty()) heads = {0, 1, 2, 3, 4, 5};
+        Row scores(static_cast<std::size_t>(kTokens));
+        for (const std::int64_t head : heads) {
+            // A group of one head is that head's pooled sums.
+            Row sums(static_cast<std::size_t>(kTokens - kWindow));
+            for (std::int64_t row = kTokens - kWindow; row < kTokens; ++row) {
+                const Row p = full.probabilities(static_cast<int>(head), row);
+                for (std::size_t j = 0; j < sums.size(); ++j) sums[j] += p[j];
+            }
+            for (std::int64_t j = 0; j < std::ssize(sums); ++j) {
+                for (std::int64_t n = std::max<std::int64_t>(0, j - 2);
+                     n <= std::min(j + 2, std::ssize(sums) - 1); ++n)
+                    scores[static_cast<std::size_t>(j)] +=
+                        sums[static_cast<std::size_t>(n)] / 5 / static_cast<double>(heads.size());
+            }
+        }
+        double margin = 0;
+        const auto best = best_positions(scores, 0, kWindow, tokens[i], margin);
+        REQUIRE(margin > kMargin);
+        for (int head = 0; head < 2; ++head)
+            CHECK(kept_positions(harness, seq, static_cast<int>(i), head) == best);
+    }
+}
+
+TEST_CASE("compresskv: with all heads named and equal layers it is snapkv over all heads") {
+    // One K/V head, so snapkv's group is all heads.
+    auto layers = kv_layers(0);
+    for (auto& spec : layers) spec.shape.kv_heads = 1;
+    const HeadProfile profile{.model = "test",
+                              .query_heads = 6,
+                              .heads = {{5, 4, 3, 2, 1, 0}, {0, 1, 2, 3, 4, 5}, {}},
+                              .layer_score = {1, 1, 1}};
+    KvHarness a(layers,
+                kv_options("compresskv:budget=50,sidecar=" + write_head_profile(profile), 400));
+    KvHarness b(layers, kv_options("snapkv:budget=50,window=8", 400));
+    const SeqId i = a.open(4), j = b.open(4);
+    a.feed_prompt(i, kTokens, 64);
+    b.feed_prompt(j, kTokens, 64);
+    for (int layer = 0; layer < 3; ++layer)
+        CHECK(kept_positions(a, i, layer, 0) == kept_positions(b, j, layer, 0));
+}
+
+TEST_CASE(
+    "compresskv: layers share by their scores, between 32 and thrice the mean, in sum exactly") {
+    for (const std::int64_t budget : {10, 32, 33, 100, 500, 1999}) {
+        for (std::uint64_t draw = 0; draw < 20; ++draw) {
+            HeadProfile profile{.model = "test", .query_heads = 6, .heads = {}, .layer_score = {}};
+            for (std::uint64_t i = 0; i < 12; ++i) {
+                profile.heads.push_back({1});
+                const double x = static_cast<double>(philox(draw, i).v[0]) / 4294967296.0;
+                profile.layer_score.push_back(draw == 0 ? 0
+                                                        : std::pow(x, static_cast<double>(draw)));
+            }
+            const auto of = planned("compresskv:budget=" + std::to_string(budget) +
+                                        ",sidecar=" + write_head_profile(profile),
+                                    12, 5000);
+            CHECK(std::accumulate(of.begin(), of.end(), std::int64_t{0}) == 12 * budget);
+            double sum = 0;
+            for (const double x : profile.layer_score) sum += x;
+            for (std::size_t i = 0; i < of.size(); ++i) {
+                CHECK(of[i] >= std::min<std::int64_t>(32, budget));
+                CHECK(of[i] <= 3 * budget);
+                if (draw == 0) CHECK(of[i] == budget);
+                for (std::size_t j = 0; j < of.size(); ++j) {
+                    if (profile.layer_score[i] > profile.layer_score[j]) CHECK(of[i] >= of[j] - 1);
+                }
+                // Where no limit is near the share is the formula's, but for the remainder.
+                const double share =
+                    32 + profile.layer_score[i] / sum * 12 * static_cast<double>(budget - 32);
+                const bool limited = *std::max_element(of.begin(), of.end()) >= 3 * budget - 1;
+                if (draw > 0 && budget > 32 && !limited)
+                    CHECK(std::abs(static_cast<double>(of[i]) - share) <= 1.5);
+            }
+        }
+    }
+}
+
+TEST_CASE("compresskv: a sidecar that is absent, broken or of another model is refused by name") {
+    const auto message = [](const std::string& policy, Exit exit) -> std::string {
+        try {
+            const KvEngine engine(kv_layers(0), kv_options(policy, 100), Device::kCpu);
+        } catch (const Error& e) {
+            CHECK(e.exit() == exit);
+            return e.what();
+        }
+        return {};
+    };
+    CHECK(message("compresskv", Exit::kUsage).find("no sidecar given") != std::string::npos);
+    CHECK(message("compresskv:sidecar=/nowhere.json", Exit::kNoInput) != "");
+    HeadProfile profile{.model = "m", .query_heads = 6, .heads = {{1}, {2}}, .layer_score = {1, 1}};
+    const auto with = [&] { return "compresskv:sidecar=" + write_head_profile(profile); };
+    CHECK(message(with(), Exit::kBadData).find("a model with 2 layers, not 3") !=
+          std::string::npos);
+    profile.heads.push_back({3}), profile.layer_score.push_back(1);
+    CHECK(message(with(), Exit::kBadData) == "");
+    profile.query_heads = 8;
+    CHECK(message(with(), Exit::kBadData).find("8 query heads, not 6") != std::string::npos);
+    const auto parsed = [](const std::string& text) -> std::string {
+        try {
+            (void)HeadProfile::parse(text, "x.json");
+        } catch (const Error& e) {
+            CHECK(e.exit() == Exit::kBadData);
+            return e.problem();
+        }
+        return {};
+    };
+    const std::string good =
+        R"({"model":"m","query_heads":4,"heads":[[0,3],[]],"layer_score":[0.25,0.5]})";
+    CHECK(parsed(good) == "");
+    CHECK(HeadProfile::parse(good, "x").json().dump() == good);
+    const auto swapped = [&](const std::string& from, const std::string& to) {
+        std::string text = good;
+        text.replace(text.find(from), from.size(), to);
+        return parsed(text);
+    };
+    CHECK(swapped("[0,3]", "[0,4]") == "heads names head 4 of 4");
+    CHECK(swapped("[0,3]", "[-1]") == "heads names head -1 of 4");
+    CHECK(swapped("[0,3]", "[3,3]") == "heads names head 3 twice in a layer");
+    CHECK(swapped("0.5", "-0.5") == "layer_score must be at least 0");
+    CHECK(swapped(",0.5", "") == "heads and layer_score must have one entry for each layer");
+    CHECK(swapped("model", "madel") == "has no 'model'");
+    CHECK(swapped(":4", ":0").starts_with("query_heads must be"));
+}
+
 TEST_CASE("KV chains: what does not go together is refused with the reason") {
     const auto refused = [](const std::string& chain) {
         try {
@@ -229,5 +370,6 @@ TEST_CASE("KV chains: what does not go together is refused with the reason") {
           std::string::npos);
     CHECK(refused("snapkv+pyramidkv").find("scores keys as another link") != std::string::npos);
     CHECK(refused("pyramidkv:kernel=4").find("pyramidkv: kernel must be odd") != std::string::npos);
+    CHECK(refused("kvzip+adakv").find("shared by all layers") != std::string::npos);
     CHECK(refused("pyramidkv+adakv").empty());
 }
