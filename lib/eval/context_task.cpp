@@ -158,14 +158,26 @@ void ContextTask::add_to_plan(Plan& plan) const {
 }
 
 // What a branch holds besides the tiles that it shares: its own tokens' and the two that they begin
-// in; where the policy drops keys, or a window turns over, perhaps nothing is shared.
+// in; a layer whose keys are dropped or turn over in a window perhaps shares nothing.
 std::uint64_t ContextTask::branch_bytes() const {
     KvOptions kv = setting_->runner.kv;
     kv.context_tokens = longest_;
-    const bool edits = KvChain::parse(kv.policy, "--kv-policy").edits();
+    const KvChain chain = KvChain::parse(kv.policy, "--kv-policy");
+    const ModelInfo model = setting_->spec->info();
+    std::vector<AttentionSpec> sharing, turning;
+    for (std::size_t i = 0; i < model.layers.size(); ++i) {
+        const bool governed = KvChain::governs(model.layers[i]);
+        const bool turns =
+            !governed || chain.edits() || chain.band(model, static_cast<int>(i)).bounded();
+        (turns ? turning : sharing).push_back(setting_->spec->attention[i]);
+    }
     const std::int64_t own = std::min(longest_branch_ + 2 * ops::kAttentionTile, longest_);
-    return KvEngine::predict_bytes(setting_->spec->attention, kv, edits ? longest_ : own,
-                                   setting_->runner.device);
+    const auto bytes = [&](const std::vector<AttentionSpec>& layers, std::int64_t tokens) {
+        return layers.empty()
+                   ? 0
+                   : KvEngine::predict_bytes(layers, kv, tokens, setting_->runner.device);
+    };
+    return bytes(sharing, own) + bytes(turning, longest_);
 }
 
 void ContextTask::load() {

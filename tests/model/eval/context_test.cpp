@@ -114,6 +114,7 @@ TEST_CASE("eval context: an interruption is heard between steps, and the cache c
     CHECK_FALSE(cache.begin(tokens_from(0, 40), [&] { return ++looks < 3; }));
     CHECK(cache.fed_tokens() == 16);
     REQUIRE(cache.begin(tokens_from(0, 10), {}));
+    REQUIRE(cache.branch({}));
     CHECK(feed(runner, cache.sequence(), tokens_from(5, 3)) ==
           fresh(runner, {tokens_from(0, 10), tokens_from(5, 3)}));
 }

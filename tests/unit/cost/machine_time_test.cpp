@@ -18,7 +18,8 @@ MachineProfile machine() {
     RateAtThreads r;
     r.threads = 1;
     r.read_bytes_per_second = 1e9, r.copy_bytes_per_second = 1e9;
-    r.f32_ops_per_second = 5e8, r.i8_ops_per_second = 2e9;
+    r.f32_ops_per_second = 2e9, r.i8_ops_per_second = 4e9;
+    r.dense_f32_ops_per_second = 2e9, r.dense_bf16_ops_per_second = 2e9;
     p.rates = {r};
     p.disk_read_bytes_per_second = 1e8, p.disk_write_bytes_per_second = 1e8;
     return p;
@@ -31,7 +32,7 @@ TEST_CASE("cost machine time: a profile without layouts gives bandwidth and the 
     const ModelSpec& spec = source->spec();
     const MachineProfile p = machine();
     const MachineTime time({p, 1}, *source);
-    CHECK(time.misses() == "f32");
+    CHECK(time.misses() == "bf16");
     const ServedModel model = served_model(*source, {.context_tokens = 64});
     double matrices = 0, keys = 0;  // of one token; of one key
     for (const AttentionSpec& layer : spec.attention) {
@@ -44,14 +45,13 @@ TEST_CASE("cost machine time: a profile without layouts gives bandwidth and the 
     const double head = static_cast<double>(spec.hidden * spec.vocab);
     CHECK(model.prompt_parameters == matrices);
     CHECK(model.decode_parameters == matrices + head);
-    // Ten tokens are bound by arithmetic here, one by its bytes: 4 a float, 2 operations.
+    // Ten tokens are bound by arithmetic here, one by its bytes: 2 a weight, 2 operations.
     CHECK(time.prefill_seconds(model, 10) ==
-          doctest::Approx((10 * 2 * matrices + keys * 55) / 5e8 +
-                          std::max(4 * head / 1e9, 2 * head / 5e8)));
-    const double one = (matrices + head) * 4 / 1e9;
+          doctest::Approx((10 * 2 * matrices + keys * 55) / 2e9 + 2 * head / 1e9));
+    const double one = (matrices + head) * 2 / 1e9;
     CHECK(time.decode_seconds(model, 20, 1) == doctest::Approx(one + kv_bytes(model, 20) / 1e9));
-    CHECK(time.decode_seconds(model, 0, 8) == doctest::Approx(8 * (matrices + head) * 2 / 5e8));
-    CHECK(time.hardware().ops_per_second == 5e8);
+    CHECK(time.decode_seconds(model, 0, 8) == doctest::Approx(8 * (matrices + head) * 2 / 2e9));
+    CHECK(time.hardware().ops_per_second == 2e9);
 }
 
 TEST_CASE("cost machine time: rates of layouts, widths, calls, attention and activations count") {
@@ -60,7 +60,7 @@ TEST_CASE("cost machine time: rates of layouts, widths, calls, attention and act
     MachineProfile p = machine();
     const double bare = MachineTime({p, 1}, *source).decode_seconds(model, 20, 1);
     RateAtThreads& r = p.rates[0];
-    r.layouts = {{"f32", 5e8, 5e8, 1e9, 1e9}};
+    r.layouts = {{"bf16", 2e9, 2e9, 1e9, 1e9}};
     const MachineTime same({p, 1}, *source);
     CHECK(same.misses().empty());
     CHECK(same.decode_seconds(model, 20, 1) == doctest::Approx(bare));
@@ -76,12 +76,12 @@ TEST_CASE("cost machine time: rates of layouts, widths, calls, attention and act
     CHECK(MachineTime({p, 1}, *source).decode_seconds(model, 20, 1) ==
           doctest::Approx(bare + calls / 1e3 + kv_bytes(model, 20) / 1e9));
     const double before = MachineTime({p, 1}, *source).prefill_seconds(model, 30);
-    r.attention_ops_per_second = 2.5e8;  // half of what stood in for it
+    r.attention_ops_per_second = 1e9;  // half of what stood in for it
     const double attention = prefill_ops(model, 30).attention;
     CHECK(MachineTime({p, 1}, *source).prefill_seconds(model, 30) ==
-          doctest::Approx(before + attention / 5e8));
+          doctest::Approx(before + attention / 2e9));
     r.elementwise_bytes_per_second = 1e6;
-    CHECK(MachineTime({p, 1}, *source).prefill_seconds(model, 30) > before + attention / 5e8);
+    CHECK(MachineTime({p, 1}, *source).prefill_seconds(model, 30) > before + attention / 2e9);
 }
 
 TEST_CASE("cost profile: rates of layouts come back from JSON, and none may be missing in one") {
