@@ -16,6 +16,7 @@ kvpress never drops while answering. Its StreamingLLM drops after a dense prefil
 Needs torch, transformers and kvpress. For measurements only.
 """
 import argparse
+import importlib.metadata
 import json
 import pathlib
 import subprocess
@@ -148,7 +149,7 @@ def main():
         after = torch.tensor([tokens[len(ids):len(ids) + args.after]])
         ids = torch.tensor([ids])
         dense, _ = prefill(model, ids)
-        print(f"{ids.shape[1]} tokens, {after.shape[1]} predicted, kvpress {kvpress.__version__ if hasattr(kvpress, '__version__') else ''}\n")
+        print(f"{ids.shape[1]} tokens, {after.shape[1]} predicted, kvpress {importlib.metadata.version('kvpress')}\n")
         print("| method | kept | same tokens | least layer | KLD kvpress, run | full, kvpress | full, run |\n| --- | --- | --- | --- | --- | --- | --- |")
         for percent in (50, 25):
             for method in METHODS:

@@ -60,7 +60,8 @@ class Watch {
                 if (rows.keys[i] >= first_ && rows.keys[i] < first_ + count_)
                     sum += static_cast<double>(rows.logits.row<float>(g)[i]);
             }
-            row_[static_cast<std::size_t>(rows.layer * heads_ + rows.kv_head * rows.group + g)] = sum;
+            row_[static_cast<std::size_t>(rows.layer * heads_ + rows.kv_head * rows.group + g)] =
+                sum;
         }
         if (rows.kv_head == 0) error_ = whole_ = 0, mean_.assign(rows.keys.size(), 0.0);
         add_loss(view, rows);
@@ -192,8 +193,9 @@ void RetrievalOptions::visit(OptionVisitor& v) {
               .least = 1,
               .most = 1000},
              depths);
-    v.option({.name = "heads", .help = "kept of each layer", .value = "N", .least = 1, .most = 1024},
-             heads);
+    v.option(
+        {.name = "heads", .help = "kept of each layer", .value = "N", .least = 1, .most = 1024},
+        heads);
 }
 
 RetrievalResult find_retrieval_heads(Runner& runner, const Tokenizer& tokenizer,
@@ -205,8 +207,7 @@ RetrievalResult find_retrieval_heads(Runner& runner, const Tokenizer& tokenizer,
     std::vector<double> mass(spec.attention.size() * static_cast<std::size_t>(heads));
     std::vector<double> loss(spec.attention.size());
     RetrievalResult result;
-    runner.kv().watch(
-        [&](const KvLayerView& view, const KvRows& rows) { watch.see(view, rows); });
+    runner.kv().watch([&](const KvLayerView& view, const KvRows& rows) { watch.see(view, rows); });
     const std::vector<Token> begin = tokenizer.encode("", {});  // BOS where the model wants one
     for (std::int64_t length = 1; length <= options.lengths; ++length) {
         for (std::int64_t depth = 0; depth < options.depths; ++depth) {
@@ -217,9 +218,9 @@ RetrievalResult find_retrieval_heads(Runner& runner, const Tokenizer& tokenizer,
                 tokens - std::ssize(needle.sentence) - std::ssize(needle.question) -
                     std::ssize(begin) - kAnswerTokens,
                 0, std::ssize(filler));
-            const double place =
-                options.depths > 1
-                    ? static_cast<double>(depth) / static_cast<double>(options.depths - 1) : 0.5;
+            const double place = options.depths > 1 ? static_cast<double>(depth) /
+                                                          static_cast<double>(options.depths - 1)
+                                                    : 0.5;
             const auto before = static_cast<std::int64_t>(place * static_cast<double>(around));
             std::vector<Token> prompt = begin;
             const auto append = [&](std::span<const Token> some) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which heads of a model find things: sentences that say what nothing else says ("needles") are put
-// into a text at several depths; the model is asked for them at its end; and each query head is told
-// by how much it attends to the needle when a token of it is answered ("CompressKV: Semantic
+// into a text at several depths; the model is asked for them at its end; and each query head is
+// told by how much it attends to the needle when a token of it is answered ("CompressKV: Semantic
 // Retrieval Heads Know What Tokens are Not Important Before Generation", 2025). Only answers count
 // that hold more than half of the needle's words.
 //

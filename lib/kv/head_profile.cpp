@@ -15,7 +15,8 @@ constexpr std::uint64_t kMostBytes = std::uint64_t{16} << 20;
 constexpr std::int64_t kMostHeads = 1 << 16;
 
 Error bad(std::string_view where, const std::string& what) {
-    return {Exit::kBadData, escaped(where), what, "evaluate --find-retrieval-heads makes such a file"};
+    return {Exit::kBadData, escaped(where), what,
+            "evaluate --find-retrieval-heads makes such a file"};
 }
 
 }  // namespace

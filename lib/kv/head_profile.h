@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which query heads of a model find things, and how much each layer loses to a small cache: measured
-// once (evaluate --find-retrieval-heads), then a sidecar of the model for policies that read it.
+// Which query heads of a model find things, and how much each layer loses to a small cache:
+// measured once (evaluate --find-retrieval-heads), then a sidecar of the model for policies that
+// read it.
 #pragma once
 
 #include <cstdint>

@@ -21,8 +21,8 @@ struct Setting {
 
     Setting() { write_tiny_model(model, "llama-tied"); }
     ProcessResult run(std::vector<std::string> more) const {
-        std::vector<std::string> command{tool_path("run"), "-m", model, "-p", prompt,
-                                         "-q", "--temp", "0", "--ignore-eos"};
+        std::vector<std::string> command{tool_path("run"), "-m", model,         "-p", prompt, "-q",
+                                         "--temp",         "0",  "--ignore-eos"};
         command.insert(command.end(), more.begin(), more.end());
         return run_process(command);
     }
@@ -91,10 +91,11 @@ TEST_CASE("kv: compresskv without its sidecar, or with a broken one, says what t
 
 TEST_CASE("kv: finding retrieval heads refuses short texts and says when no needle was found") {
     const Setting s;
-    const std::string text = s.directory.write("text.txt", std::string(400, 'x')), out = s.directory.file("heads.json");
+    const std::string text = s.directory.write("text.txt", std::string(400, 'x')),
+                      out = s.directory.file("heads.json");
     const auto find = [&](const std::string& tokens) {
-        return run_process({tool_path("evaluate"), "find-retrieval-heads", "-m", s.model, "-f", text,
-                            "-o", out, "--needle-tokens", tokens, "--needle-lengths", "1",
+        return run_process({tool_path("evaluate"), "find-retrieval-heads", "-m", s.model, "-f",
+                            text, "-o", out, "--needle-tokens", tokens, "--needle-lengths", "1",
                             "--needle-depths", "2", "-q"});
     };
     CHECK(find("500").exit == 2);

@@ -86,15 +86,14 @@ void RetrievalHeads::run(cli::Context& context) {
     const auto filler = tokenizer_->encode(text, {.add_special = false});
     if (std::ssize(filler) < options_.tokens) {
         throw Error(Exit::kUsage, escaped(text_),
-                    "has " + std::to_string(filler.size()) + " tokens, fewer than --needle-tokens " +
-                        std::to_string(options_.tokens),
+                    "has " + std::to_string(filler.size()) +
+                        " tokens, fewer than --needle-tokens " + std::to_string(options_.tokens),
                     "give a longer text or --needle-tokens " + std::to_string(filler.size()));
     }
     Runner runner(std::move(source_), runner_options(context.device, context.isa), context.team);
     eval::RetrievalResult result = eval::find_retrieval_heads(
-        runner, *tokenizer_, filler, options_, [&](std::int64_t done, std::int64_t all) {
-            context.progress("needles", done, all);
-        });
+        runner, *tokenizer_, filler, options_,
+        [&](std::int64_t done, std::int64_t all) { context.progress("needles", done, all); });
     result.profile.model = fingerprint(runner.source());
     write_text_file(output_, result.profile.json().dump() + "\n", IfExists::kReplace);
     Json runs = Json::array();

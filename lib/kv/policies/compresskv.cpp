@@ -72,10 +72,12 @@ class CompressKvPolicy final : public KvPolicy {
         for (const std::size_t i : order) sum += score(i);
         if (sum <= 0) return;
         for (const std::size_t i : order) {
-            const auto extra = std::round(score(i) / sum * static_cast<double>(total - least * count));
+            const auto extra =
+                std::round(score(i) / sum * static_cast<double>(total - least * count));
             budgets.of[i] = std::clamp(least + static_cast<std::int64_t>(extra), least, 3 * mean);
         }
-        std::int64_t left = total - std::accumulate(budgets.of.begin(), budgets.of.end(), std::int64_t{0});
+        std::int64_t left =
+            total - std::accumulate(budgets.of.begin(), budgets.of.end(), std::int64_t{0});
         for (std::size_t next = 0; left != 0; next = (next + 1) % order.size()) {
             std::int64_t& of = budgets.of[order[next]];
             if (left > 0 && of < 3 * mean) ++of, --left;
@@ -95,7 +97,8 @@ class CompressKvPolicy final : public KvPolicy {
             std::int64_t some = 0;
             for (std::int64_t g = 0; g < group; ++g) some += asked(g);
             if (some == 0) continue;
-            const auto all = static_cast<float>(heads.empty() ? view.shape().heads : std::ssize(heads));
+            const auto all =
+                static_cast<float>(heads.empty() ? view.shape().heads : std::ssize(heads));
             for_window_heads(view, kv_head, options_.scoring.window, options_.scoring.kernel,
                              options_.scoring.how(),
                              [&](std::int64_t g, std::span<const std::int32_t> order,

@@ -102,8 +102,10 @@ std::vector<Row> drifting(std::uint64_t seed, double news) {
         for (std::size_t c = 0; c < row.size(); ++c) {
             const auto at = static_cast<std::uint64_t>(t) * 32 + c;
             // Now and then a jump.
-            const double share = philox(seed, static_cast<std::uint64_t>(t), c / 16 + 50).v[0] % 9 == 0
-                                     ? 1.0 : news * (0.5 + 0.5 * static_cast<double>(t) / kTokens);
+            const double share =
+                philox(seed, static_cast<std::uint64_t>(t), c / 16 + 50).v[0] % 9 == 0
+                    ? 1.0
+                    : news * (0.5 + 0.5 * static_cast<double>(t) / kTokens);
             row[c] = (t > 0 ? (1 - share) * out.back()[c] : 0) + share * 3 * draw(seed, at, 1);
             row[c] = static_cast<double>(static_cast<float>(row[c]));
         }
@@ -116,8 +118,8 @@ std::vector<Row> random_rows(std::uint64_t seed) {
     for (std::int64_t t = 0; t < kTokens; ++t) {
         Row row(32);
         for (std::size_t c = 0; c < row.size(); ++c)
-            row[c] = static_cast<double>(static_cast<float>(
-                draw(seed, static_cast<std::uint64_t>(t) * 32 + c, 2)));
+            row[c] = static_cast<double>(
+                static_cast<float>(draw(seed, static_cast<std::uint64_t>(t) * 32 + c, 2)));
         out.push_back(row);
     }
     return out;
@@ -128,7 +130,9 @@ std::vector<std::vector<float>> random_sums(std::uint64_t seed) {
         sums[i % 2].push_back(unit_float(philox(seed, i, 3).v[0]));
     return sums;
 }
-Row head_of(const Row& row, int head) { return {row.begin() + head * 16, row.begin() + head * 16 + 16}; }
+Row head_of(const Row& row, int head) {
+    return {row.begin() + head * 16, row.begin() + head * 16 + 16};
+}
 
 // --- KVMerger by hand: positions of each set, kept whole ones apart ---
 
@@ -142,11 +146,14 @@ Merged merger_sets(const std::vector<Row>& keys, const std::vector<float>& sums,
     Merged out;
     std::vector<std::pair<float, std::int32_t>> order;
     for (std::int32_t p = 0; p < kTokens; ++p) {
-        if (p >= kTokens - recent) out.whole.insert(p);
-        else order.emplace_back(-sums[static_cast<std::size_t>(p)], p);
+        if (p >= kTokens - recent)
+            out.whole.insert(p);
+        else
+            order.emplace_back(-sums[static_cast<std::size_t>(p)], p);
     }
     std::sort(order.begin(), order.end());
-    for (std::int64_t i = 0; i < heavy; ++i) out.whole.insert(order[static_cast<std::size_t>(i)].second);
+    for (std::int64_t i = 0; i < heavy; ++i)
+        out.whole.insert(order[static_cast<std::size_t>(i)].second);
     // From the last to the first, as the paper walks.
     for (std::int32_t p = kTokens - 1; p >= 0; --p) {
         if (out.whole.contains(p)) continue;
@@ -210,7 +217,8 @@ TEST_CASE("kvmerger: runs of alike keys become one around the heaviest, as by ha
                 // The sets with least mass have no room.
                 const auto mass_of = [&](const std::vector<std::int32_t>& set) {
                     double sum = 0;
-                    for (const auto p : set) sum += static_cast<double>(sums[h][static_cast<std::size_t>(p)]);
+                    for (const auto p : set)
+                        sum += static_cast<double>(sums[h][static_cast<std::size_t>(p)]);
                     return sum;
                 };
                 std::sort(expected.sets.begin(), expected.sets.end(),
@@ -225,9 +233,11 @@ TEST_CASE("kvmerger: runs of alike keys become one around the heaviest, as by ha
                 std::size_t largest = 0;
                 for (const auto& set : expected.sets) {
                     largest = std::max(largest, set.size());
-                    const auto pivot = *std::max_element(set.begin(), set.end(), [&](auto a, auto b) {
-                        return sums[h][static_cast<std::size_t>(a)] < sums[h][static_cast<std::size_t>(b)];
-                    });
+                    const auto pivot =
+                        *std::max_element(set.begin(), set.end(), [&](auto a, auto b) {
+                            return sums[h][static_cast<std::size_t>(a)] <
+                                   sums[h][static_cast<std::size_t>(b)];
+                        });
                     const Row w = merger_weights(keys, head, set, pivot);
                     auto& [k, v] = slots[pivot];
                     k.assign(16, 0), v.assign(16, 0);
@@ -235,7 +245,8 @@ TEST_CASE("kvmerger: runs of alike keys become one around the heaviest, as by ha
                     for (std::size_t i = 0; i < set.size(); ++i) {
                         for (std::size_t c = 0; c < 16; ++c) {
                             k[c] += w[i] * head_of(keys[static_cast<std::size_t>(set[i])], head)[c];
-                            v[c] += times * w[i] * head_of(values[static_cast<std::size_t>(set[i])], head)[c];
+                            v[c] += times * w[i] *
+                                    head_of(values[static_cast<std::size_t>(set[i])], head)[c];
                         }
                     }
                     bias[pivot] = std::log(static_cast<double>(set.size()));
@@ -275,16 +286,16 @@ TEST_CASE("kvmerger: likeness is lowered until the budget holds, and no further"
     bench.set_sums(sums);
     for (const std::int64_t budget : {80, 90, 100, 115}) {
         CAPTURE(budget);
-        const KvEdit edit = bench.edit("kvmerger:recent=0.2,heavy=0.3,budget=" + std::to_string(budget),
-                                       budget);
+        const KvEdit edit =
+            bench.edit("kvmerger:recent=0.2,heavy=0.3,budget=" + std::to_string(budget), budget);
         for (int head = 0; head < 2; ++head) {
             const auto h = static_cast<std::size_t>(head);
             const auto recent = static_cast<std::int64_t>(0.2 * static_cast<double>(budget));
             const auto whole = static_cast<std::int64_t>(0.5 * static_cast<double>(budget));
             std::int64_t most = 0;  // sets that fit, over every likeness from 0.5 on
             for (double least = 0.5; least < 1; least += 1.0 / 4096) {
-                const auto count =
-                    std::ssize(merger_sets(keys, sums[h], head, recent, whole - recent, least).sets);
+                const auto count = std::ssize(
+                    merger_sets(keys, sums[h], head, recent, whole - recent, least).sets);
                 if (count <= budget - whole) most = std::max(most, count);
             }
             REQUIRE(most > 0);
@@ -313,13 +324,15 @@ TEST_CASE("kvmerger: merging equal keys and values changes no output") {
         bench.set_sums(random_sums(7));
         const Row before = bench.attend(query);
         const KvEdit edit = bench.edit(
-            std::string("kvmerger:budget=100,recent=0.1,heavy=0.2,least_cosine=0.9999,mass=") + mass,
+            std::string("kvmerger:budget=100,recent=0.1,heavy=0.2,least_cosine=0.9999,mass=") +
+                mass,
             100);
         bench.state->store.apply(bench.exec, edit, false);
         CHECK(bench.state->store.slots(0) < 90);
         const Row after = bench.attend(query);
         double worst = 0;
-        for (std::size_t i = 0; i < 64; ++i) worst = std::max(worst, std::abs(before[i] - after[i]));
+        for (std::size_t i = 0; i < 64; ++i)
+            worst = std::max(worst, std::abs(before[i] - after[i]));
         CHECK((worst < 1e-6) == same);
     }
 }
@@ -337,7 +350,8 @@ TEST_CASE("kvmerger: the first and last layers drop, as h2o does") {
     CHECK_THROWS_AS((void)KvChain::parse("kvmerger:recent=0.6,heavy=0.5", "test"), Error);
 }
 
-TEST_CASE("elastic: every slot that goes joins the nearest scored anchor, and their mean is the slot") {
+TEST_CASE(
+    "elastic: every slot that goes joins the nearest scored anchor, and their mean is the slot") {
     const std::vector<Row> keys = random_rows(11), values = random_rows(12);
     const auto sums = random_sums(13);
     for (const std::int64_t budget : {6, 30, 96, 119}) {
@@ -345,12 +359,14 @@ TEST_CASE("elastic: every slot that goes joins the nearest scored anchor, and th
         Bench bench;
         bench.write(keys, values);
         bench.set_sums(sums);
-        const KvEdit edit = bench.edit("elastic:mass=bias,budget=" + std::to_string(budget), budget);
+        const KvEdit edit =
+            bench.edit("elastic:mass=bias,budget=" + std::to_string(budget), budget);
         bench.state->store.apply(bench.exec, edit, false);
         // By hand: anchors by the mean of both heads.
         Row score;
         for (std::size_t p = 0; p < kTokens; ++p)
-            score.push_back(static_cast<double>(sums[0][p]) / 2 + static_cast<double>(sums[1][p]) / 2);
+            score.push_back(static_cast<double>(sums[0][p]) / 2 +
+                            static_cast<double>(sums[1][p]) / 2);
         double margin = 0;
         const auto kept = best_positions(score, 4, 1, budget, margin);
         REQUIRE(margin > 1e-7);
@@ -399,8 +415,9 @@ TEST_CASE("elastic: every slot that goes joins the nearest scored anchor, and th
 }
 
 TEST_CASE("elastic: while answering the oldest after a fixed place goes") {
-    for (const auto& [options, place] : {std::pair("budget=80%", 96 - 25), std::pair("budget=80%,distance=10", 10),
-                                         std::pair("budget=20%,distance=-100", 0)}) {
+    for (const auto& [options, place] :
+         {std::pair("budget=80%", 96 - 25), std::pair("budget=80%,distance=10", 10),
+          std::pair("budget=20%,distance=-100", 0)}) {
         CAPTURE(options);
         const bool all = std::string(options).starts_with("budget=80");
         KvHarness harness(kv_layers(20), kv_options(std::string("elastic:") + options, 400, "f32"));
@@ -439,12 +456,13 @@ TEST_CASE("KV merges: a slot that stands for several tokens counts as many when 
         const std::vector<float> w(slots.size(), 1.0f / static_cast<float>(slots.size()));
         std::vector<std::int32_t> gone(slots.begin() + 1, slots.end());
         for (int head = 0; head < 2; ++head) {
-            edit.heads.push_back({.keep = all_but(gone, count),
-                                  .merges = {{.into = slots[0],
-                                              .slots = slots,
-                                              .key_weights = w,
-                                              .value_weights = w,
-                                              .bias = std::log(static_cast<float>(slots.size()))}}});
+            edit.heads.push_back(
+                {.keep = all_but(gone, count),
+                 .merges = {{.into = slots[0],
+                             .slots = slots,
+                             .key_weights = w,
+                             .value_weights = w,
+                             .bias = std::log(static_cast<float>(slots.size()))}}});
         }
         bench.state->store.apply(bench.exec, edit, false);
     };
@@ -452,5 +470,6 @@ TEST_CASE("KV merges: a slot that stands for several tokens counts as many when 
     merge({10, 11, 12}, kTokens - 3);  // one for four tokens and two more
     CHECK(bench.state->store.slots(0) == kTokens - 5);
     const Row after = bench.attend(query);
-    for (std::size_t i = 0; i < 64; ++i) CHECK(after[i] == doctest::Approx(before[i]).epsilon(1e-5));
+    for (std::size_t i = 0; i < 64; ++i)
+        CHECK(after[i] == doctest::Approx(before[i]).epsilon(1e-5));
 }
