@@ -67,16 +67,18 @@ TEST_CASE("KV policies: chunks and threads do not change a bit") {
             if (type == "q8_0" && narrows(policy)) return;
             KvHarness one(kv_layers(70), kv_options(policy, kContext, type));
             const SeqId a = one.open(2);
-            one.feed(a, 400, 400);
+            one.feed(a, 210, 210);
             one.finish_prompt(a);
-            one.feed(a, 50, 50);
-            for (const std::int64_t chunk : {1, 13, 64, 200}) {
+            one.feed(a, 20, 20);
+            for (const auto& [chunk, threads] :
+                 {std::pair(1, 1), std::pair(13, 3), std::pair(64, 1)}) {
                 CAPTURE(chunk);
-                KvHarness other(kv_layers(70), kv_options(policy, kContext, type), Device::kCpu, 3);
+                KvHarness other(kv_layers(70), kv_options(policy, kContext, type), Device::kCpu,
+                                threads);
                 const SeqId b = other.open(2);
-                other.feed(b, 400, chunk);
+                other.feed(b, 210, chunk);
                 other.finish_prompt(b);
-                other.feed(b, 50, chunk);
+                other.feed(b, 20, chunk);
                 CHECK(one.rows(a) == other.rows(b));
             }
         });
