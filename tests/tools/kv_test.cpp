@@ -100,3 +100,109 @@ TEST_CASE("kv: retrieval heads are not looked for in texts that the model cannot
     CHECK_MESSAGE(r.err.find("more than the model's context of 64") != std::string::npos, r.err);
     CHECK(!std::filesystem::exists(out));
 }
+
+TEST_CASE("kv: a saved cache answers what follows, and other options are refused in one line") {
+    const Setting s;
+    const std::string cache = s.directory.file("cache.safetensors");
+    const auto run = [&](std::vector<std::string> more) {
+        std::vector<std::string> command{tool_path("run"), "-m", s.model,       "-q",
+                                         "--temp",         "0",  "--ignore-eos"};
+        command.insert(command.end(), more.begin(), more.end());
+        return run_process(command);
+    };
+    const std::string text(20, 'a'), more = "bcd";
+    CHECK(run({"-p", text, "-n", "0", "--kv-save", cache}).exit == 0);
+    const ProcessResult loaded = run({"-p", text + more, "-n", "8", "--kv-load", cache});
+    const ProcessResult fresh = run({"-p", text + more, "-n", "8"});
+    CHECK(loaded.exit == 0);
+    CHECK(loaded.out == fresh.out);
+    const auto refused = [&](std::vector<std::string> options, int exit, const std::string& why) {
+        const ProcessResult r = run(std::move(options));
+        CHECK(r.exit == exit);
+        CHECK_MESSAGE(r.err.find(why) != std::string::npos, r.err);
+        CHECK(std::count(r.err.begin(), r.err.end(), '\n') == 1);
+    };
+    refused({"-p", "x", "-n", "4", "--kv-load", cache, "--kv-policy", "h2o:budget=8"}, 65,
+            "was saved with --kv-policy 'full'");
+    refused({"-p", "x", "-n", "4", "--kv-load", cache, "-ctk", "f32"}, 65, "-ctk");
+    refused({"-p", "x", "-n", "4", "--kv-load", s.directory.file("no.safetensors")}, 66, "no.safe");
+    refused({"-p", "x", "-n", "4", "--kv-save", s.directory.file("c.kv")}, 2, "*.safetensors");
+    refused({"-p", "x", "-n", "4", "--kv-load", s.model}, 2, "*.safetensors");
+}
+
+TEST_CASE(
+    "kv: workers answer together, each as long as was said, and what they cannot do is refused") {
+    const Setting s;
+    const std::string report = s.directory.file("report.json");
+    for (const char* layout : {"contiguous", "interleaved", "combined"}) {
+        const ProcessResult r = run_process({tool_path("run"), "-m", s.model, "-p", "abc", "-n",
+                                             "5", "--temp", "0", "--ignore-eos", "--workers", "2",
+                                             "--worker-layout", layout, "--json", report, "-q"});
+        CHECK_MESSAGE(r.exit == 0, r.err);
+        const Json json = read_json_file(report);
+        const auto& workers = json.find("workers")->as_array(report);
+        REQUIRE(workers.size() == 2);
+        for (const Json& worker : workers) CHECK(worker.find("tokens")->as_int(report) == 5);
+        CHECK(r.out.find("Worker 1: ") == 0);
+    }
+    const ProcessResult bounded =
+        run_process({tool_path("run"), "-m", s.model, "-p", "abc", "-n", "5", "--workers", "2",
+                     "--kv-policy", "h2o:budget=8", "-q"});
+    CHECK(bounded.exit == 2);
+    CHECK(bounded.err.find("keep every key") != std::string::npos);
+}
+
+TEST_CASE("kv: a sweep holds every policy against the full cache") {
+    const Setting s;
+    const std::string text = s.directory.write("text.txt",
+                                               std::string(30, 'a') + std::string(30, 'b')),
+                      out = s.directory.file("sweep.json"), svg = s.directory.file("sweep.svg");
+    const ProcessResult r = run_process({tool_path("evaluate"),
+                                         "--kv-sweep",
+                                         "-m",
+                                         s.model,
+                                         "-f",
+                                         text,
+                                         "--prompt",
+                                         "24",
+                                         "--answer",
+                                         "6",
+                                         "--budget",
+                                         "50%",
+                                         "--budget",
+                                         "24",
+                                         "--policy",
+                                         "snapkv:window=4",
+                                         "--policy",
+                                         "h2o",
+                                         "--policy",
+                                         "streaming",
+                                         "--policy",
+                                         "quest",
+                                         "-o",
+                                         out,
+                                         "--svg",
+                                         svg,
+                                         "-q"});
+    CHECK_MESSAGE(r.exit == 0, r.err);
+    const Json json = read_json_file(out);
+    const auto& rows = json.find("rows")->as_array(out);
+    REQUIRE(rows.size() == 9);
+    for (const Json& row : rows) {
+        const std::string policy = row.find("policy")->as_string(out);
+        const double kld = row.find("kld")->as_double(out);
+        const std::int64_t tokens = row.find("budget_tokens")->as_int(out);
+        INFO(policy, ' ', tokens);
+        CHECK(kld >= 0);
+        if (policy == "full") CHECK(kld < 1e-12);
+        // Quest reads everything in the first two layers, and there are no others.
+        if (policy != "full" && policy != "quest" && tokens == 12) CHECK(kld > 0);
+    }
+    CHECK(read_file(svg).find("<svg") == 0);
+    CHECK(r.out.find("| h2o | 50% |") != std::string::npos);
+    const ProcessResult unknown =
+        run_process({tool_path("evaluate"), "--kv-sweep", "-m", s.model, "-f", text, "--prompt",
+                     "24", "--answer", "6", "--policy", "snapvk", "-q"});
+    CHECK(unknown.exit == 2);
+    CHECK(unknown.err.find("snapkv") != std::string::npos);
+}
