@@ -119,8 +119,9 @@ std::uint64_t filter_bytes(const KvShape& shape, std::int64_t tokens) {
     std::uint64_t most = 0;
     for (std::size_t i = 0; i < shape.plans.size(); ++i) {
         const AttentionLayer& layer = shape.specs[i].shape;
-        const auto rows =
-            static_cast<std::uint64_t>(layer.heads / layer.kv_heads + 2 * layer.kv_heads + 4);
+        const auto heads = static_cast<std::uint64_t>(layer.heads);
+        const auto kv_heads = static_cast<std::uint64_t>(layer.kv_heads);
+        const std::uint64_t rows = heads / kv_heads + 2 * kv_heads + 4;
         most = std::max(most,
                         shape.plans[i].bytes(tokens) +
                             LayerStatistics::list_bytes(shape.chain.needs(), layer, tokens, true) +

@@ -195,6 +195,8 @@ void LayerStatistics::note_rows(const Exec& exec, LayerState& state, const ops::
                                sums);
         }
     }
+    // What rows have added cannot be taken back.
+    if (phase.repeat_end == 0) state.floor = std::max(state.floor, problem.q_positions.back() + 1);
 }
 
 void LayerStatistics::describe_blocks(const Exec& exec, LayerState& state,
