@@ -110,7 +110,8 @@ void for_window_heads(const KvLayerView& view, int kv_head, std::int64_t rows,
 }
 
 void score_by_window(const KvLayerView& view, const WindowScoring& options, KvScores& scores) {
-    const auto group = static_cast<float>(view.shape().heads / view.shape().kv_heads);
+    const int heads_of_group = view.shape().heads / view.shape().kv_heads;
+    const auto group = static_cast<float>(heads_of_group);
     for (int head = 0; head < view.shape().kv_heads; ++head) {
         auto& out = scores.heads[static_cast<std::size_t>(head)];
         for_window_heads(

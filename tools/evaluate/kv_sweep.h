@@ -22,7 +22,6 @@ struct KvSweepToolOptions {
 
 class KvSweepPipeline {
   public:
-    explicit KvSweepPipeline(std::uint64_t baseline_bytes) : baseline_bytes_(baseline_bytes) {}
     KvSweepToolOptions options;
     [[nodiscard]] Plan plan(const cli::CommonOptions& common);
     void run(cli::Context& context);
@@ -31,7 +30,6 @@ class KvSweepPipeline {
     void open(const cli::CommonOptions& common);
     [[nodiscard]] RunnerOptions runner_options(const std::string& policy) const;
 
-    std::uint64_t baseline_bytes_;
     Device device_ = Device::kCpu;
     Isa isa_ = Isa::kPortable;
     std::unique_ptr<ModelSource> source_;

@@ -55,7 +55,7 @@ int main(int argc, char** argv) {
     evaluate::Pipeline pipeline(kBaselineBytes);
     evaluate::ReportOptions report;
     evaluate::CompareOptions compare;
-    evaluate::KvSweepPipeline kv_sweep(kBaselineBytes);
+    evaluate::KvSweepPipeline kv_sweep;
     evaluate::CostOptions cost;
     evaluate::RetrievalHeads heads;
     std::vector<cli::Command> commands;
