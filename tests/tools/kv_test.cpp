@@ -206,3 +206,18 @@ TEST_CASE("kv: a sweep holds every policy against the full cache") {
     CHECK(unknown.exit == 2);
     CHECK(unknown.err.find("snapkv") != std::string::npos);
 }
+
+TEST_CASE("kv: a text is not scored under a policy that would do nothing") {
+    const Setting s;
+    const std::string text = s.directory.write("text.txt", std::string(200, 'a'));
+    const auto evaluate = [&](const std::string& policy) {
+        return run_process({tool_path("evaluate"), "-m", s.model, "-f", text, "-c", "32",
+                            "--kv-policy", policy, "-q"});
+    };
+    CHECK(evaluate("streaming:budget=16").exit == 0);
+    for (const char* policy : {"snapkv", "h2o:budget=8", "quest", "gemfilter"}) {
+        const ProcessResult r = evaluate(policy);
+        CHECK(r.exit == 2);
+        CHECK_MESSAGE(r.err.find("--kv-sweep") != std::string::npos, r.err);
+    }
+}

@@ -18,6 +18,7 @@
 #include "io/atomic_file.h"
 #include "io/lines.h"
 #include "io/sha256.h"
+#include "kv/chain.h"
 #include "model/device_budget.h"
 #include "ops/ops.h"
 
@@ -53,6 +54,14 @@ void Pipeline::check_options() const {
                     "--limit limits other tasks");
     if (options.repeat.times > 1 && !suite_.has_other())
         throw Error(Exit::kUsage, "--prompt-repeat", "no task here has a prompt");
+    const KvChain chain = KvChain::parse(options.kv.policy, "--kv-policy");
+    if (suite_.has_text() && (chain.edits() || chain.of(KvPolicy::kBlocks) != nullptr ||
+                              chain.of(KvPolicy::kFilter) != nullptr)) {
+        throw Error(Exit::kUsage, "--kv-policy",
+                    "'" + escaped(options.kv.policy) +
+                        "' acts when a prompt ends, and a text that is scored is all prompt",
+                    "--kv-sweep measures it on what follows a prompt; tasks with answers do, too");
+    }
     const auto& files = options.texts;
     if (std::count(files.begin(), files.end(), "-") > 1)
         throw Error(Exit::kUsage, "--file", "stdin can be read once only");
