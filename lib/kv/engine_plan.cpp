@@ -26,7 +26,8 @@ std::int64_t capacity_of(const std::vector<LayerPlan>& plans, const KvNeeds& nee
 void check_chain(const KvChain& chain, const KvOptions& options, const KvPlacement& placement) {
     const bool on_device = std::any_of(placement.layers.begin(), placement.layers.end(),
                                        [](const KvPlacement::Layer& l) { return l.on_device; });
-    if (on_device && (chain.edits() || chain.of(KvPolicy::kBlocks) != nullptr)) {
+    if (on_device && (chain.edits() || chain.of(KvPolicy::kBlocks) != nullptr ||
+                      chain.of(KvPolicy::kFilter) != nullptr)) {
         throw Error(Exit::kUsage, "--kv-policy",
                     "'" + escaped(options.policy) + "' runs on the CPU only",
                     "use --device cpu, or full or streaming");

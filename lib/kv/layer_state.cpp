@@ -63,8 +63,6 @@ void LayerState::fit_blocks() {
         blocks.resize(head, blocks_of(head).size_bytes());
 }
 
-void LayerState::begin_prompt() { end_prompt(); }
-
 void LayerState::end_prompt() {
     const auto drop = [](auto& list) {
         list.clear();

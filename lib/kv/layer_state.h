@@ -27,8 +27,6 @@ struct LayerState {
     [[nodiscard]] std::span<const float> blocks_of(int head) const noexcept;
     // Besides keys and values.
     [[nodiscard]] std::uint64_t list_bytes() const noexcept;
-    // A new prompt begins: what an earlier one left for its edit is forgotten.
-    void begin_prompt();
     void end_prompt();  // gives back what only the edit needed
     void cut(std::int64_t tokens);
     // Makes the memory of `blocks` what the slots need; what is known of blocks stays.

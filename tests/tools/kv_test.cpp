@@ -128,6 +128,8 @@ TEST_CASE("kv: a saved cache answers what follows, and other options are refused
     refused({"-p", "x", "-n", "4", "--kv-load", s.directory.file("no.safetensors")}, 66, "no.safe");
     refused({"-p", "x", "-n", "4", "--kv-save", s.directory.file("c.kv")}, 2, "*.safetensors");
     refused({"-p", "x", "-n", "4", "--kv-load", s.model}, 2, "*.safetensors");
+    refused({"-p", "x", "-n", "4", "--kv-load", cache, "--chat"}, 2, "not in a chat");
+    refused({"-i", "-n", "4", "--kv-save", cache}, 2, "not a conversation");
 }
 
 TEST_CASE(

@@ -75,6 +75,12 @@ void Pipeline::open() {
         throw Error(Exit::kUsage, "--workers", "answer one prompt, with a limit of tokens each",
                     "give -p TEXT -n N and no --kv-save or --kv-load");
     }
+    if (!options.kv_load.empty() && (options.chat || conversation_))
+        throw Error(Exit::kUsage, "--kv-load", "goes on from a plain text, not in a chat",
+                    "leave out --chat");
+    if (!options.kv_save.empty() && conversation_)
+        throw Error(Exit::kUsage, "--kv-save", "saves one prompt, not a conversation",
+                    "give -p TEXT");
     check_kv_path(options.kv_save, "--kv-save");
     check_kv_path(options.kv_load, "--kv-load");
     source_ = ModelSource::open(options.model);
