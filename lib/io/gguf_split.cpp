@@ -110,14 +110,25 @@ struct GgufSplitWriter::State {
 
 GgufSplitWriter::GgufSplitWriter(GgufParts parts, IfExists if_exists, std::string_view build)
     : state_(std::make_unique<State>()) {
-    for (GgufParts::Part& part : parts.parts) {
+    const std::size_t count = parts.parts.size();
+    state_->files.resize(count);
+    const auto open = [&](std::size_t i, IfExists how) {
+        GgufParts::Part& part = parts.parts[i];
+        state_->files[i] = std::make_unique<GgufWriter>(part.path, part.metadata,
+                                                        std::move(part.tensors), how, build);
+    };
+    for (std::size_t i = 0; i < count; ++i) {
+        const GgufParts::Part& part = parts.parts[i];
         state_->first.push_back(state_->places.size());
-        for (std::size_t t = 0; t < part.tensors.size(); ++t)
-            state_->places.emplace_back(state_->files.size(), t);
+        for (std::size_t t = 0; t < part.tensors.size(); ++t) state_->places.emplace_back(i, t);
         state_->file_bytes += part.file_bytes;
-        state_->files.push_back(std::make_unique<GgufWriter>(
-            part.path, part.metadata, std::move(part.tensors), if_exists, build));
     }
+    // Checkpoints of the last file are the last to be complete and the last to be forgotten. Where
+    // they are complete, an earlier run was about to end, and files without any are its own.
+    open(count - 1, if_exists);
+    const GgufWriter& last = *state_->files.back();
+    const bool ending = !build.empty() && last.file().checked() == last.file_bytes();
+    for (std::size_t i = 0; i + 1 < count; ++i) open(i, ending ? IfExists::kReplace : if_exists);
 }
 
 GgufSplitWriter::~GgufSplitWriter() = default;

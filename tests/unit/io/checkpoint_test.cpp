@@ -290,6 +290,24 @@ TEST_CASE("checkpoints: files that a run killed at its end had named already are
     }
 }
 
+TEST_CASE("checkpoints: a run killed while it forgot them ends when it is run again") {
+    for (const std::size_t forgotten : {1, 2}) {
+        CAPTURE(forgotten);
+        const TempDir dir;
+        leave_committed(dir, 0);
+        for (std::size_t p = 1; p <= forgotten; ++p) {
+            const std::string file = gguf_part_path(dir / "m", p, 3);
+            REQUIRE(std::filesystem::remove(CheckpointedFile::log_path(file)));
+        }
+        {  // killed once more
+            GgufSplitWriter writer(parts_in(dir), IfExists::kRefuse, kBuild);
+            is(writer.start(), {0, 0});
+        }
+        is(go_on_with_parts(dir), {0, 0});
+        CHECK(files_in(dir.path()) == undisturbed_parts());
+    }
+}
+
 TEST_CASE("checkpoints: a file that is not what the run wrote is never taken for its own") {
     const TempDir dir;
     leave_committed(dir, 2);
