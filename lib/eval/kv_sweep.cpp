@@ -39,17 +39,21 @@ struct KvSweep::Sums {
     double decode_seconds = 0, prompt_seconds = 0;
     std::int64_t decoded = 0;
     std::uint64_t kv_bytes = 0;
+    NeedleHits needles;
 };
 
 KvSweep::KvSweep(const KvSweepOptions& options, std::vector<std::vector<Token>> texts,
-                 MakeRunner make_runner, Runner::Encode encode)
+                 const KvNeedles* needles, MakeRunner make_runner, Runner::Encode encode)
     : options_(options),
       texts_(std::move(texts)),
+      needles_(needles),
       make_runner_(std::move(make_runner)),
-      encode_(std::move(encode)) {
-    for (const std::string& budget : options_.budgets) (void)KvBudget::parse(budget, "--kv-budget");
-    for (const std::string& policy : options_.policies)
-        (void)KvChain::parse(with_budget(policy, options_.prompt_tokens), "--kv-sweep");
+      encode_(std::move(encode)) {}
+
+void KvSweep::check(const KvSweepOptions& options) {
+    for (const std::string& budget : options.budgets) (void)KvBudget::parse(budget, "--budget");
+    for (const std::string& policy : options.policies)
+        (void)KvChain::parse(with_budget(policy, options.prompt_tokens), "--policy");
 }
 
 std::string KvSweep::with_budget(const std::string& policy, std::int64_t tokens) {
@@ -60,7 +64,7 @@ std::string KvSweep::with_budget(const std::string& policy, std::int64_t tokens)
         const std::string link(rest.substr(0, plus));
         const std::size_t colon = link.find(':');
         HasBudget visitor;
-        kv_policies().get(link.substr(0, colon), "--kv-sweep").visit_options(visitor);
+        kv_policies().get(link.substr(0, colon), "--policy").visit_options(visitor);
         out += link;
         if (visitor.found && !given) {
             out += colon == std::string::npos ? ":" : ",";
@@ -80,9 +84,13 @@ std::uint64_t KvSweep::reference_bytes(const KvSweepOptions& options, std::int64
 }
 
 std::int64_t KvSweep::budget_tokens(std::size_t budget) const {
-    return KvBudget::parse(options_.budgets[budget], "--kv-budget")
+    return KvBudget::parse(options_.budgets[budget], "--budget")
         .tokens(options_.prompt_tokens,
                 full_bytes_ / static_cast<std::uint64_t>(options_.prompt_tokens));
+}
+
+std::span<const Token> KvSweep::prompt(std::size_t text) const {
+    return std::span(texts_[text]).first(static_cast<std::size_t>(options_.prompt_tokens));
 }
 
 // Feeds the answer token by token after the prompt, whose own last row is not counted: no policy
@@ -135,6 +143,7 @@ KvSweepRow KvSweep::row_of(const std::string& policy, std::size_t budget, const 
     row.prompt_seconds = sums.prompt_seconds / static_cast<double>(texts_.size());
     row.tokens_per_second =
         sums.decode_seconds > 0 ? static_cast<double>(sums.decoded) / sums.decode_seconds : 0;
+    row.needles = sums.needles;
     return row;
 }
 
@@ -151,7 +160,7 @@ void KvSweep::measure_full() {
         const std::span<const Token> tokens = texts_[text];
         const SeqId seq = runner->kv().open();
         const auto start = Clock::now();
-        runner->prompt(seq, tokens.first(static_cast<std::size_t>(options_.prompt_tokens)), 0, {});
+        runner->prompt(seq, prompt(text), 0, {});
         sums.prompt_seconds += since(start);
         full_bytes_ = runner->kv().bytes(seq);
         for (std::int64_t i = 0; i + 1 < options_.answer_tokens; ++i) {
@@ -168,58 +177,72 @@ void KvSweep::measure_full() {
             });
         }
         runner->kv().truncate(seq, 0);
-        runner->prompt(seq, tokens.first(static_cast<std::size_t>(options_.prompt_tokens)), 0, {});
+        runner->prompt(seq, prompt(text), 0, {});
         go_on(*runner, seq, text, sums);
         runner->kv().close(seq);
     }
+    if (needles_ != nullptr) sums.needles = needles_->hits(needles_->ask(*runner, {}).front());
     full_ = row_of("full", options_.budgets.size(), sums);
+}
+
+// One prompt for all budgets, each of which goes on from a fork.
+void KvSweep::measure_forks(const std::string& policy, std::vector<Sums>& sums) const {
+    const auto runner = make_runner_(with_budget(policy, options_.prompt_tokens));
+    runner->set_encoder(encode_);
+    KvEngine& kv = runner->kv();
+    std::vector<KvBudget> budgets;
+    for (std::size_t b = 0; b < sums.size(); ++b)
+        budgets.push_back(KvBudget::parse(std::to_string(budget_tokens(b)), "--budget"));
+    for (std::size_t text = 0; text < texts_.size(); ++text) {
+        const SeqId seq = kv.open();
+        const auto start = Clock::now();
+        runner->forward(seq, prompt(text), 0, {});
+        runner->learn_prompt(seq, prompt(text));
+        const double seconds = since(start);
+        for (std::size_t b = 0; b < sums.size(); ++b) {
+            const SeqId fork = kv.fork(seq);
+            kv.set_budget(fork, budgets[b]);
+            const auto edit = Clock::now();
+            kv.end_prompt(runner->exec(), fork);
+            sums[b].prompt_seconds += seconds + since(edit);
+            go_on(*runner, fork, text, sums[b]);
+            kv.close(fork);
+        }
+        kv.close(seq);
+    }
+    if (needles_ == nullptr) return;
+    const std::vector<NeedleAnswers> answers = needles_->ask(*runner, budgets);
+    for (std::size_t b = 0; b < sums.size(); ++b) sums[b].needles = needles_->hits(answers[b]);
+}
+
+// A model and a prompt for each budget.
+void KvSweep::measure_anew(const std::string& policy, std::vector<Sums>& sums) const {
+    for (std::size_t b = 0; b < sums.size(); ++b) {
+        const auto runner = make_runner_(with_budget(policy, budget_tokens(b)));
+        runner->set_encoder(encode_);
+        for (std::size_t text = 0; text < texts_.size(); ++text) {
+            const SeqId seq = runner->kv().open();
+            const auto start = Clock::now();
+            runner->prompt(seq, prompt(text), 0, {});
+            sums[b].prompt_seconds += since(start);
+            go_on(*runner, seq, text, sums[b]);
+            runner->kv().close(seq);
+        }
+        if (needles_ != nullptr) sums[b].needles = needles_->hits(needles_->ask(*runner, {}).front());
+    }
 }
 
 std::vector<KvSweepRow> KvSweep::measure(const std::string& policy) {
     std::vector<Sums> sums(options_.budgets.size(),
                            Sums(static_cast<std::size_t>(options_.buckets)));
-    const std::string first = with_budget(policy, options_.prompt_tokens);
-    const KvChain chain = KvChain::parse(first, "--kv-sweep");
-    const bool forks = chain.edits() && chain.of(KvPolicy::kFilter) == nullptr;
+    const KvChain chain =
+        KvChain::parse(with_budget(policy, options_.prompt_tokens), "--policy");
     std::vector<KvSweepRow> rows;
     try {
-        std::unique_ptr<Runner> shared;
-        for (std::size_t text = 0; forks && text < texts_.size(); ++text) {
-            if (!shared) shared = make_runner_(first), shared->set_encoder(encode_);
-            KvEngine& kv = shared->kv();
-            const auto prompt = std::span<const Token>(texts_[text])
-                                    .first(static_cast<std::size_t>(options_.prompt_tokens));
-            const SeqId seq = kv.open();
-            const auto start = Clock::now();
-            shared->forward(seq, prompt, 0, {});
-            shared->learn_prompt(seq, prompt);
-            const double seconds = since(start);
-            for (std::size_t b = 0; b < sums.size(); ++b) {
-                const SeqId fork = kv.fork(seq);
-                kv.set_budget(fork,
-                              KvBudget::parse(std::to_string(budget_tokens(b)), "--kv-budget"));
-                const auto edit = Clock::now();
-                kv.end_prompt(shared->exec(), fork);
-                sums[b].prompt_seconds += seconds + since(edit);
-                go_on(*shared, fork, text, sums[b]);
-                kv.close(fork);
-            }
-            kv.close(seq);
-        }
-        for (std::size_t b = 0; !forks && b < sums.size(); ++b) {
-            const auto runner = make_runner_(with_budget(policy, budget_tokens(b)));
-            runner->set_encoder(encode_);
-            for (std::size_t text = 0; text < texts_.size(); ++text) {
-                const SeqId seq = runner->kv().open();
-                const auto start = Clock::now();
-                runner->prompt(seq,
-                               std::span<const Token>(texts_[text])
-                                   .first(static_cast<std::size_t>(options_.prompt_tokens)),
-                               0, {});
-                sums[b].prompt_seconds += since(start);
-                go_on(*runner, seq, text, sums[b]);
-                runner->kv().close(seq);
-            }
+        if (chain.edits() && chain.of(KvPolicy::kFilter) == nullptr) {
+            measure_forks(policy, sums);
+        } else {
+            measure_anew(policy, sums);
         }
     } catch (const Error& e) {
         if (e.exit() != Exit::kUsage) throw;

@@ -29,6 +29,7 @@ Json kv_sweep_json(const KvSweepOptions& options, const std::vector<KvSweepRow>&
     out.set("prompt_tokens", options.prompt_tokens);
     out.set("answer_tokens", options.answer_tokens);
     out.set("texts", options.texts);
+    out.set("needles", options.needles);
     for (const KvSweepRow& row : rows) {
         Json one = Json::object();
         one.set("policy", row.policy);
@@ -49,16 +50,25 @@ Json kv_sweep_json(const KvSweepOptions& options, const std::vector<KvSweepRow>&
         one.set("kv_share", row.kv_share);
         one.set("prompt_seconds", row.prompt_seconds);
         one.set("tokens_per_second", row.tokens_per_second);
+        if (options.needles > 0) {
+            one.set("needles_question_seen", row.needles.question_seen);
+            one.set("needles_question_later", row.needles.question_later);
+        }
         list.push(std::move(one));
     }
     out.set("rows", std::move(list));
     return out;
 }
 
-std::string kv_sweep_table(const std::vector<KvSweepRow>& rows) {
+std::string kv_sweep_table(const KvSweepOptions& options, const std::vector<KvSweepRow>& rows) {
     std::string out =
-        "| policy | budget | KLD | +- | PPL | same top | KV | of full | prompt s | tokens/s |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+        "| policy | budget | KLD | +- | PPL | same top | needles: question seen | later | KV | of "
+        "full | prompt s | tokens/s |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+    const auto hits = [&](std::int64_t found) {
+        return options.needles > 0 ? std::to_string(found) + "/" + std::to_string(options.needles)
+                                   : std::string("-");
+    };
     for (const KvSweepRow& row : rows) {
         out += "| " + row.policy + " | " + row.budget + " | ";
         if (!row.refused.empty()) {
@@ -67,6 +77,7 @@ std::string kv_sweep_table(const std::vector<KvSweepRow>& rows) {
         }
         out += number(row.kld.value, "%.4f") + " | " + number(row.kld.standard_error, "%.4f") +
                " | " + number(row.perplexity, "%.3f") + " | " + number(row.same_top, "%.3f") +
+               " | " + hits(row.needles.question_seen) + " | " + hits(row.needles.question_later) +
                " | " + format_bytes(row.kv_bytes) + " | " + number(100 * row.kv_share, "%.1f %%") +
                " | " + number(row.prompt_seconds, "%.1f") + " | " +
                number(row.tokens_per_second, "%.1f") + " |\n";

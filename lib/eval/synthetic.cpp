@@ -171,6 +171,32 @@ std::int64_t fit_parts(const TextOfParts& text, const CountTokens& count, std::i
     return low;
 }
 
+ContextItem pass_number_item(const SyntheticCase& one, std::span<const std::int64_t> depths) {
+    const std::vector<std::int64_t> names = one.draws.order(0, city_count());
+    const auto name = [&](std::int64_t i) { return city(names[static_cast<std::size_t>(i)]); };
+    const auto number = [&](std::int64_t i) { return digits(one.draws, i, 7); };
+    const auto text = [&](std::int64_t parts) {
+        std::vector<Inserted> sentences;
+        for (std::int64_t i = 0; i < std::ssize(depths); ++i) {
+            sentences.push_back(
+                {place_of(depths[static_cast<std::size_t>(i)], parts),
+                 "The pass number of " + name(i) + " is " + number(i) + "."});
+        }
+        return "The text below gives the pass number of one city or several.\n\n" +
+               text_with(one.draws, parts, std::move(sentences));
+    };
+    ContextItem item;
+    item.text = text(fit_parts(text, one.count, one.length, 0, one.where));
+    for (const std::int64_t i : one.draws.order(1, std::ssize(depths))) {
+        item.turns.push_back(
+            {.question = "What is the pass number of " + name(i) + "? Answer with the number only.",
+             .gold = {{number(i)}},
+             .most_tokens = 24,
+             .depth = depths[static_cast<std::size_t>(i)]});
+    }
+    return item;
+}
+
 ContextSource synthetic_source(const SyntheticOptions& options, std::string kind,
                                std::int64_t depths, MakeItem make) {
     return [options, kind = std::move(kind), depths, make = std::move(make)](

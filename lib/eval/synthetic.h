@@ -6,6 +6,7 @@
 // differs: the filler is made of word lists of our own instead of essays.
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
@@ -81,6 +82,11 @@ struct SyntheticCase {
 using MakeItem = std::function<ContextItem(const SyntheticCase& one)>;
 [[nodiscard]] ContextSource synthetic_source(const SyntheticOptions& options, std::string kind,
                                              std::int64_t depths, MakeItem make);
+
+// A text that gives the pass number of a city at each of these depths (percent), city_count() at
+// most; the numbers are asked for one by one in random order.
+[[nodiscard]] ContextItem pass_number_item(const SyntheticCase& one,
+                                           std::span<const std::int64_t> depths);
 
 // A leaf's TaskType of {kName, kHelp, Options with a SyntheticOptions `all`, static depths() and
 // make()}.

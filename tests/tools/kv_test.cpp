@@ -181,6 +181,8 @@ TEST_CASE("kv: a sweep holds every policy against the full cache") {
                                          "streaming",
                                          "--policy",
                                          "quest",
+                                         "--needles",
+                                         "0",
                                          "-o",
                                          out,
                                          "--svg",
@@ -207,6 +209,11 @@ TEST_CASE("kv: a sweep holds every policy against the full cache") {
                      "24", "--answer", "6", "--policy", "snapvk", "-q"});
     CHECK(unknown.exit == 2);
     CHECK(unknown.err.find("snapkv") != std::string::npos);
+    const ProcessResult narrow =
+        run_process({tool_path("evaluate"), "--kv-sweep", "-m", s.model, "-f", text, "--prompt",
+                     "24", "--answer", "6", "--policy", "snapkv", "-q"});
+    CHECK(narrow.exit == 2);
+    CHECK(narrow.err.find("--needles") != std::string::npos);
 }
 
 TEST_CASE("kv: a text is not scored under a policy that would do nothing") {

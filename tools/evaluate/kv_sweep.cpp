@@ -6,6 +6,7 @@
 #include "core/cpu.h"
 #include "core/error.h"
 #include "core/strings.h"
+#include "eval/synthetic.h"
 #include "eval/windows.h"
 #include "io/atomic_file.h"
 #include "io/file.h"
@@ -64,6 +65,12 @@ void KvSweepToolOptions::visit(OptionVisitor& v) {
              sweep.texts);
     v.option({.name = "parts", .help = "parts of the answer with figures of their own", .least = 1},
              sweep.buckets);
+    v.option({.name = "needles",
+              .help = "numbers to find in a made text as long as the prompt",
+              .value = "N",
+              .least = 0,
+              .most = static_cast<double>(eval::city_count())},
+             sweep.needles);
     v.option({.name = "output",
               .letter = 'o',
               .help = "results as JSON",
@@ -118,6 +125,7 @@ void KvSweepPipeline::open(const cli::CommonOptions& common) {
     isa_ = parse_isa(common.cpu_isa, "--cpu-isa");
     options.sweep.policies = options.policies.empty() ? all_policies() : options.policies;
     if (!options.budgets.empty()) options.sweep.budgets = options.budgets;
+    eval::KvSweep::check(options.sweep);
     const std::vector<std::string> inputs = {options.model, options.file};
     for (const std::string& output : {options.output, options.svg})
         if (!output.empty()) refuse_overwriting_inputs(output, inputs);
@@ -139,29 +147,50 @@ void KvSweepPipeline::open(const cli::CommonOptions& common) {
         texts_.emplace_back(begin, begin + each);
         if (bos) texts_.back().front() = *bos;
     }
+    if (options.sweep.needles > 0) {
+        needles_ = std::make_unique<eval::KvNeedles>(*tokenizer_, options.sweep.prompt_tokens,
+                                                     options.sweep.needles);
+    }
 }
 
 Plan KvSweepPipeline::plan(const cli::CommonOptions& common) {
     open(common);
     const std::int64_t prompt = options.sweep.prompt_tokens;
-    const KvLoad load = {prompt + options.sweep.answer_tokens, prompt};
+    const std::int64_t most_tokens = std::max(prompt + options.sweep.answer_tokens,
+                                              needles_ ? needles_->most_tokens() : 0);
+    // Beside the prompt's sequence, what is left of it under a budget, and a branch of that.
+    std::int64_t kept = 0;
+    for (const std::string& text : options.sweep.budgets) {
+        const KvBudget budget = KvBudget::parse(text, "--budget");
+        kept = std::max(kept, std::min(budget.tokens(prompt, token_bytes()), prompt));
+    }
+    const std::int64_t fork_tokens =
+        std::min(kept + most_tokens - prompt + 2 * ops::kAttentionTile, most_tokens);
     Plan most;
     for (const std::string& policy : options.sweep.policies) {
         Plan plan;
         const RunnerOptions runner = runner_options(eval::KvSweep::with_budget(policy, prompt));
-        Runner::add_to_plan(plan, *source_, runner, load, 1, 1);
-        // The prompt's sequence is there beside the fork that goes on from it.
-        plan.at(Tier::kRam, Purpose::kKv) += KvEngine::predict_bytes(
-            source_->spec().attention, runner.kv, {prompt + 2 * ops::kAttentionTile, prompt},
-            KvPlacement{device_});
+        Runner::add_to_plan(plan, *source_, runner, {most_tokens, prompt}, 1, 1);
+        plan.at(Tier::kRam, Purpose::kKv) +=
+            2 * KvEngine::predict_bytes(source_->spec().attention, runner.kv, fork_tokens,
+                                        KvPlacement{device_});
         if (plan.total_bytes(Tier::kRam) > most.total_bytes(Tier::kRam)) most = plan;
     }
     most.at(Tier::kRam, Purpose::kLogits) +=
         eval::KvSweep::reference_bytes(options.sweep, source_->spec().vocab);
+    // The model is opened anew for each policy.
     most.at(Tier::kRam, Purpose::kVocabulary) +=
-        Tokenizer::predict_bytes(source_->file()) + source_->file().metadata().memory_bytes();
+        Tokenizer::predict_bytes(source_->file()) + 2 * source_->file().metadata().memory_bytes();
     most.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
     return most;
+}
+
+// Bytes of a token's keys and values in the full cache.
+std::uint64_t KvSweepPipeline::token_bytes() const {
+    const KvOptions kv = runner_options("full").kv;
+    const std::int64_t prompt = options.sweep.prompt_tokens;
+    return KvEngine::predict_bytes(source_->spec().attention, kv, prompt, KvPlacement{device_}) /
+           static_cast<std::uint64_t>(prompt);
 }
 
 void KvSweepPipeline::run(cli::Context& context) {
@@ -174,14 +203,14 @@ void KvSweepPipeline::run(cli::Context& context) {
         how.add_special = false;
         return tokenizer_->encode(text, how);
     };
-    eval::KvSweep sweep(options.sweep, std::move(texts_), make_runner, encode);
+    eval::KvSweep sweep(options.sweep, std::move(texts_), needles_.get(), make_runner, encode);
     const auto rows = sweep.run([&](std::string_view what, std::int64_t done, std::int64_t total) {
         context.progress(what, done, total);
         return !context.interrupted();
     });
     const Json json = eval::kv_sweep_json(options.sweep, rows);
     context.report.set("kv_sweep", json);
-    if (!context.stdout_is_json()) context.print(eval::kv_sweep_table(rows));
+    if (!context.stdout_is_json()) context.print(eval::kv_sweep_table(options.sweep, rows));
     if (!options.output.empty())
         write_text_file(options.output, json.dump(1) + "\n", IfExists::kReplace);
     if (!options.svg.empty())

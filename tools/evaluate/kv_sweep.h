@@ -29,12 +29,14 @@ class KvSweepPipeline {
   private:
     void open(const cli::CommonOptions& common);
     [[nodiscard]] RunnerOptions runner_options(const std::string& policy) const;
+    [[nodiscard]] std::uint64_t token_bytes() const;
 
     Device device_ = Device::kCpu;
     Isa isa_ = Isa::kPortable;
     std::unique_ptr<ModelSource> source_;
     std::unique_ptr<Tokenizer> tokenizer_;
     std::vector<std::vector<Token>> texts_;
+    std::unique_ptr<eval::KvNeedles> needles_;
 };
 
 }  // namespace thimble::evaluate

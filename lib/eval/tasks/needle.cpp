@@ -25,24 +25,7 @@ struct Needle {
     static std::int64_t depths(const Options& options) { return options.depths; }
 
     static ContextItem make(const Options&, const SyntheticCase& one) {
-        const auto which =
-            one.draws.below(Draws::Purpose::kChoice, 0, static_cast<std::uint64_t>(city_count()));
-        const std::string& name = city(static_cast<std::int64_t>(which));
-        const std::string number = digits(one.draws, 0, 7);
-        const auto text = [&](std::int64_t parts) {
-            return "One sentence of the text below gives the pass number of a city.\n\n" +
-                   text_with(one.draws, parts,
-                             {{place_of(one.depth, parts),
-                               "The pass number of " + name + " is " + number + "."}});
-        };
-        ContextItem item;
-        item.text = text(fit_parts(text, one.count, one.length, 0, one.where));
-        item.turns.push_back(
-            {.question = "What is the pass number of " + name + "? Answer with the number only.",
-             .gold = {{number}},
-             .most_tokens = 24,
-             .depth = one.depth});
-        return item;
+        return pass_number_item(one, {&one.depth, 1});
     }
 };
 
