@@ -41,6 +41,10 @@ ServedModel served_model(const ModelSource& source, const KvOptions& kv) {
         out.layers[i].most_keys = window > 0 ? window
                                              : chain.read_tokens(info, static_cast<int>(i),
                                                                  kv.context_tokens, governed_bytes);
+        // Other policies drop keys when the prompt ends.
+        const KvBand band = chain.band(info, static_cast<int>(i));
+        if (window > 0) out.layers[i].prompt_keys = window;
+        if (window == 0 && band.bounded()) out.layers[i].prompt_keys = band.sinks + band.window;
     }
     return out;
 }

@@ -48,8 +48,10 @@ PrefillOps prefill_ops(const ServedModel& model, std::int64_t tokens) {
     out.weights = 2 * model.prompt_parameters * n;
     for (const ServedLayer& layer : model.layers) {
         out.attention +=
-            ops_per_key(layer) * static_cast<double>(keys_read(0, tokens, layer.most_keys));
-        out.square_attention += ops_per_key(layer) * n * static_cast<double>(kept(layer, tokens));
+            ops_per_key(layer) * static_cast<double>(keys_read(0, tokens, layer.prompt_keys));
+        const std::int64_t most =
+            layer.prompt_keys > 0 ? std::min(layer.prompt_keys, tokens) : tokens;
+        out.square_attention += ops_per_key(layer) * n * static_cast<double>(most);
     }
     return out;
 }

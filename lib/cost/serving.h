@@ -24,8 +24,9 @@ struct Hardware {
 
 struct ServedLayer {
     std::int64_t heads = 0, head_dim = 0;
-    double bytes_per_key = 0;    // a position's keys and values, of all KV heads
-    std::int64_t most_keys = 0;  // that are kept and read; 0: all
+    double bytes_per_key = 0;      // a position's keys and values, of all KV heads
+    std::int64_t most_keys = 0;    // that are kept and read; 0: all
+    std::int64_t prompt_keys = 0;  // that a prompt's query reads at most, before any is dropped
 };
 struct ServedModel {
     double weight_bytes = 0;       // in memory

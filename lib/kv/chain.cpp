@@ -107,6 +107,15 @@ void KvChain::check(const ModelInfo& model, std::string_view where) const {
     for (const auto& link : links_) link->check(model, where);
 }
 
+std::vector<KvPolicy::Measured> KvChain::measured() const {
+    std::vector<KvPolicy::Measured> out;
+    for (const auto& link : links_) {
+        KvPolicy::Measured one = link->measured();
+        if (!one.model.empty()) out.push_back(std::move(one));
+    }
+    return out;
+}
+
 KvBand KvChain::band(const ModelInfo& model, int layer) const {
     const KvPolicy* link = of(KvPolicy::kBand);
     if (link == nullptr || !governs(model.layers[static_cast<std::size_t>(layer)])) return {};
@@ -192,12 +201,26 @@ std::int64_t KvChain::read_tokens(const ModelInfo& model, int layer, std::int64_
     return layer_tokens(model, seen, token_bytes)[static_cast<std::size_t>(layer)];
 }
 
+namespace {
+
+// 0 to n - 1 without the `going` worst; `better` orders them all. Looks through them once for each
+// that goes: for few.
+template <class Better>
+std::vector<std::int32_t> without_worst(std::int64_t n, std::int64_t going, const Better& better) {
+    std::vector<std::int32_t> order(static_cast<std::size_t>(n));
+    std::iota(order.begin(), order.end(), 0);
+    for (; going > 0; --going) {
+        order.erase(std::max_element(order.begin(), order.end(), better));
+    }
+    return order;
+}
+
+}  // namespace
+
 std::vector<std::int32_t> keep_best(std::span<const std::int32_t> positions,
                                     std::span<const float> scores, KvPolicy::Protected protect,
                                     std::int64_t seen, std::int64_t tokens) {
-    std::vector<std::int32_t> order(positions.size());
-    std::iota(order.begin(), order.end(), 0);
-    const auto count = static_cast<std::size_t>(std::min(tokens, std::ssize(order)));
+    const std::int64_t n = std::ssize(positions), going = std::max<std::int64_t>(n - tokens, 0);
     const auto rank = [&](std::int32_t slot) {  // recent ones before sinks before the rest
         const std::int64_t p = positions[static_cast<std::size_t>(slot)];
         return p >= seen - protect.recent ? 2 : p < protect.sinks ? 1 : 0;
@@ -212,6 +235,10 @@ std::vector<std::int32_t> keep_best(std::span<const std::int32_t> positions,
         if (rank_a == 0 && value(a) != value(b)) return value(a) > value(b);
         return positions[static_cast<std::size_t>(a)] > positions[static_cast<std::size_t>(b)];
     };
+    constexpr std::int64_t kFew = 4;  // an answer's token by token
+    std::vector<std::int32_t> order = without_worst(n, going <= kFew ? going : 0, better);
+    if (going <= kFew) return order;
+    const auto count = static_cast<std::size_t>(n - going);
     std::nth_element(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count), order.end(),
                      better);
     order.resize(count);

@@ -27,6 +27,7 @@ class KvChain {
     [[nodiscard]] const KvNeeds& needs() const noexcept { return needs_; }
     [[nodiscard]] KvBand band(const ModelInfo& model, int layer) const;
     // Null where no link has this duty.
+    [[nodiscard]] std::vector<KvPolicy::Measured> measured() const;  // of links that say so
     [[nodiscard]] const KvPolicy* of(KvPolicy::Duty duty) const noexcept;
     // Layers with a window of their own keep it: no policy touches them.
     [[nodiscard]] static bool governs(const AttentionLayer& layer) noexcept {

@@ -96,6 +96,13 @@ Edited edited_bytes(const KvShape& shape, std::size_t layer, const KvLoad& load,
     Edited out;
     out.after = plan.sparse_bytes(slots, bias) +
                 LayerStatistics::list_bytes(needs, attention, slots, false);
+    if (const KvPolicy* narrowing = shape.chain.of(KvPolicy::kChannels)) {
+        const auto dim = std::int64_t{attention.head_dim};
+        const std::size_t saved =
+            plan.k.row_bytes(dim) - plan.k.row_bytes(narrowing->key_channels(dim));
+        const std::int64_t few = std::max<std::int64_t>(of_prompt - narrowing->whole_tokens(), 0);
+        out.after -= kv_heads * static_cast<std::uint64_t>(few) * saved;
+    }
     // Heads of unequal length begin pages of their own, and so do narrowed keys.
     if (shape.chain.of(KvPolicy::kHeads) != nullptr ||
         shape.chain.of(KvPolicy::kChannels) != nullptr || needs.waits_for_layers)

@@ -142,11 +142,10 @@ std::vector<std::int32_t> order_of(std::span<const std::int32_t> keep, bool fill
     const auto count = static_cast<std::int32_t>(keep.size());
     const auto staying =
         static_cast<std::size_t>(std::lower_bound(keep.begin(), keep.end(), count) - keep.begin());
-    std::size_t next = staying;
+    std::size_t at = 0, next = staying;
     for (std::int32_t i = 0; i < count; ++i) {
-        const bool stays = std::binary_search(
-            keep.begin(), keep.begin() + static_cast<std::ptrdiff_t>(staying), i);
-        order[static_cast<std::size_t>(i)] = stays ? i : keep[next++];
+        const bool stays = at < staying && keep[at] == i;
+        order[static_cast<std::size_t>(i)] = keep[stays ? at++ : next++];
     }
     return order;
 }

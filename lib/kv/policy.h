@@ -170,6 +170,12 @@ class KvPolicy {
     [[nodiscard]] virtual KvNeeds needs() const = 0;
     // Throws Error where the policy was made for another model.
     virtual void check(const ModelInfo& /*model*/, std::string_view /*where*/) const {}
+    // The file with what was measured of a model beforehand, and that model's fingerprint; "":
+    // none.
+    struct Measured {
+        std::string file, model;
+    };
+    [[nodiscard]] virtual Measured measured() const { return {}; }
     [[nodiscard]] virtual KvBand band(const ModelInfo& /*model*/, int /*layer*/) const {
         return {};
     }
@@ -207,10 +213,12 @@ class KvPolicy {
     // kMerge: what becomes of slots that are not kept.
     virtual void merge(const KvLayerView& /*view*/, const KvScores& /*scores*/,
                        KvEdit& /*edit*/) const {}
-    // kChannels: sets edit.channels from the slots that are kept: so many of a head.
+    // kChannels: sets edit.channels from the slots that are kept: so many of a head, of all keys
+    // but those of the last whole_tokens().
     [[nodiscard]] virtual std::int64_t key_channels(std::int64_t head_dim) const {
         return head_dim;
     }
+    [[nodiscard]] virtual std::int64_t whole_tokens() const { return 0; }
     virtual void narrow(const KvLayerView& /*view*/, KvEdit& /*edit*/) const {}
 
     // kFilter: before anything else a pass over the prompt up to and including `filter_layer` rates

@@ -6,7 +6,10 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "core/log.h"
 #include "format/weight_format.h"
+#include "kv/chain.h"
+#include "model/fingerprint.h"
 #include "model/runner_plan.h"
 
 namespace thimble {
@@ -72,6 +75,19 @@ struct Runner::State {
     void reserve_logits(std::int64_t rows);
 };
 
+namespace {
+
+// What a policy knows of a model is good for its other forms, too; for other models it is not.
+void warn_of_other_models(const ModelSource& source, const std::string& policy) {
+    for (const KvPolicy::Measured& one : KvChain::parse(policy, "--kv-policy").measured()) {
+        if (one.model == fingerprint(source)) continue;
+        log_warning(escaped(one.file, 1024) +
+                    ": was measured on another model, or on another form of this one");
+    }
+}
+
+}  // namespace
+
 Runner::Runner(std::unique_ptr<ModelSource> source, const RunnerOptions& options, Team& team)
     : state_(std::make_unique<State>(std::move(source), options)) {
     State& s = *state_;
@@ -93,6 +109,7 @@ Runner::Runner(std::unique_ptr<ModelSource> source, const RunnerOptions& options
             make_store(*s.source, s.exec, {options.repack, options.weight_bytes}), *s.source,
             s.exec, options.adapters);
     }
+    warn_of_other_models(*s.source, plan.kv.policy);
     s.kv = std::make_unique<KvEngine>(s.spec().attention, plan.kv, plan.places);
     s.workspace = std::make_unique<Workspace>(plan.host_workspace);
     s.exec.workspace = s.workspace.get();

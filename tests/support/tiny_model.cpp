@@ -3,7 +3,6 @@
 
 #include <memory>
 
-#include "tests/support/golden_model.h"
 #include "text/tokenizer.h"
 
 namespace thimble::test {
@@ -35,8 +34,7 @@ Pieces make_pieces(std::size_t count) {
 
 }  // namespace
 
-void write_tiny_model(const std::string& path, const std::string& golden_name,
-                      const std::string& format) {
+ModelCopy tiny_model(const std::string& golden_name, const std::string& format) {
     ModelCopy copy = ModelCopy::as_gguf(golden_model(golden_name).directory, format);
     Pieces pieces = make_pieces(copy.specs[copy.index("token_embd.weight")].dims[0]);
     std::vector<float> scores(pieces.texts.size(), 0.0f);
@@ -52,7 +50,12 @@ void write_tiny_model(const std::string& path, const std::string& golden_name,
     copy.metadata.set("tokenizer.ggml.bos_token_id", std::uint32_t{1});
     copy.metadata.set("tokenizer.ggml.eos_token_id", std::uint32_t{2});
     copy.metadata.set("tokenizer.chat_template", std::string("<|im_start|> <|im_end|>"));
-    copy.write_gguf(path);
+    return copy;
+}
+
+void write_tiny_model(const std::string& path, const std::string& golden_name,
+                      const std::string& format) {
+    tiny_model(golden_name, format).write_gguf(path);
 }
 
 }  // namespace thimble::test

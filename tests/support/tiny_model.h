@@ -5,9 +5,13 @@
 
 #include <string>
 
+#include "tests/support/golden_model.h"
+
 namespace thimble::test {
 
 // Matrices in `format`, as ModelCopy::as_gguf.
+[[nodiscard]] ModelCopy tiny_model(const std::string& golden_name,
+                                   const std::string& format = "f32");
 void write_tiny_model(const std::string& path, const std::string& golden_name,
                       const std::string& format = "f32");
 

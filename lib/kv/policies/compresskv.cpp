@@ -50,6 +50,7 @@ class CompressKvPolicy final : public KvPolicy {
     void check(const ModelInfo& model, std::string_view) const override {
         profile_.check(model, options_.sidecar);
     }
+    [[nodiscard]] Measured measured() const override { return {options_.sidecar, profile_.model}; }
     [[nodiscard]] unsigned duties() const override { return kScore | kLayers; }
     [[nodiscard]] const KvBudget* budget() const override { return &budget_; }
     [[nodiscard]] Protected protects(std::int64_t) const override {

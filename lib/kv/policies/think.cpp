@@ -51,6 +51,8 @@ class ThinkPolicy final : public KvPolicy {
         return std::min(head_dim, (head_dim - going + 15) / 16 * 16);
     }
 
+    [[nodiscard]] std::int64_t whole_tokens() const override { return options_.recent; }
+
     void narrow(const KvLayerView& view, KvEdit& edit) const override {
         const std::int64_t dim = view.shape().head_dim, kept = key_channels(dim);
         if (kept == dim) return;
@@ -84,7 +86,7 @@ class ThinkPolicy final : public KvPolicy {
             std::sort(channels.begin(), channels.end());
             edit.channels.push_back(std::move(channels));
         }
-        edit.narrow_before = view.seen() - options_.recent;
+        edit.narrow_before = view.seen() - whole_tokens();
     }
 
   private:

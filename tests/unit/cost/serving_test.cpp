@@ -65,7 +65,11 @@ TEST_CASE("serving: limits, and every cost grows with what it hangs on") {
         // A budget: the same below it, constant from it on.
         const ServedModel kept = model_34b(8, 4096);
         CHECK(kv_bytes(kept, b) == kv_bytes(m, std::min<std::int64_t>(b, 4096)));
-        CHECK(prefill_ops(kept, b).attention <= prefill_ops(m, b).attention);
+        // Dropped when the prompt ends; a window holds in the prompt, too.
+        CHECK(prefill_ops(kept, b).attention == prefill_ops(m, b).attention);
+        ServedModel windowed = kept;
+        for (ServedLayer& layer : windowed.layers) layer.prompt_keys = 4096;
+        CHECK((prefill_ops(windowed, b).attention < prefill_ops(m, b).attention) == (b > 4096));
     }
 }
 

@@ -149,6 +149,9 @@ TEST_CASE("keyformer: keeps what the same noise and temperature keep in double")
     check_against_lists(
         "keyformer:budget=30,recent=0.5,seed=8,noise=0.25,tau=0.7,tau_end=3,tokens=50",
         {.noise = 0.25, .tau = 0.7, .tau_end = 3, .over = 50, .seed = 8});
+    // So steep that one token sooner or later keeps others.
+    check_against_lists("keyformer:budget=30,recent=0.5,noise=0,tau=0.25,tau_end=9,tokens=3",
+                        {.tau = 0.25, .tau_end = 9, .over = 3});
 }
 
 TEST_CASE("keyformer: without noise and with temperature 1 it is h2o, bit for bit") {
