@@ -12,6 +12,7 @@ ThinK keeps all tokens: there the answers are compared, token by token, greedily
 
 The same terms on both sides: keys stay at their own positions; the budget is floor(share * tokens) and holds the window
 or the first tokens; heads of a group share one set by their mean (kvpress does so, too: its caches have K/V heads).
+Layers with a sliding window are left out, and then nothing is predicted: PyTorch's caches have one length for all layers.
 kvpress never drops while answering. Its StreamingLLM drops after a dense prefill, ours masks while reading.
 Needs torch, transformers and kvpress. For measurements only.
 """
@@ -82,19 +83,34 @@ def divergence(p, q):
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
+def governed(model):
+    """Layers that policies act on."""
+    kinds = getattr(model.config, "layer_types", None) or ["full_attention"] * model.config.num_hidden_layers
+    return [layer for layer, kind in enumerate(kinds) if kind == "full_attention"]
+
+
 def compare(args, model, folder, ids, after, dense, name, press, policy, percent):
     count = compute_n_kept(ids.shape[1], 1 - percent / 100)
     text = policy.format(percent) if policy else f"streaming:sink=4,positions=original,budget={count}"
     ours = run(args, text, folder, "-n", "0")["positions"]
-    _, scores = prefill(model, ids, press(1 - percent / 100))
-    theirs = [scores[layer][0].topk(count, dim=-1).indices.sort(-1).values.tolist() for layer in range(len(scores))]
+    try:
+        _, scores = prefill(model, ids, press(1 - percent / 100))
+    except AttributeError as error:
+        print(f"| {name} | {percent} % | kvpress fails: {error} |", flush=True)
+        return {"method": name, "percent": percent, "error": str(error)}
+    layers = governed(model)
+    ours = [ours[layer] for layer in layers]
+    theirs = [scores[layer][0].topk(count, dim=-1).indices.sort(-1).values.tolist() for layer in layers]
     shares = []
     for mine, other in zip(ours, theirs):
         assert all(len(head) == count for head in mine), "another budget"
         shares.append(sum(len(set(a) & set(b)) for a, b in zip(mine, other)) / sum(len(b) for b in other))
+    row = f"| {name} | {percent} % | {100 * sum(shares) / len(shares):.3f} % | {100 * min(shares):.2f} % (layer {layers[shares.index(min(shares))]}) |"
+    if len(layers) < model.config.num_hidden_layers:
+        print(row, flush=True)
+        return {"method": name, "policy": text, "percent": percent, "same_by_layer": shares}
     full, their, our = (predict(model, dense, kept, ids, after) for kept in (None, theirs, ours))
-    print(f"| {name} | {percent} % | {100 * sum(shares) / len(shares):.3f} % | {100 * min(shares):.2f} % (layer {shares.index(min(shares))}) "
-          f"| {divergence(their, our):.2e} | {divergence(full, their):.4f} | {divergence(full, our):.4f} |", flush=True)
+    print(f"{row} {divergence(their, our):.2e} | {divergence(full, their):.4f} | {divergence(full, our):.4f} |", flush=True)
     return {"method": name, "policy": text, "percent": percent, "same_by_layer": shares, "kld": divergence(their, our),
             "kld_full_kvpress": divergence(full, their), "kld_full_run": divergence(full, our)}
 
@@ -155,7 +171,7 @@ def main():
             for method in METHODS:
                 results.append(compare(args, model, folder, ids, after, dense, *method, percent))
         print()
-        for percent in (75, 50):
+        for percent in (75, 50) if len(governed(model)) == model.config.num_hidden_layers else ():
             results.append(compare_think(args, model, folder, ids, percent))
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(results, indent=1) + "\n")
