@@ -75,6 +75,10 @@ void Pipeline::open() {
         throw Error(Exit::kUsage, "--workers", "answer one prompt, with a limit of tokens each",
                     "give -p TEXT -n N and no --kv-save or --kv-load");
     }
+    options.generate.subtasks.check(options.kv);
+    if (options.generate.subtasks.on() && options.workers.workers > 0)
+        throw Error(Exit::kUsage, "--workers", "keep their subtasks in the cache",
+                    "leave out --subtask-open or --workers");
     if (!options.kv_load.empty() && (options.chat || conversation_))
         throw Error(Exit::kUsage, "--kv-load", "goes on from a plain text, not in a chat",
                     "leave out --chat");
@@ -322,6 +326,8 @@ void Pipeline::run(cli::Context& context) {
     if (!options.kv_dump.empty())
         write_text_file(options.kv_dump, held_tokens(runner, session) + "\n", IfExists::kReplace);
     context.report.set("text", text);
+    if (options.generate.subtasks.on())
+        context.report.set("kept_text", without(text, stats.pruned_text));
     context.report.set("stats", stats_json(stats));
     context.report.set("kv_bytes", runner.kv().bytes());
 }
