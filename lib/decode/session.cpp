@@ -152,7 +152,7 @@ GenerateStats Generator::generate(SeqId sequence, std::vector<Token>& held,
         if (hooks.interrupted && hooks.interrupted()) stats.reason = StopReason::kInterrupted;
         if (stats.reason != StopReason::kLength) break;
         held.push_back(next);
-        const SubtaskEdit edit = subtasks.push(held, tokenizer_.piece(next, true), piece.size());
+        const SubtaskEdit edit = subtasks.push(held, piece, tokenizer_.piece(next, true));
         if (std::ssize(held) > capacity) {
             held.pop_back();
             stats.reason = StopReason::kContext;

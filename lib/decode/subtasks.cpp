@@ -57,11 +57,13 @@ void SubtaskOptions::check(const KvOptions& kv) const {
     }
 }
 
-SubtaskEdit Subtasks::push(std::vector<Token>& text, std::string_view piece,
-                           std::size_t shown_bytes) {
+SubtaskEdit Subtasks::push(std::vector<Token>& text, std::string_view shown,
+                           std::string_view name) {
     if (!options_.on()) return {};
     const Place here{text.size() - 1, shown_};
-    const Place after{text.size(), shown_ + shown_bytes};
+    const Place after{text.size(), shown_ + shown.size()};
+    const bool control = shown.empty() && (name == options_.open || name == options_.close);
+    const std::string_view piece = control ? name : shown;
     shown_ = after.byte;
     std::vector<Span> leave;
     const auto found = [&](const std::string& marker) { return pending_.ends_with(marker); };

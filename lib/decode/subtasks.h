@@ -43,15 +43,16 @@ struct SubtaskEdit {
 
 // Finds subtasks in the tokens of an answer. A subtask is all tokens that lie wholly between the
 // first byte of its opening marker and the last of its closing one, both included: a token that
-// carries other text, too, stays. The texts of markers may be spread over tokens in any way. A
-// closing marker belongs to the last opening one that has none; without one it is text.
+// carries other text, too, stays. The texts of markers may be spread over tokens in any way, or be
+// the names of control tokens. A closing marker belongs to the last opening one that has none;
+// without one it is text.
 class Subtasks {
   public:
     explicit Subtasks(const SubtaskOptions& options) : options_(options) {}
 
-    // `text` has got one more token, the answer's next; its bytes are `piece`, of which the answer
-    // shows `shown_bytes`. Takes subtasks out of `text` that have to go now.
-    SubtaskEdit push(std::vector<Token>& text, std::string_view piece, std::size_t shown_bytes);
+    // `text` has got one more token, the answer's next: as it is shown, and a control token's name,
+    // which is not. Takes subtasks out of `text` that have to go now.
+    SubtaskEdit push(std::vector<Token>& text, std::string_view shown, std::string_view name);
 
     // Of the answer as it is shown: what belongs to tokens that have gone, ascending.
     [[nodiscard]] const std::vector<TextRange>& gone() const noexcept { return gone_; }

@@ -160,6 +160,13 @@ std::int64_t Pipeline::most_tokens() const {
     return std::min(capacity_, std::ssize(prompt_) + std::max<std::int64_t>(wanted - 1, 0));
 }
 
+// Where subtasks leave, the context does not end an answer.
+std::int64_t Pipeline::answer_tokens() const {
+    if (options.generate.subtasks.on())
+        return std::max<std::int64_t>(options.generate.max_tokens - 1, 0);
+    return most_tokens() - std::ssize(prompt_);
+}
+
 Plan Pipeline::memory(const RunnerOptions& runner, std::int64_t tokens) const {
     Plan plan;
     const std::int64_t answer = std::max<std::int64_t>(options.generate.max_tokens, 0);
@@ -190,7 +197,7 @@ Plan Pipeline::memory(const RunnerOptions& runner, std::int64_t tokens) const {
 }
 
 void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const {
-    const std::int64_t new_tokens = most_tokens() - std::ssize(prompt_);
+    const std::int64_t new_tokens = answer_tokens();
     if (conversation_ || options.generate.max_tokens < 0) return;
     const cost::MachineProfile profile = cost::find_profile(options.profile);
     const cost::Machine machine{profile, common.threads > 0 ? common.threads : default_threads(),
@@ -276,10 +283,7 @@ void Pipeline::stream_layers(Plan& plan, std::uint64_t limit_bytes, RunnerOption
     const StorePlan store = Runner::store_plan(*source_, runner);
     const cost::MachineProfile profile = cost::find_profile(options.profile);
     const double pass = cost::load_seconds({profile, 1, false}, store.streamed_bytes);
-    if (resident_seconds > 0) {
-        const std::int64_t tokens = most_tokens() - std::ssize(prompt_);
-        plan.seconds += pass * static_cast<double>(tokens + 1);
-    }
+    if (resident_seconds > 0) plan.seconds += pass * static_cast<double>(answer_tokens() + 1);
     const std::string note =
         std::to_string(store.streamed_layers) + " of " + std::to_string(source_->spec().layers) +
         " layers, " + format_bytes(store.streamed_bytes) + ", are read from disk for every step: " +

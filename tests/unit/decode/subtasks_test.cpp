@@ -25,7 +25,7 @@ struct Pruner {
     SubtaskEdit push(const std::string& piece) {
         text.push_back(count++);
         shown += piece;
-        return subtasks.push(text, piece, piece.size());
+        return subtasks.push(text, piece, {});
     }
     Subtasks subtasks;
     std::vector<Token> text;
@@ -219,15 +219,17 @@ TEST_CASE("subtasks: the buffer keeps the last ones, and an outer one takes its 
     CHECK(left_of(two, marked("(", ")", 0)) == std::vector<Token>{11});
 }
 
-TEST_CASE("subtasks: what is shown of markers that are control tokens is not part of a text") {
+TEST_CASE("subtasks: control tokens may be markers; of their names nothing else counts") {
     Pruner pruner(marked("<s>", "</s>", 0), 1);
-    pruner.push("ab");
-    pruner.text.push_back(1);
-    CHECK(pruner.subtasks.push(pruner.text, "<s>", 0).empty());
-    pruner.text.push_back(2);
-    CHECK(pruner.subtasks.push(pruner.text, "cd", 2).empty());
-    pruner.text.push_back(3);
-    CHECK(pruner.subtasks.push(pruner.text, "</s>", 0).tokens == 3);
+    const auto push = [&](std::string_view shown, std::string_view name) {
+        pruner.text.push_back(pruner.count++);
+        return pruner.subtasks.push(pruner.text, shown, name).tokens;
+    };
+    CHECK(push("ab", "ab") == 0);
+    CHECK(push("", "<s>") == 0);
+    CHECK(push("cd", "cd") == 0);
+    CHECK(push("", "x</s>") == 0);
+    CHECK(push("", "</s>") == 4);
     CHECK(pruner.text == std::vector<Token>{-1, 0});
     CHECK(without("abcdef", pruner.subtasks.gone()) == "abef");
     CHECK(without("abc", pruner.subtasks.gone()) == "ab");
