@@ -24,7 +24,8 @@ void SubtaskOptions::visit(OptionVisitor& v) {
              close);
     v.option({.name = "prune-buffer",
               .help = "most subtasks that have ended and stay in the cache: with one more the "
-                      "earliest leaves; 0: each leaves at once",
+                      "earliest leaves; 0: each leaves at once, and a model not trained so may "
+                      "well begin it anew",
               .value = "N",
               .least = 0},
              buffer);

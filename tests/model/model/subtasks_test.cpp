@@ -9,6 +9,7 @@
 #include "core/cpu.h"
 #include "core/ledger.h"
 #include "decode/session.h"
+#include "kernels/cuda/stream.h"
 #include "tests/support/golden_model.h"
 #include "text/hf_export.h"
 
@@ -153,6 +154,7 @@ void check_sequence(Model& model, const Session& session) {
     const SeqId fresh = kv.open();
     (void)next_logits(model.runner, fresh, session.tokens());
     CHECK(kv.tokens(session.sequence()) == std::ssize(session.tokens()));
+    CHECK(!kv.in_prompt(session.sequence()));
     CHECK(kv.bytes(session.sequence()) == kv.bytes(fresh));
     CHECK(kv.bytes() == 2 * kv.bytes(fresh));
     CHECK(Ledger::process().current_bytes(Tier::kRam, Purpose::kKv) == kv.bytes());
@@ -261,4 +263,19 @@ TEST_CASE("subtasks: a buffer without end prunes nothing, and an answer may be i
     for (std::int64_t tokens = 1; tokens <= 40; ++tokens)
         pruned += answer(sampled(100, 0), tokens).second;
     CHECK(pruned > 40);
+}
+
+TEST_CASE("subtasks: keys on a CUDA device are taken back as well" *
+          doctest::skip(std::string_view(cuda::build_kind()) == "none")) {
+    const auto check = [](const char* name, double penalty) {
+        GenerateOptions options = sampled(40, 0);
+        options.sampling.repeat_penalty = penalty;
+        Model host(name), device(name, "full", Device::kCuda);
+        Session session(device.runner, device.tokenizer, options, 3);
+        const GenerateStats stats = session.generate(device.prompt(), {});
+        CHECK(session.tokens() == without_cache(host, options, 3).left);
+        CHECK(stats.pruned_subtasks > 2);
+    };
+    check("llama-tied", 1.0);  // where nothing is penalised, the device finds the largest logits
+    check("gemma3", 1.1);
 }
