@@ -19,7 +19,7 @@ using Pieces = std::vector<std::string>;
 // What Subtasks leaves after each piece of an answer that follows `prompt` tokens: the piece with
 // number i is token i, those of the prompt are below 0.
 struct Pruner {
-    Pruner(SubtaskOptions options, int prompt) : subtasks(std::move(options)) {
+    Pruner(const SubtaskOptions& options, int prompt) : subtasks(options) {
         for (int i = 0; i < prompt; ++i) text.push_back(-1 - i);
     }
     SubtaskEdit push(const std::string& piece) {
