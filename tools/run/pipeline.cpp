@@ -147,7 +147,10 @@ RunnerOptions Pipeline::runner_options(Device device, Isa isa) const {
     out.adapters = adapters_;
     out.cuda = {.layers = options.gpu_layers, .vram_bytes = vram_bytes_, .tokens = most_tokens()};
     // Memory for a step is not taken for more tokens than there are.
-    out.step_tokens = conversation_ ? options.batch : std::min(options.batch, std::ssize(prompt_));
+    const bool rereads = options.generate.subtasks.on();
+    out.step_tokens = conversation_
+                          ? options.batch
+                          : std::min(options.batch, rereads ? most_tokens() : std::ssize(prompt_));
     out.step_tokens = std::max(out.step_tokens, options.workers.workers);
     if (options.workers.workers > 0) out.logit_rows = options.workers.workers;
     return out;
