@@ -14,6 +14,14 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+// Cuts a sequence back to its first `tokens`, or to none where it cannot be; returns how many.
+std::size_t cut_back(KvEngine& kv, SeqId sequence, std::size_t tokens) {
+    auto count = static_cast<std::int64_t>(tokens);
+    if (count < kv.rollback_floor(sequence)) count = 0;
+    kv.truncate(sequence, count);
+    return static_cast<std::size_t>(count);
+}
+
 double rate(double amount, double seconds) { return seconds > 0 ? amount / seconds : 0; }
 
 }  // namespace
@@ -30,6 +38,7 @@ void GenerateOptions::visit(OptionVisitor& v) {
     v.option({.name = "stop", .help = "ends the text before this string", .value = "TEXT"}, stop);
     v.option({.name = "ignore-eos", .help = "go on after an end-of-text token"}, ignore_end);
     sampling.visit(v);
+    subtasks.visit(v);
 }
 
 std::string_view name(StopReason reason) noexcept {
@@ -70,17 +79,17 @@ Generator::Generator(Runner& runner, const Tokenizer& tokenizer, const GenerateO
     top_tokens_.resize(top_.size());
 }
 
-// Feeds tokens and chooses the one that follows.
-Token Generator::step(SeqId sequence, std::vector<Token>& held, std::span<const Token> tokens,
-                      bool prompt) {
-    held.insert(held.end(), tokens.begin(), tokens.end());
+// Feeds what is held from `first` on and chooses the token that follows.
+Token Generator::step(SeqId sequence, std::span<const Token> held, std::size_t first, bool prompt) {
+    const std::span<const Token> tokens = held.subspan(first);
+    const std::uint64_t draw = held.size() + pruned_;
     if (!top_.empty()) {
         runner_.forward_top(sequence, tokens, top_, top_tokens_);
-        return sampler_.sample_top(top_, top_tokens_, held.size());
+        return sampler_.sample_top(top_, top_tokens_, draw);
     }
     Token next = -1;
     const auto choose = [&](std::int64_t, View logits) {
-        next = sampler_.sample(logits, held, held.size());
+        next = sampler_.sample(logits, held, draw);
     };
     if (prompt) {
         runner_.prompt(sequence, tokens, 1, choose);
@@ -90,10 +99,27 @@ Token Generator::step(SeqId sequence, std::vector<Token>& held, std::span<const 
     return next;
 }
 
+// The same when subtasks have gone from `held`, whose last token may not have been fed before.
+Token Generator::reread(SeqId sequence, std::span<const Token> held, const SubtaskEdit& edit,
+                        GenerateStats& stats) {
+    const auto start = std::chrono::steady_clock::now();
+    pruned_ += static_cast<std::uint64_t>(edit.tokens);
+    stats.pruned_subtasks += edit.spans;
+    stats.pruned_tokens += edit.tokens;
+    // Something has to be fed, as logits are needed.
+    const std::size_t kept =
+        cut_back(runner_.kv(), sequence, std::min(edit.first, held.size() - 1));
+    stats.reread_tokens += std::ssize(held.subspan(kept)) - (edit.keeps_last ? 1 : 0);
+    const Token next = step(sequence, held, kept, kept == 0);
+    stats.reread_seconds += seconds_since(start);
+    return next;
+}
+
 GenerateStats Generator::generate(SeqId sequence, std::vector<Token>& held,
                                   std::span<const Token> prompt, std::int64_t most_tokens,
                                   const GenerateHooks& hooks) {
     const std::int64_t capacity = runner_.kv().capacity_tokens();
+    Subtasks subtasks(options_.subtasks);
     GenerateStats stats;
     stats.cached_tokens = std::ssize(held);
     stats.prompt_tokens = stats.cached_tokens + std::ssize(prompt);
@@ -106,29 +132,42 @@ GenerateStats Generator::generate(SeqId sequence, std::vector<Token>& held,
         if (!out.empty() && hooks.text) hooks.text(out);
     };
     const auto start = std::chrono::steady_clock::now();
-    Token next = step(sequence, held, prompt, true);
+    held.insert(held.end(), prompt.begin(), prompt.end());
+    Token next = step(sequence, held, held.size() - prompt.size(), true);
     stats.prompt_seconds = stats.first_token_seconds = seconds_since(start);
 
     const auto decode_start = std::chrono::steady_clock::now();
     for (;;) {
         ++stats.generated_tokens;
-        const std::int64_t count = std::ssize(held);
+        stats.most_held_tokens = std::max(stats.most_held_tokens, std::ssize(held));
         stats.reason = StopReason::kLength;
         if (tokenizer_.is_end(next) && !options_.ignore_end) {
             stats.reason = StopReason::kEnd;
             break;
         }
-        show(characters.push(tokenizer_.piece(next)));
+        const std::string piece = tokenizer_.piece(next);
+        show(characters.push(piece));
         if (stop.matched()) stats.reason = StopReason::kStopString;
         if (stop.matched() || stats.generated_tokens == most_tokens) break;
         if (hooks.interrupted && hooks.interrupted()) stats.reason = StopReason::kInterrupted;
-        if (count == capacity) stats.reason = StopReason::kContext;
         if (stats.reason != StopReason::kLength) break;
-        stats.decode_bytes += runner_.bytes_per_token(count);
+        held.push_back(next);
+        const SubtaskEdit edit = subtasks.push(held, piece, tokenizer_.piece(next, true));
+        if (std::ssize(held) > capacity) {
+            held.pop_back();
+            stats.reason = StopReason::kContext;
+            break;
+        }
+        if (!edit.empty()) {
+            next = reread(sequence, held, edit, stats);
+            continue;
+        }
+        stats.decode_bytes += runner_.bytes_per_token(std::ssize(held) - 1);
         ++stats.decode_steps;
-        next = step(sequence, held, {&next, 1}, false);
+        next = step(sequence, held, held.size() - 1, false);
     }
-    stats.decode_seconds = seconds_since(decode_start);
+    stats.decode_seconds = seconds_since(decode_start) - stats.reread_seconds;
+    stats.pruned_text = subtasks.gone();
     show(characters.finish());
     const std::string rest = stop.finish();
     if (!rest.empty() && hooks.text) hooks.text(rest);
@@ -163,9 +202,7 @@ std::int64_t Session::reuse(std::span<const Token> prompt) {
     const auto limit = std::min(tokens_.size(), prompt.size() - 1);
     std::size_t shared = 0;
     while (shared < limit && tokens_[shared] == prompt[shared]) ++shared;
-    KvEngine& kv = runner_.kv();
-    if (static_cast<std::int64_t>(shared) < kv.rollback_floor(seq_)) shared = 0;
-    kv.truncate(seq_, static_cast<std::int64_t>(shared));
+    shared = cut_back(runner_.kv(), seq_, shared);
     tokens_.resize(shared);
     return static_cast<std::int64_t>(shared);
 }

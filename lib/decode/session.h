@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "decode/sampler.h"
+#include "decode/subtasks.h"
 #include "model/runner.h"
 #include "text/tokenizer.h"
 
@@ -21,6 +22,7 @@ struct GenerateOptions {
     bool ignore_end = false;  // go on after an end-of-text token
     std::vector<std::string> stop;
     SamplerOptions sampling;
+    SubtaskOptions subtasks;
     void visit(OptionVisitor& v);
 };
 
@@ -36,6 +38,11 @@ struct GenerateStats {
     double first_token_seconds = 0;     // until the first token is chosen
     double decode_seconds = 0;          // of the decode steps, sampling included
     std::uint64_t decode_bytes = 0;     // state bytes that the decode steps moved
+    std::int64_t most_held_tokens = 0;  // in the cache at once
+    std::int64_t pruned_subtasks = 0, pruned_tokens = 0;
+    std::int64_t reread_tokens = 0;      // computed again as subtasks before them had gone
+    double reread_seconds = 0;           // of the steps that did so
+    std::vector<TextRange> pruned_text;  // of the answer: what belongs to tokens that have gone
     StopReason reason = StopReason::kLength;
 
     [[nodiscard]] double prompt_tokens_per_second() const noexcept;
@@ -48,25 +55,30 @@ struct GenerateHooks {
     std::function<bool()> interrupted;           // asked once per token
 };
 
-// Generates from sequences of a runner that others open, cut back and close.
+// Generates from sequences of a runner that others open and close.
 class Generator {
   public:
     Generator(Runner& runner, const Tokenizer& tokenizer, const GenerateOptions& options,
               std::uint64_t seed);
     // Feeds `prompt`, one token at least, to the sequence and goes on from there for `most_tokens`
     // at most (below 0: without end), whatever the options say. `held`: the sequence's tokens,
-    // which grow with it.
+    // which grow with it, and shrink when subtasks go. Then the sequence is what it would be had it
+    // only ever read those left; where it cannot be cut back so far, it is read anew. Penalties
+    // look at the tokens left, random numbers are drawn as if none had gone. What ends with the
+    // answer's last token, which is not fed, stays, and so does what is in the buffer then.
     GenerateStats generate(SeqId sequence, std::vector<Token>& held, std::span<const Token> prompt,
                            std::int64_t most_tokens, const GenerateHooks& hooks);
 
   private:
-    Token step(SeqId sequence, std::vector<Token>& held, std::span<const Token> tokens,
-               bool prompt);
+    Token step(SeqId sequence, std::span<const Token> held, std::size_t first, bool prompt);
+    Token reread(SeqId sequence, std::span<const Token> held, const SubtaskEdit& edit,
+                 GenerateStats& stats);
 
     Runner& runner_;
     const Tokenizer& tokenizer_;
     GenerateOptions options_;
     Sampler sampler_;
+    std::uint64_t pruned_ = 0;  // tokens that are not held and count for random numbers
     // Where the head's device has the largest logits ready that the sampler looks at: these.
     std::vector<float> top_;
     std::vector<Token> top_tokens_;

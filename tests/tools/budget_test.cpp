@@ -98,6 +98,10 @@ TEST_CASE("budget: run") {
                                                "f32", "-ctv", "bf16"});
     }
     SUBCASE("sampled") { job.command.insert(job.command.end(), {"--top-k", "0", "--temp", "2"}); }
+    SUBCASE("subtasks that leave the cache") {
+        job.command.insert(job.command.end(), {"--subtask-open", "a", "--subtask-close", "e",
+                                               "--prune-buffer", "0", "--temp", "3"});
+    }
     SUBCASE("a conversation") {
         job.command = {tool_path("run"), "-m", model, "-n", "20", "--interactive", "--chat"};
         job.input = "hello\nand more\n";

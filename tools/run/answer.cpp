@@ -34,6 +34,17 @@ std::string decode_summary(const GenerateStats& s) {
     return text + std::string(name(s.reason));
 }
 
+std::string subtask_summary(const GenerateStats& s) {
+    char text[256];
+    std::snprintf(text, sizeof(text),
+                  "subtasks: %lld left the cache with %lld tokens, %lld tokens were read again in "
+                  "%.3f s; %lld tokens in the cache at most",
+                  static_cast<long long>(s.pruned_subtasks),
+                  static_cast<long long>(s.pruned_tokens), static_cast<long long>(s.reread_tokens),
+                  s.reread_seconds, static_cast<long long>(s.most_held_tokens));
+    return text;
+}
+
 }  // namespace
 
 Json stats_json(const GenerateStats& s) {
@@ -49,6 +60,11 @@ Json stats_json(const GenerateStats& s) {
     json.set("decode_tokens_per_second", s.decode_tokens_per_second());
     json.set("decode_bytes", s.decode_bytes);
     json.set("decode_bytes_per_second", s.decode_bytes_per_second());
+    json.set("most_held_tokens", s.most_held_tokens);
+    json.set("pruned_subtasks", s.pruned_subtasks);
+    json.set("pruned_tokens", s.pruned_tokens);
+    json.set("reread_tokens", s.reread_tokens);
+    json.set("reread_seconds", s.reread_seconds);
     json.set("ended_by", name(s.reason));
     return json;
 }
@@ -67,6 +83,7 @@ std::string answer(cli::Context& context, Session& session, std::span<const Toke
     if (show && end_line && !text.ends_with('\n')) context.print("\n");
     log_info(summary(stats));
     log_info(decode_summary(stats));
+    if (stats.pruned_subtasks > 0) log_info(subtask_summary(stats));
     return text;
 }
 
@@ -119,10 +136,13 @@ void converse(cli::Context& context, Session& session, const Tokenizer& tokenize
         const std::vector<Token> prompt =
             encode_chat(tokenizer, options.chat_template, messages, true);
         GenerateStats stats;
-        messages.push_back({"assistant", answer(context, session, prompt, true, stats)});
+        const std::string text = answer(context, session, prompt, true, stats);
+        // What has left the cache does not come back with the next turn.
+        messages.push_back({"assistant", without(text, stats.pruned_text)});
         Json turn = stats_json(stats);
         turn.set("user", line);
-        turn.set("text", messages.back().content);
+        turn.set("text", text);
+        if (options.generate.subtasks.on()) turn.set("kept_text", messages.back().content);
         turns.push(turn);
     }
     context.report.set("turns", turns);

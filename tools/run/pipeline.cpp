@@ -75,6 +75,10 @@ void Pipeline::open() {
         throw Error(Exit::kUsage, "--workers", "answer one prompt, with a limit of tokens each",
                     "give -p TEXT -n N and no --kv-save or --kv-load");
     }
+    options.generate.subtasks.check(options.kv);
+    if (options.generate.subtasks.on() && options.workers.workers > 0)
+        throw Error(Exit::kUsage, "--workers", "keep their subtasks in the cache",
+                    "leave out --subtask-open or --workers");
     if (!options.kv_load.empty() && (options.chat || conversation_))
         throw Error(Exit::kUsage, "--kv-load", "goes on from a plain text, not in a chat",
                     "leave out --chat");
@@ -143,7 +147,10 @@ RunnerOptions Pipeline::runner_options(Device device, Isa isa) const {
     out.adapters = adapters_;
     out.cuda = {.layers = options.gpu_layers, .vram_bytes = vram_bytes_, .tokens = most_tokens()};
     // Memory for a step is not taken for more tokens than there are.
-    out.step_tokens = conversation_ ? options.batch : std::min(options.batch, std::ssize(prompt_));
+    const bool rereads = options.generate.subtasks.on();
+    out.step_tokens = conversation_
+                          ? options.batch
+                          : std::min(options.batch, rereads ? most_tokens() : std::ssize(prompt_));
     out.step_tokens = std::max(out.step_tokens, options.workers.workers);
     if (options.workers.workers > 0) out.logit_rows = options.workers.workers;
     return out;
@@ -154,6 +161,13 @@ std::int64_t Pipeline::most_tokens() const {
     if (conversation_ || wanted < 0) return capacity_;
     // The last token chosen is not fed back.
     return std::min(capacity_, std::ssize(prompt_) + std::max<std::int64_t>(wanted - 1, 0));
+}
+
+// Where subtasks leave, the context does not end an answer.
+std::int64_t Pipeline::answer_tokens() const {
+    if (options.generate.subtasks.on())
+        return std::max<std::int64_t>(options.generate.max_tokens - 1, 0);
+    return most_tokens() - std::ssize(prompt_);
 }
 
 Plan Pipeline::memory(const RunnerOptions& runner, std::int64_t tokens) const {
@@ -186,7 +200,7 @@ Plan Pipeline::memory(const RunnerOptions& runner, std::int64_t tokens) const {
 }
 
 void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const {
-    const std::int64_t new_tokens = most_tokens() - std::ssize(prompt_);
+    const std::int64_t new_tokens = answer_tokens();
     if (conversation_ || options.generate.max_tokens < 0) return;
     const cost::MachineProfile profile = cost::find_profile(options.profile);
     const cost::Machine machine{profile, common.threads > 0 ? common.threads : default_threads(),
@@ -272,10 +286,7 @@ void Pipeline::stream_layers(Plan& plan, std::uint64_t limit_bytes, RunnerOption
     const StorePlan store = Runner::store_plan(*source_, runner);
     const cost::MachineProfile profile = cost::find_profile(options.profile);
     const double pass = cost::load_seconds({profile, 1, false}, store.streamed_bytes);
-    if (resident_seconds > 0) {
-        const std::int64_t tokens = most_tokens() - std::ssize(prompt_);
-        plan.seconds += pass * static_cast<double>(tokens + 1);
-    }
+    if (resident_seconds > 0) plan.seconds += pass * static_cast<double>(answer_tokens() + 1);
     const std::string note =
         std::to_string(store.streamed_layers) + " of " + std::to_string(source_->spec().layers) +
         " layers, " + format_bytes(store.streamed_bytes) + ", are read from disk for every step: " +
@@ -322,6 +333,8 @@ void Pipeline::run(cli::Context& context) {
     if (!options.kv_dump.empty())
         write_text_file(options.kv_dump, held_tokens(runner, session) + "\n", IfExists::kReplace);
     context.report.set("text", text);
+    if (options.generate.subtasks.on())
+        context.report.set("kept_text", without(text, stats.pruned_text));
     context.report.set("stats", stats_json(stats));
     context.report.set("kv_bytes", runner.kv().bytes());
 }

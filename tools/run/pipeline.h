@@ -34,6 +34,7 @@ class Pipeline {
     [[nodiscard]] RunnerOptions runner_options(Device device, Isa isa) const;
     // Tokens in the cache at the end, at most.
     [[nodiscard]] std::int64_t most_tokens() const;
+    [[nodiscard]] std::int64_t answer_tokens() const;  // that are fed back, at most
     [[nodiscard]] Plan memory(const RunnerOptions& runner, std::int64_t tokens) const;
     void stream_layers(Plan& plan, std::uint64_t limit_bytes, RunnerOptions runner,
                        const cli::CommonOptions& common);
