@@ -20,7 +20,8 @@ Token next_token(Runner& runner, SeqId seq, std::span<const Token> tokens) {
         const auto best = [&](auto row) {
             return static_cast<Token>(std::max_element(row, row + logits.cols) - row);
         };
-        next = logits.dtype == DType::kF64 ? best(logits.row<double>(0)) : best(logits.row<float>(0));
+        next =
+            logits.dtype == DType::kF64 ? best(logits.row<double>(0)) : best(logits.row<float>(0));
     });
     return next;
 }

@@ -228,15 +228,15 @@ void KvSweep::measure_anew(const std::string& policy, std::vector<Sums>& sums) c
             go_on(*runner, seq, text, sums[b]);
             runner->kv().close(seq);
         }
-        if (needles_ != nullptr) sums[b].needles = needles_->hits(needles_->ask(*runner, {}).front());
+        if (needles_ != nullptr)
+            sums[b].needles = needles_->hits(needles_->ask(*runner, {}).front());
     }
 }
 
 std::vector<KvSweepRow> KvSweep::measure(const std::string& policy) {
     std::vector<Sums> sums(options_.budgets.size(),
                            Sums(static_cast<std::size_t>(options_.buckets)));
-    const KvChain chain =
-        KvChain::parse(with_budget(policy, options_.prompt_tokens), "--policy");
+    const KvChain chain = KvChain::parse(with_budget(policy, options_.prompt_tokens), "--policy");
     std::vector<KvSweepRow> rows;
     try {
         if (chain.edits() && chain.of(KvPolicy::kFilter) == nullptr) {

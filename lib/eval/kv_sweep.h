@@ -2,8 +2,8 @@
 // What KV-cache policies cost and save on one model: each policy at several budgets reads the same
 // long prompts, drops what it drops when they end, and goes on with the text that follows; every
 // row of logits is compared with that of the full cache. Then numbers that stand in a made text are
-// asked for (KvNeedles). A policy that edits at the prompt's end reads a prompt once for all budgets;
-// each budget goes on from a fork.
+// asked for (KvNeedles). A policy that edits at the prompt's end reads a prompt once for all
+// budgets; each budget goes on from a fork.
 #pragma once
 
 #include <functional>

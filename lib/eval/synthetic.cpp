@@ -178,9 +178,8 @@ ContextItem pass_number_item(const SyntheticCase& one, std::span<const std::int6
     const auto text = [&](std::int64_t parts) {
         std::vector<Inserted> sentences;
         for (std::int64_t i = 0; i < std::ssize(depths); ++i) {
-            sentences.push_back(
-                {place_of(depths[static_cast<std::size_t>(i)], parts),
-                 "The pass number of " + name(i) + " is " + number(i) + "."});
+            sentences.push_back({place_of(depths[static_cast<std::size_t>(i)], parts),
+                                 "The pass number of " + name(i) + " is " + number(i) + "."});
         }
         return "The text below gives the pass number of one city or several.\n\n" +
                text_with(one.draws, parts, std::move(sentences));

@@ -43,7 +43,10 @@ std::unique_ptr<LaneRange> map_range(std::size_t lanes, std::size_t stride, Page
     return range;
 }
 
-void unmap(const LaneRange& range) noexcept { munmap(range.map, range.mapped); }
+void unmap(const LaneRange& range) noexcept {
+    ASAN_UNPOISON_MEMORY_REGION(range.base, range.used.size() * range.stride);
+    munmap(range.map, range.mapped);
+}
 
 }  // namespace
 
@@ -103,26 +106,26 @@ LaneRange* LanePool::take(std::size_t lanes, std::size_t stride, PageSize page) 
 void LanePool::give(LaneRange* range, Charge& charge) noexcept {
     const Lock lock(*this);
     std::uint64_t others = spare_.bytes(), kept = 0;
+    bool few = true;
     for (std::size_t i = 0; i < range->used.size(); ++i) {
         others -= range->spare(i);
         range->used[i] = 0;
         kept += range->ready[i];
+        few = few && range->ready[i] <= kSpareLaneBytes;
     }
     charge.resize(0);
-    if (!keep(others + kept, others)) {
-        for (std::size_t i = 0; i < range->used.size(); ++i) drop(*range, i, 0);
-    }
-    for (std::size_t i = 0; i < range->used.size(); ++i)
-        ASAN_POISON_MEMORY_REGION(range->lane(i), range->ready[i]);
     const auto at = std::find_if(live_.begin(), live_.end(),
                                  [&](const auto& one) { return one.get() == range; });
-    closed_.push_back(std::move(*at));
+    std::unique_ptr<LaneRange> closed = std::move(*at);
     *at = std::move(live_.back());
     live_.pop_back();
-    if (closed_.size() <= kClosedRanges) return;
-    trim_lanes(*closed_.front(), UINT64_MAX);
-    unmap(*closed_.front());
-    closed_.erase(closed_.begin());
+    if (!few || closed_.size() == kClosedRanges || !keep(others + kept, others)) {
+        spare_.resize(others);
+        return unmap(*closed);
+    }
+    for (std::size_t i = 0; i < closed->used.size(); ++i)
+        ASAN_POISON_MEMORY_REGION(closed->lane(i), closed->ready[i]);
+    closed_.push_back(std::move(closed));
 }
 
 bool LanePool::grow(LaneRange& range, std::size_t lane, std::size_t bytes, Charge& charge) {
@@ -177,9 +180,6 @@ void LanePool::shrink(LaneRange& range, std::size_t lane, std::size_t bytes,
 void LanePool::trim(std::uint64_t bytes) noexcept {
     const Lock lock(*this);
     trim_all(bytes);
-    if (bytes != UINT64_MAX) return;
-    for (const auto& range : closed_) unmap(*range);
-    closed_.clear();
 }
 
 // Charges for `bytes` spare ones, or for `otherwise`, which is no more than now.
@@ -195,17 +195,22 @@ bool LanePool::keep(std::uint64_t bytes, std::uint64_t otherwise) noexcept {
     return false;
 }
 
-// Sequences that are closed first, the oldest first.
+// Closed ranges first.
 void LanePool::trim_all(std::uint64_t bytes) noexcept {
-    for (const auto* ranges : {&closed_, &live_}) {
-        for (const auto& range : *ranges) {
-            if (bytes == 0 || spare_.bytes() == 0) return;
-            bytes -= std::min(bytes, trim_lanes(*range, bytes));
-        }
+    const std::uint64_t wanted = spare_.bytes() - std::min(bytes, spare_.bytes());
+    while (!closed_.empty() && (spare_.bytes() > wanted || bytes == UINT64_MAX)) {
+        const std::unique_ptr<LaneRange> range = std::move(closed_.back());
+        closed_.pop_back();
+        unmap(*range);
+        for (const std::size_t ready : range->ready) spare_.resize(spare_.bytes() - ready);
+    }
+    for (const auto& range : live_) {
+        if (spare_.bytes() <= wanted) return;
+        trim_lanes(*range, spare_.bytes() - wanted);
     }
 }
 
-std::uint64_t LanePool::trim_lanes(LaneRange& range, std::uint64_t bytes) noexcept {
+void LanePool::trim_lanes(LaneRange& range, std::uint64_t bytes) noexcept {
     std::uint64_t gone = 0;
     for (std::size_t i = 0; i < range.used.size() && gone < bytes; ++i) {
         const std::size_t spare = range.spare(i);
@@ -213,7 +218,6 @@ std::uint64_t LanePool::trim_lanes(LaneRange& range, std::uint64_t bytes) noexce
         spare_.resize(spare_.bytes() - spare);
         gone += spare;
     }
-    return gone;
 }
 
 // Pages from `ready` on go back to the system.

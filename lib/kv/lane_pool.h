@@ -41,7 +41,8 @@ struct LaneRange {
 
 class LanePool {
   public:
-    // Of a lane that goes on, or one page; of one that is emptied, everything.
+    // Of a lane that goes on, or one page; of one that is emptied, everything. Closed ranges are
+    // kept if no lane has more: forks' tails; else the next fork would sit on a whole text's pages.
     static constexpr std::size_t kSpareLaneBytes = std::size_t{16} << 10;
     static constexpr std::size_t kSpareBytes = std::size_t{32} << 20;  // of all lanes
     static constexpr std::size_t kClosedRanges = 512;
@@ -68,11 +69,11 @@ class LanePool {
     void drop(LaneRange& range, std::size_t lane, std::size_t ready) noexcept;
     bool open(LaneRange& range, std::size_t lane, std::size_t bytes) noexcept;
     bool keep(std::uint64_t bytes, std::uint64_t otherwise) noexcept;
-    std::uint64_t trim_lanes(LaneRange& range, std::uint64_t bytes) noexcept;
+    void trim_lanes(LaneRange& range, std::uint64_t bytes) noexcept;
     void trim_all(std::uint64_t bytes) noexcept;
 
     mutable std::mutex mutex_;
-    std::vector<std::unique_ptr<LaneRange>> live_, closed_;  // the last closed last
+    std::vector<std::unique_ptr<LaneRange>> live_, closed_;
     Charge spare_;
 };
 

@@ -156,8 +156,8 @@ void KvSweepPipeline::open(const cli::CommonOptions& common) {
 Plan KvSweepPipeline::plan(const cli::CommonOptions& common) {
     open(common);
     const std::int64_t prompt = options.sweep.prompt_tokens;
-    const std::int64_t most_tokens = std::max(prompt + options.sweep.answer_tokens,
-                                              needles_ ? needles_->most_tokens() : 0);
+    const std::int64_t most_tokens =
+        std::max(prompt + options.sweep.answer_tokens, needles_ ? needles_->most_tokens() : 0);
     // Beside the prompt's sequence, what is left of it under a budget, and a branch of that.
     std::int64_t kept = 0;
     for (const std::string& text : options.sweep.budgets) {
