@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/ledger.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
 #include "core/error.h"
+#include "core/reclaim.h"
 #include "core/strings.h"
 
 namespace thimble {
@@ -18,7 +20,11 @@ template <class E>
 constexpr std::size_t index(E e) {
     return static_cast<std::size_t>(e);
 }
+
+std::atomic<Reclaim> holder{nullptr};
 }  // namespace
+
+void set_reclaim(Reclaim reclaim) noexcept { holder = reclaim; }
 
 std::string_view name(Tier tier) noexcept { return kTierNames[index(tier)]; }
 std::string_view name(Purpose purpose) noexcept { return kPurposeNames[index(purpose)]; }
@@ -66,7 +72,13 @@ void Ledger::Count::add(std::uint64_t bytes) noexcept {
 void Ledger::charge(Tier tier, Purpose purpose, std::uint64_t bytes) {
     Count& total = totals_[index(tier)];
     const std::uint64_t limit = limits_[index(tier)].load(std::memory_order_relaxed);
-    const std::uint64_t before = total.current.load(std::memory_order_relaxed);
+    std::uint64_t before = total.current.load(std::memory_order_relaxed);
+    const Reclaim reclaim = tier == Tier::kRam ? holder.load(std::memory_order_relaxed) : nullptr;
+    const std::uint64_t most = std::min(limit, total.peak.load(std::memory_order_relaxed));
+    if (reclaim != nullptr && (bytes > most || before > most - bytes)) {
+        reclaim(bytes > most ? UINT64_MAX : before + bytes - most);
+        before = total.current.load(std::memory_order_relaxed);
+    }
     if (bytes > limit || before > limit - bytes) {
         throw Error(Exit::kOverBudget, "--max-memory",
                     std::string(name(tier)) + ": " + format_bytes(bytes) + " more for " +

@@ -90,7 +90,10 @@ KvEngine::KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options,
                    const KvPlacement& placement)
     : state_(std::make_unique<State>(std::move(layers), options, placement)) {}
 
-KvEngine::~KvEngine() = default;
+KvEngine::~KvEngine() {
+    state_.reset();
+    LanePool::process().trim();  // another engine's ranges have other shapes
+}
 
 SeqId KvEngine::open() {
     State& s = *state_;

@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // One reserved address range cut into equal lanes (one per KV head). Each lane is contiguous and
 // holds memory from its start only as far as it is committed; committed pages are charged to the
-// ledger exactly and go back to the system when given up ("vAttention: Dynamic Memory Management
-// for Serving LLMs without PagedAttention", 2024, on the CPU's page tables).
+// ledger exactly and go back to the system when given up, but for the few that LanePool keeps
+// ("vAttention: Dynamic Memory Management for Serving LLMs without PagedAttention", 2024, on the
+// CPU's page tables). The contents of bytes just made usable are unspecified.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
 
 #include "core/ledger.h"
+#include "kv/lane_pool.h"
 
 namespace thimble {
-
-enum class PageSize : std::uint8_t {
-    kBase,  // the system's
-    kHuge,  // 2 MiB, as far as the system has them: fewer misses, more memory at a lane's end
-};
 
 class LaneMemory {
   public:
@@ -41,7 +37,7 @@ class LaneMemory {
     [[nodiscard]] std::size_t lane_stride() const noexcept { return stride_; }  // bytes
     [[nodiscard]] std::uint64_t committed_bytes() const noexcept { return charge_.bytes(); }
     [[nodiscard]] std::size_t committed_bytes(int lane) const noexcept {
-        return committed_[static_cast<std::size_t>(lane)];
+        return range_ == nullptr ? 0 : range_->used[static_cast<std::size_t>(lane)];
     }
     // What resize(lane_bytes) commits per lane: whole pages.
     [[nodiscard]] static std::size_t committed_lane_bytes(std::size_t lane_bytes,
@@ -51,9 +47,10 @@ class LaneMemory {
     void swap(LaneMemory& other) noexcept;
 
     PageSize page_ = PageSize::kBase;
-    std::size_t stride_ = 0, mapped_ = 0;
-    std::vector<std::size_t> committed_;  // of each lane
-    std::byte *base_ = nullptr, *map_ = nullptr;
+    int lanes_ = 0;
+    std::size_t stride_ = 0;
+    std::byte* base_ = nullptr;
+    LaneRange* range_ = nullptr;  // of the pool; null: of no bytes
     Charge charge_;
 };
 

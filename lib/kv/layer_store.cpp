@@ -178,10 +178,12 @@ void LayerStore::reserve(std::int64_t tokens, std::int64_t count) {
 
 void LayerStore::cut(std::int64_t tokens) {
     if (tokens == 0) {
-        const bool keeps_device = plan_.device_slots > 0;
-        if (!keeps_device || sparse_ || parts_.size() > 1)
+        parts_.resize(1);
+        if (parts_.front().use_count() > 1 || !own().channels.empty())
             parts_ = {new_part(plan_.all_slots(), plan_.head_dim)};
         sparse_ = false;
+        own().first_position = 0;
+        own().positions.clear(), own().bias.clear();
         std::fill(own().slots.begin(), own().slots.end(), 0);
     } else if (!sparse_ && !plan_.ring()) {
         while (tokens < own().first_position) {
