@@ -13,10 +13,17 @@ void KvEngine::State::apply(const Exec& exec, Sequence& sequence, std::size_t la
                             std::int64_t seen, const KvEdit& edit) {
     if (edit.heads.empty()) return;
     LayerState& state = *sequence.layers[layer];
+    for (std::size_t head = 0; head < state.sums.size(); ++head) {
+        auto& sums = state.sums[head];
+        if (sums.empty()) continue;
+        // No rows may have been seen since these slots were written.
+        const auto slots = static_cast<std::size_t>(state.store.slots(static_cast<int>(head)));
+        make_room(sums, slots);
+        sums.resize(slots);
+    }
     const SlotOrder order = state.store.apply(exec, edit, !sequence.in_prompt);
     for (std::size_t head = 0; head < order.size(); ++head) {
-        auto& sums = state.sums[head];
-        if (!sums.empty()) reorder(sums, order[head]);
+        if (!state.sums[head].empty()) reorder(state.sums[head], order[head]);
     }
     state.floor = seen;
     LayerStatistics(shape.chain, shape.specs[layer], static_cast<int>(layer))
