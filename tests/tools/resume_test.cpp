@@ -173,7 +173,8 @@ TEST_CASE("quantize: --resume takes up several files and directories where they 
         const Json report = parse_json(read_file(reports.file("r.json")), "report");
         CHECK(report.find("resumed_bytes")->as_int("bytes") > 0);
         const Json& measured = *report.find("measured")->find("ram")->find("peak_bytes");
-        CHECK(report.find("plan")->find("tiers")->find("ram")->find("peak_bytes")->as_int("p") ==
+        // What was left to do may need less than all.
+        CHECK(report.find("plan")->find("tiers")->find("ram")->find("peak_bytes")->as_int("p") >=
               measured.as_int("m"));
     }
 }
@@ -213,7 +214,7 @@ TEST_CASE("quantize: --resume goes on from its checkpoints; a run without it beg
     const Json report = parse_json(read_file(s.directory.file("r.json")), "report");
     CHECK(report.find("resumed_bytes")->as_int("bytes") > 0);
     const Json& measured = *report.find("measured")->find("ram")->find("peak_bytes");
-    CHECK(report.find("plan")->find("tiers")->find("ram")->find("peak_bytes")->as_int("p") ==
+    CHECK(report.find("plan")->find("tiers")->find("ram")->find("peak_bytes")->as_int("p") >=
           measured.as_int("m"));
     std::filesystem::remove(s.output);
 

@@ -93,9 +93,9 @@ TEST_CASE("retrieval heads: the one that looks at the needle is found, and its s
                       report = directory.file("report.json"),
                       text = directory.write("text.txt", std::string(600, 'x'));
     write_counting_model(model);
-    const ProcessResult r = run_process(
-        {tool_path("evaluate"), "find-retrieval-heads", "-m", model, "-f", text, "-o", sidecar,
-         "--needle-tokens", "400", "--needle-lengths", "2", "--json", report, "-q"});
+    const ProcessResult r = run_process({tool_path("evaluate"), "find-retrieval-heads", "-m", model,
+                                         "-f", text, "-o", sidecar, "--needle-tokens", "400",
+                                         "--needle-lengths", "2", "--json", report, "-q"});
     CAPTURE(r.err);
     REQUIRE(r.exit == 0);
     const Json found = read_json_file(sidecar), told = read_json_file(report);
