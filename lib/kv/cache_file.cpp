@@ -15,7 +15,7 @@ namespace thimble {
 namespace {
 
 constexpr const char* kHeadTensor = "thimble.kv";
-constexpr std::int64_t kVersion = 1;
+constexpr std::int64_t kVersion = 2;
 
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
@@ -30,22 +30,21 @@ std::string tensor_name(std::size_t layer, const std::string& part, const char* 
     return "layer." + std::to_string(layer) + "/" + part + "/" + what;
 }
 
-// Bytes of a head that a field holds, and where they are.
+// Bytes of a head that a field holds after `tokens` tokens, and where they are.
 struct Extent {
     std::byte* data;
     std::size_t bytes;
 };
-Extent extent(const LayerStore& store, LayerStore::Part& part, Field field, int head) {
+Extent extent(const LayerStore& store, LayerStore::Part& part, Field field, int head,
+              std::int64_t tokens) {
     const LayerPlan& plan = store.plan();
     const auto h = index(head);
-    const std::size_t slots = plan.ring() ? 0 : index(part.slots[h]);
+    const std::size_t slots = index(plan.ring() ? plan.used_slots(tokens) : part.slots[h]);
     switch (field) {
         case Field::kKeys:
-            return {part.k.lane(head),
-                    plan.ring() ? part.k.committed_bytes(head) : slots * store.k_row_bytes(part)};
+            return {part.k.lane(head), slots * store.k_row_bytes(part)};
         case Field::kValues:
-            return {part.v.lane(head), plan.ring() ? part.v.committed_bytes(head)
-                                                   : slots * plan.v.row_bytes(plan.head_dim)};
+            return {part.v.lane(head), slots * plan.v.row_bytes(plan.head_dim)};
         case Field::kPositions:
             if (part.positions.empty()) return {nullptr, 0};
             return {reinterpret_cast<std::byte*>(part.positions[h].data()),
@@ -65,7 +64,7 @@ constexpr std::pair<Field, const char*> kFields[] = {{Field::kKeys, "keys"},
 
 // fn(name, bytes of each head): every tensor of a sequence that holds anything, in a fixed order.
 template <class Fn>
-void for_tensors(KvEngine::State::Sequence& sequence, Fn&& fn) {
+void for_tensors(KvEngine::State::Sequence& sequence, std::int64_t tokens, Fn&& fn) {
     for (std::size_t layer = 0; layer < sequence.layers.size(); ++layer) {
         LayerState& state = *sequence.layers[layer];
         const auto heads = state.store.plan().kv_heads;
@@ -73,7 +72,8 @@ void for_tensors(KvEngine::State::Sequence& sequence, Fn&& fn) {
             for (const auto& [field, what] : kFields) {
                 std::vector<Extent> extents;
                 for (int head = 0; head < heads; ++head)
-                    extents.push_back(extent(state.store, *state.store.parts()[p], field, head));
+                    extents.push_back(
+                        extent(state.store, *state.store.parts()[p], field, head, tokens));
                 fn(tensor_name(layer, "part." + std::to_string(p), what), extents);
             }
         }
@@ -315,23 +315,26 @@ void save_sequence(const KvEngine& engine, SeqId seq, const KvFileHead& head,
     const std::string text = json.dump();
 
     std::vector<TensorSpec> specs{{kHeadTensor, TensorType::kU8, {text.size()}}};
-    for_tensors(sequence, [&](const std::string& name, const std::vector<Extent>& extents) {
-        if (bytes_of(extents) > 0) specs.push_back({name, TensorType::kU8, {bytes_of(extents)}});
-    });
+    for_tensors(sequence, sequence.tokens,
+                [&](const std::string& name, const std::vector<Extent>& extents) {
+                    if (bytes_of(extents) > 0)
+                        specs.push_back({name, TensorType::kU8, {bytes_of(extents)}});
+                });
     SafetensorsOptions options;
     options.if_exists = IfExists::kReplace;
     SafetensorsWriter writer(path, specs, options);
     writer.write(0, 0, std::as_bytes(std::span(text)));
     std::size_t tensor = 1;
-    for_tensors(sequence, [&](const std::string&, const std::vector<Extent>& extents) {
-        if (bytes_of(extents) == 0) return;
-        std::uint64_t offset = 0;
-        for (const Extent& e : extents) {
-            writer.write(tensor, offset, {e.data, e.bytes});
-            offset += e.bytes;
-        }
-        ++tensor;
-    });
+    for_tensors(sequence, sequence.tokens,
+                [&](const std::string&, const std::vector<Extent>& extents) {
+                    if (bytes_of(extents) == 0) return;
+                    std::uint64_t offset = 0;
+                    for (const Extent& e : extents) {
+                        writer.write(tensor, offset, {e.data, e.bytes});
+                        offset += e.bytes;
+                    }
+                    ++tensor;
+                });
     writer.finish();
 }
 
@@ -369,18 +372,19 @@ SeqId load_sequence(KvEngine& engine, const KvFileHead& expected, const std::str
         sequence.written = reader.number("written", tokens, s.shape.capacity);
         for (std::size_t i = 0; i < layers.size(); ++i)
             restore_layer(*sequence.layers[i], reader.sub(layers[i]), tokens, s.memory, path);
-        for_tensors(sequence, [&](const std::string& name, const std::vector<Extent>& extents) {
-            if (bytes_of(extents) == 0) return;
-            const TensorEntry* entry = file->find(name);
-            if (entry == nullptr || entry->type != TensorType::kU8 ||
-                entry->bytes != bytes_of(extents))
-                throw bad(path, "tensor '" + name + "' is not what the head says");
-            std::uint64_t offset = 0;
-            for (const Extent& e : extents) {
-                file->read(*entry, offset, {e.data, e.bytes});
-                offset += e.bytes;
-            }
-        });
+        for_tensors(sequence, tokens,
+                    [&](const std::string& name, const std::vector<Extent>& extents) {
+                        if (bytes_of(extents) == 0) return;
+                        const TensorEntry* entry = file->find(name);
+                        if (entry == nullptr || entry->type != TensorType::kU8 ||
+                            entry->bytes != bytes_of(extents))
+                            throw bad(path, "tensor '" + name + "' is not what the head says");
+                        std::uint64_t offset = 0;
+                        for (const Extent& e : extents) {
+                            file->read(*entry, offset, {e.data, e.bytes});
+                            offset += e.bytes;
+                        }
+                    });
         for (const auto& layer : sequence.layers) check_state(*layer, tokens, path);
         sequence.tokens = tokens;
         sequence.in_prompt = false;
