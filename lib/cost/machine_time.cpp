@@ -119,6 +119,8 @@ double MachineTime::decode_seconds(const ServedModel& model, std::int64_t tokens
                                    std::int64_t users) const {
     const auto n = static_cast<double>(users);
     double sum = attention_seconds(0, n * kv_bytes(model, tokens));
+    if (rate_.attention_calls_per_second > 0)
+        sum += n * static_cast<double>(model.layers.size()) / rate_.attention_calls_per_second;
     for (const Product& product : products_) sum += product_seconds(product, n);
     if (rate_.calls_per_second > 0) sum += calls_ / rate_.calls_per_second;
     if (rate_.elementwise_bytes_per_second > 0)

@@ -18,7 +18,7 @@ constexpr std::array kFormats = {"f16",  "bf16", "q8_0", "q4_0", "q4_1",
 
 // Weights and caches that are read from memory, not from a cache.
 std::int64_t far_bytes(const ProbeOptions& options) {
-    return options.memory_mib * static_cast<std::int64_t>(kMiB) / 8;
+    return options.memory_mib * static_cast<std::int64_t>(kMiB) / 4;
 }
 
 std::vector<std::int64_t> thread_counts(std::int64_t most) {
@@ -81,6 +81,7 @@ MachineProfile probe(const ProbeOptions& options, std::int64_t threads, Isa isa)
             attention_rates(team, isa, far_bytes(options), options.repeats);
         rate.attention_ops_per_second = attention.ops_per_second;
         rate.attention_bytes_per_second = attention.bytes_per_second;
+        rate.attention_calls_per_second = attention.calls_per_second;
         rate.calls_per_second = calls_per_second(team, isa, options.repeats);
         rate.elementwise_bytes_per_second = elementwise_bandwidth(team, isa, options.repeats);
         profile.rates.push_back(rate);

@@ -40,7 +40,7 @@ struct MatmulRates {
 [[nodiscard]] LayoutRate layout_rate(Team& team, Isa isa, const char* format,
                                      std::int64_t far_bytes, std::int64_t repeats);
 struct AttentionRates {
-    double ops_per_second = 0, bytes_per_second = 0;
+    double ops_per_second = 0, bytes_per_second = 0, calls_per_second = 0;
 };
 [[nodiscard]] AttentionRates attention_rates(Team& team, Isa isa, std::int64_t far_bytes,
                                              std::int64_t repeats);

@@ -72,10 +72,10 @@ Matrix make_matrix(const Exec& exec, const WeightFormat& format, Shape2 shape) {
     return out;
 }
 
-// Of one product with so many rows of input.
-double seconds_of_product(Exec& exec, const Matrix& matrix, std::int64_t tokens,
-                          std::int64_t repeats) {
-    const Shape2 shape = matrix.view.shape;
+// Of products with so many rows of input, each of so many rows of the matrix.
+double seconds_of_products(Exec& exec, const Matrix& matrix, std::int64_t rows, std::int64_t tokens,
+                           std::int64_t repeats) {
+    const Shape2 shape = {rows, matrix.view.shape.cols};
     Workspace workspace(ops::matmul_input_bytes(exec, tokens, shape.cols) +
                         ops::matmul_bytes(exec, shape));
     exec.workspace = &workspace;
@@ -85,8 +85,10 @@ double seconds_of_product(Exec& exec, const Matrix& matrix, std::int64_t tokens,
     const View x{input.data(), DType::kF32, tokens, shape.cols, shape.cols};
     const View y{output.data(), DType::kF32, tokens, shape.rows, shape.rows};
     return median_seconds(repeats, [&] {
-        ops::MatmulInput shared(exec, x);
-        ops::matmul(exec, shared, {matrix.view, y, {}, false});
+        for (std::int64_t first = 0; first < matrix.view.shape.rows; first += rows) {
+            ops::MatmulInput shared(exec, x);
+            ops::matmul(exec, shared, {matrix.view.slice_rows({first, rows}), y, {}, false});
+        }
     });
 }
 
@@ -105,7 +107,8 @@ double ops_per_second(Team& team, Isa isa, const Case& what, std::int64_t repeat
     exec.isa = isa, exec.activations = what.activations, exec.team = &team;
     exec.products = what.products;
     const Matrix matrix = make_matrix(exec, weight_formats().get(what.format, "probe"), kShape);
-    return ops_of(kShape, kTokens) / seconds_of_product(exec, matrix, kTokens, repeats);
+    return ops_of(kShape, kTokens) /
+           seconds_of_products(exec, matrix, kShape.rows, kTokens, repeats);
 }
 
 }  // namespace
@@ -129,36 +132,38 @@ LayoutRate layout_rate(Team& team, Isa isa, const char* format_name, std::int64_
     LayoutRate out;
     out.layout = layout_info(format.info().layout).name;
     const auto many = [&](Shape2 shape) {
-        return ops_of(shape, kTokens) /
-               seconds_of_product(exec, make_matrix(exec, format, shape), kTokens, repeats);
+        return ops_of(shape, kTokens) / seconds_of_products(exec, make_matrix(exec, format, shape),
+                                                            shape.rows, kTokens, repeats);
     };
     out.wide_ops_per_second = many(kShape);
     out.narrow_ops_per_second = many(kNarrow);
-    // So large that no cache holds it, as a model's weights are.
-    const auto far = [&](Shape2 shape) {
+    // Matrices one after the other, as a model has them, so many that no cache holds them.
+    const auto far = [&](Shape2 shape, std::int64_t rows) {
         const auto row_bytes =
             static_cast<std::int64_t>(format.planes(shape, {}).front().row_bytes);
-        shape.rows = std::max(far_bytes / row_bytes / kEncodedRows, std::int64_t{1}) * kEncodedRows;
+        shape.rows = std::max(far_bytes / row_bytes / rows, std::int64_t{1}) * rows;
         return static_cast<double>(shape.rows * row_bytes) /
-               seconds_of_product(exec, make_matrix(exec, format, shape), 1, repeats);
+               seconds_of_products(exec, make_matrix(exec, format, shape), rows, 1, repeats);
     };
-    out.wide_read_bytes_per_second = far(kShape);
-    out.narrow_read_bytes_per_second = far(kNarrow);
+    out.wide_read_bytes_per_second = far(kShape, kShape.rows);
+    out.narrow_read_bytes_per_second = far(kNarrow, kNarrow.rows);
     return out;
 }
 
 double calls_per_second(Team& team, Isa isa, std::int64_t repeats) {
     constexpr std::int64_t kCalls = 1000;
+    constexpr Shape2 kSmall = {512, 32};  // just so many rows that all threads take part
     Exec exec;
     exec.isa = isa, exec.team = &team;
-    const Matrix matrix =
-        make_matrix(exec, weight_formats().get("q8_0", "probe"), {kEncodedRows, 64});
-    Workspace workspace(ops::matmul_input_bytes(exec, 1, 64) +
+    const Matrix matrix = make_matrix(exec, weight_formats().get("q8_0", "probe"), kSmall);
+    Workspace workspace(ops::matmul_input_bytes(exec, 1, kSmall.cols) +
                         ops::matmul_bytes(exec, matrix.view.shape));
     exec.workspace = &workspace;
-    std::array<float, 64> in{}, out{};
-    const View x{reinterpret_cast<std::byte*>(in.data()), DType::kF32, 1, 64, 64};
-    const View y{reinterpret_cast<std::byte*>(out.data()), DType::kF32, 1, 64, 64};
+    std::array<float, kSmall.cols> in{};
+    std::array<float, kSmall.rows> out{};
+    const View x{reinterpret_cast<std::byte*>(in.data()), DType::kF32, 1, kSmall.cols, kSmall.cols};
+    const View y{reinterpret_cast<std::byte*>(out.data()), DType::kF32, 1, kSmall.rows,
+                 kSmall.rows};
     return static_cast<double>(kCalls) / median_seconds(repeats, [&] {
                for (std::int64_t i = 0; i < kCalls; ++i) {
                    ops::MatmulInput shared(exec, x);

@@ -22,7 +22,7 @@ struct RateField {
     const char* key;
     double RateAtThreads::*value;
 };
-constexpr std::array<RateField, 10> kRateFields = {{
+constexpr std::array<RateField, 11> kRateFields = {{
     {"read_bytes_per_second", &RateAtThreads::read_bytes_per_second},
     {"copy_bytes_per_second", &RateAtThreads::copy_bytes_per_second},
     {"f32_ops_per_second", &RateAtThreads::f32_ops_per_second},
@@ -32,6 +32,7 @@ constexpr std::array<RateField, 10> kRateFields = {{
     // Optional.
     {"attention_ops_per_second", &RateAtThreads::attention_ops_per_second},
     {"attention_bytes_per_second", &RateAtThreads::attention_bytes_per_second},
+    {"attention_calls_per_second", &RateAtThreads::attention_calls_per_second},
     {"calls_per_second", &RateAtThreads::calls_per_second},
     {"elementwise_bytes_per_second", &RateAtThreads::elementwise_bytes_per_second},
 }};

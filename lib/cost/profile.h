@@ -35,6 +35,7 @@ struct RateAtThreads {
     // What profiles of before this was measured lack: 0 and none then.
     double attention_ops_per_second = 0;      // of many tokens, 16-bit keys and values
     double attention_bytes_per_second = 0;    // of one token, keys and values from memory
+    double attention_calls_per_second = 0;    // of one token and so few keys that they do not count
     double calls_per_second = 0;              // of matmuls so small that only their start counts
     double elementwise_bytes_per_second = 0;  // norms and the like over activations
     std::vector<LayoutRate> layouts = {};

@@ -153,6 +153,11 @@ KvScores KvChain::score(const KvLayerView& view) const {
     for (int head = 0; scorer != nullptr && head < view.shape().kv_heads; ++head)
         scores.heads.emplace_back(view.positions(head).size(), 0.0f, &view.memory());
     if (scorer != nullptr) scorer->score(view, scores);
+    for (auto& head : scores.heads) {  // so that all are in an order
+        std::replace_if(
+            head.begin(), head.end(), [](float x) { return std::isnan(x); },
+            -std::numeric_limits<float>::infinity());
+    }
     return scores;
 }
 

@@ -9,8 +9,8 @@
 
 #include "core/error.h"
 #include "core/team.h"
-#include "ops/ops.h"
 #include "ops/exec.h"
+#include "ops/ops.h"
 
 using namespace thimble;
 

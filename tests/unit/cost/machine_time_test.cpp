@@ -75,6 +75,10 @@ TEST_CASE("cost machine time: rates of layouts, widths, calls, attention and act
     r.attention_bytes_per_second = 5e8;
     CHECK(MachineTime({p, 1}, *source).decode_seconds(model, 20, 1) ==
           doctest::Approx(bare + calls / 1e3 + kv_bytes(model, 20) / 1e9));
+    r.attention_calls_per_second = 500;
+    CHECK(MachineTime({p, 1}, *source).decode_seconds(model, 20, 1) ==
+          doctest::Approx(bare + calls / 1e3 + kv_bytes(model, 20) / 1e9 +
+                          static_cast<double>(source->spec().layers) / 500));
     const double before = MachineTime({p, 1}, *source).prefill_seconds(model, 30);
     r.attention_ops_per_second = 1e9;  // half of what stood in for it
     const double attention = prefill_ops(model, 30).attention;
