@@ -315,9 +315,11 @@ std::vector<std::vector<Token>> encode_chat_pieces(const Tokenizer& tokenizer,
     return out;
 }
 
-std::vector<Token> encode_rest(const Tokenizer& tokenizer, std::string_view text) {
+std::vector<Token> encode_rest(const Tokenizer& tokenizer, std::string_view text,
+                               bool parse_special) {
     EncodeText how;
     how.add_special = false;
+    how.parse_special = parse_special;
     std::vector<Token> out = tokenizer.encode(text, how);
     drop_first_space(tokenizer, out);
     return out;

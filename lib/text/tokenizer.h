@@ -76,9 +76,10 @@ class Tokenizer {
     [[nodiscard]] virtual bool drops_first_space() const noexcept { return false; }
 };
 
-// The tokens of plain text that other text precedes: no special ones, and without the space that
-// some vocabularies put before a text.
-[[nodiscard]] std::vector<Token> encode_rest(const Tokenizer& tokenizer, std::string_view text);
+// The tokens of text that other text precedes: none put around it, and without the space that some
+// vocabularies put before a text.
+[[nodiscard]] std::vector<Token> encode_rest(const Tokenizer& tokenizer, std::string_view text,
+                                             bool parse_special = false);
 
 // Bytes in, whole UTF-8 characters out: for streaming.
 class Utf8Stream {

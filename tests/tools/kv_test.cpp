@@ -116,6 +116,8 @@ TEST_CASE("kv: a saved cache answers what follows, and other options are refused
     const ProcessResult fresh = run({"-p", text + more, "-n", "8"});
     CHECK(loaded.exit == 0);
     CHECK(loaded.out == fresh.out);
+    // What follows alone, with no space of its own before it.
+    CHECK(run({"-p", more, "-n", "8", "--kv-load", cache}).out == fresh.out);
     const auto refused = [&](std::vector<std::string> options, int exit, const std::string& why) {
         const ProcessResult r = run(std::move(options));
         CHECK(r.exit == exit);

@@ -109,8 +109,8 @@ void Pipeline::open() {
         EncodeText how;
         how.parse_special = options.parse_special;
         prompt_ = tokenizer_->encode(text, how);
-        if (!options.kv_load.empty()) how.add_special = false;
-        if (!options.kv_load.empty()) follow_saved(tokenizer_->encode(text, how));
+        if (!options.kv_load.empty())
+            follow_saved(encode_rest(*tokenizer_, text, options.parse_special));
     }
     Session::check_prompt(std::ssize(prompt_), capacity_);
 }
