@@ -144,3 +144,19 @@ TEST_CASE("think: nothing pruned is the full cache bit for bit, and narrow keys 
     CHECK_THROWS_AS(KvHarness(layers, kv_options("think", 100, "q8_0")), Error);
     CHECK_THROWS_AS((void)KvChain::parse("elastic+think", "test"), Error);
 }
+
+TEST_CASE("think: the plan counts the channels that keys lose, and is no less than what is held") {
+    const std::vector<AttentionSpec> layers(24, kv_layers(0)[0]);
+    const KvOptions narrow = kv_options("think:ratio=0.5,recent=32", 1100);
+    KvHarness harness(layers, narrow);
+    const SeqId seq = harness.open(3);
+    harness.feed_prompt(seq, 1024, 256);
+    const auto plan = [&](const KvOptions& options) {
+        return KvEngine::predict_bytes(layers, options, 1024, Device::kCpu);
+    };
+    CHECK(harness.engine().bytes() <= plan(narrow));
+    // A quarter of each layer, but for whole keys and pages; the plan has one layer's edit besides.
+    const std::uint64_t full = plan(kv_options("full", 1100));
+    CHECK(harness.engine().bytes() < full * 85 / 100);
+    CHECK(plan(narrow) < harness.engine().bytes() + full / 4);
+}
