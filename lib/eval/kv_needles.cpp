@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "eval/answers.h"
+#include "eval/metrics.h"
 #include "eval/synthetic.h"
 
 namespace thimble::eval {
@@ -16,13 +17,7 @@ constexpr std::string_view kDigits = "0123456789";
 // Feeds tokens and returns the most likely one after them.
 Token next_token(Runner& runner, SeqId seq, std::span<const Token> tokens) {
     Token next = -1;
-    runner.forward(seq, tokens, 1, [&](std::int64_t, View logits) {
-        const auto best = [&](auto row) {
-            return static_cast<Token>(std::max_element(row, row + logits.cols) - row);
-        };
-        next =
-            logits.dtype == DType::kF64 ? best(logits.row<double>(0)) : best(logits.row<float>(0));
-    });
+    runner.forward(seq, tokens, 1, [&](std::int64_t, View logits) { next = most_likely(logits); });
     return next;
 }
 

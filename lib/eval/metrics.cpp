@@ -232,4 +232,11 @@ double percentile(std::span<const double> sorted, double fraction) {
     return (1 - part) * sorted[below] + part * sorted[above];
 }
 
+std::int32_t most_likely(View logits) {
+    const auto best = [&](const auto* row) {
+        return static_cast<std::int32_t>(std::max_element(row, row + logits.cols) - row);
+    };
+    return logits.dtype == DType::kF64 ? best(logits.row<double>(0)) : best(logits.row<float>(0));
+}
+
 }  // namespace thimble::eval

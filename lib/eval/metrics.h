@@ -64,4 +64,7 @@ class ScoreSums {
 // Value at `fraction` of the way through sorted values, linear between neighbours.
 [[nodiscard]] double percentile(std::span<const double> sorted, double fraction);
 
+// The column of the largest of one row of logits; of equal ones the first.
+[[nodiscard]] std::int32_t most_likely(View logits);
+
 }  // namespace thimble::eval

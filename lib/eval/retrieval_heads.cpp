@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "core/error.h"
+#include "eval/metrics.h"
 #include "kernels/layout/rng.h"
 #include "kv/chain.h"
 
@@ -126,18 +127,13 @@ class Watch {
     std::int64_t heads_, first_ = 0, count_ = 0;
 };
 
-Token best(const View& logits) {
-    const float* x = logits.row<float>(0);
-    return static_cast<Token>(std::max_element(x, x + logits.cols) - x);
-}
-
 // The share of the answer that was given.
 double answer_needle(Runner& runner, const Tokenizer& tokenizer, std::span<const Token> prompt,
                      const Needle& needle, Watch& watch) {
     KvEngine& kv = runner.kv();
     const SeqId seq = kv.open();
     Token next = -1;
-    const Runner::LogitsSink sink = [&](std::int64_t, View logits) { next = best(logits); };
+    const Runner::LogitsSink sink = [&](std::int64_t, View logits) { next = most_likely(logits); };
     std::vector<Token> wanted = needle.answer;
     runner.prompt(seq, prompt, 1, sink);
     for (std::int64_t i = 0; i < kAnswerTokens && !tokenizer.is_end(next); ++i) {
