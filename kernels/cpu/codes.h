@@ -42,6 +42,9 @@ THIMBLE_INLINE vi load_u8_whole(const std::uint8_t* p) {
     return v;
 #endif
 }
+THIMBLE_INLINE vi load_i8_whole(const std::int8_t* p) {
+    return (load_u8_whole(reinterpret_cast<const std::uint8_t*>(p)) << 24) >> 24;
+}
 THIMBLE_INLINE vf load_u8(const std::uint8_t* p) { return to_floats(load_u8_whole(p)); }
 // Bits shift .. shift + 3 of every byte.
 THIMBLE_INLINE vf load_nibbles(const std::uint8_t* p, int shift) {
@@ -55,6 +58,26 @@ THIMBLE_INLINE vf load_scales(const float* p) { return load(p); }
 THIMBLE_INLINE vf load_scales(const std::uint8_t* p) {
     const vi e = load_u8_whole(p);
     return reinterpret_cast<vf>(e < 2 ? (e + 1) << 21 : (e - 1) << 23);
+}
+
+// E4M3 values times 2^-8, as which a half reads their bits.
+THIMBLE_INLINE vf load_e4m3_256th(const std::uint8_t* p) {
+#if defined(THIMBLE_ISA_avx512)
+    const __m256i code = _mm256_cvtepu8_epi16(load_bytes<__m128i>(p));
+    const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(code, _mm256_set1_epi16(0x80)), 8);
+    const __m256i rest = _mm256_slli_epi16(_mm256_and_si256(code, _mm256_set1_epi16(0x7f)), 7);
+    return _mm512_cvtph_ps(_mm256_or_si256(sign, rest));
+#elif defined(THIMBLE_ISA_avx2)
+    const __m128i code =
+        _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    const __m128i sign = _mm_slli_epi16(_mm_and_si128(code, _mm_set1_epi16(0x80)), 8);
+    const __m128i rest = _mm_slli_epi16(_mm_and_si128(code, _mm_set1_epi16(0x7f)), 7);
+    return _mm256_cvtph_ps(_mm_or_si128(sign, rest));
+#else
+    vf v;
+    for (int i = 0; i < kLanes; ++i) v[i] = e4m3_to_f32(p[i]) * 0x1p-8f;
+    return v;
+#endif
 }
 
 #if defined(THIMBLE_ISA_avx2)
@@ -133,6 +156,9 @@ THIMBLE_INLINE void read_codes(const CodePlane<8>& plane, int row, vb* codes) {
         if constexpr (kSignedBytes) codes[g] ^= 128;
     }
 }
+THIMBLE_INLINE void read_codes(const CodePlane<1>& plane, int row, vb* codes) {
+    for (int g = 0; g < 8; ++g) codes[g] = spread_bits<1>(plane.bits[g] + row / 2);
+}
 THIMBLE_INLINE void read_codes(const CodePlane<4>& plane, int row, vb* codes) {
     for (int g = 0; g < 4; ++g) {
         // Shifts of 16 bits are what the instruction sets have; the mask drops what crosses.
@@ -170,6 +196,25 @@ THIMBLE_INLINE void read_codes(const CodePlane<6>& plane, int row, vb* codes) {
     }
 }
 
+// Each of 8 vectors' codes becomes a byte of a table of sixteen.
+THIMBLE_INLINE void look_up(const std::uint8_t* bytes, vb* codes) {
+#if defined(THIMBLE_ISA_avx512)
+    const __m512i table = _mm512_broadcast_i32x4(load_bytes<__m128i>(bytes));
+    for (int g = 0; g < 8; ++g)
+        codes[g] =
+            reinterpret_cast<vb>(_mm512_shuffle_epi8(table, reinterpret_cast<__m512i>(codes[g])));
+#elif defined(THIMBLE_ISA_avx2)
+    const __m256i table = _mm256_broadcastsi128_si256(load_bytes<__m128i>(bytes));
+    for (int g = 0; g < 8; ++g)
+        codes[g] =
+            reinterpret_cast<vb>(_mm256_shuffle_epi8(table, reinterpret_cast<__m256i>(codes[g])));
+#else
+    for (int g = 0; g < 8; ++g) {
+        for (int j = 0; j < 4 * kLanes; ++j) codes[g][j] = bytes[codes[g][j]];
+    }
+#endif
+}
+
 // Values of 4-bit codes, offset as codes of Values::kBits bits are: see dot.
 template <class Values>
 struct ValueTable {
@@ -187,21 +232,30 @@ template <class Values>
 THIMBLE_INLINE void read_codes(const TablePlane<Values>& plane, int row, vb* codes) {
     constexpr ValueTable<Values> kTable = make_table<Values>();
     read_codes(plane.codes, row, codes);
-#if defined(THIMBLE_ISA_avx512)
-    const __m512i table = _mm512_broadcast_i32x4(load_bytes<__m128i>(kTable.bytes));
-    for (int g = 0; g < 8; ++g)
-        codes[g] =
-            reinterpret_cast<vb>(_mm512_shuffle_epi8(table, reinterpret_cast<__m512i>(codes[g])));
-#elif defined(THIMBLE_ISA_avx2)
-    const __m256i table = _mm256_broadcastsi128_si256(load_bytes<__m128i>(kTable.bytes));
-    for (int g = 0; g < 8; ++g)
-        codes[g] =
-            reinterpret_cast<vb>(_mm256_shuffle_epi8(table, reinterpret_cast<__m256i>(codes[g])));
-#else
+    look_up(kTable.bytes, codes);
+}
+
+// Codes of a table in which one code stands for a value of the row's own.
+template <class Values, int bits>
+THIMBLE_INLINE void read_special(const CodePlane<bits>& plane, const std::int8_t* special, int row,
+                                 vb* codes) {
+    struct Table {
+        std::uint8_t bytes[16] = {};
+    };
+    static constexpr Table kTable = [] {
+        Table table;
+        for (int i = 0; i < 1 << bits; ++i)
+            table.bytes[i] = static_cast<std::uint8_t>(Values::value(i) + Values::kOffset);
+        return table;
+    }();
+    read_codes(plane, row, codes);
+    const vi own = (load_i8_whole(special) + Values::kOffset) * 0x01010101;
+    vb is_special[8];
+    for (int g = 0; g < 8; ++g) is_special[g] = reinterpret_cast<vb>(codes[g] == Values::kSpecial);
+    look_up(kTable.bytes, codes);
     for (int g = 0; g < 8; ++g) {
-        for (int j = 0; j < 4 * kLanes; ++j) codes[g][j] = kTable.bytes[codes[g][j]];
+        codes[g] = (codes[g] & ~is_special[g]) | (reinterpret_cast<vb>(own) & is_special[g]);
     }
-#endif
 }
 
 // Sixteen floats that 4-bit codes name.

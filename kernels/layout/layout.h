@@ -13,7 +13,7 @@ enum class LayoutId : std::uint16_t {
 #define THIMBLE_PLANES(id) k_##id,
 #include "kernels/layout/layouts.def"
 #undef THIMBLE_LAYOUT
-#define THIMBLE_INTERLEAVED(id) k_##id##_x16,
+#define THIMBLE_INTERLEAVED(stored, twin) k_##twin##_x16,
 #include "kernels/layout/interleaved.def"
 #undef THIMBLE_INTERLEAVED
 };
@@ -32,13 +32,14 @@ struct Layout;
 
 inline constexpr int kMaxPlanes = 5;
 
-enum class ScaleType : std::uint8_t { kF32, kF16, kBF16, kNested };
+enum class ScaleType : std::uint8_t { kF32, kF16, kBF16, kNested, kE8m0 };
 
 // What a layout of several planes leaves to the matrix; zero where the layout says it all.
 struct LayoutParams {
     std::int32_t bits = 0;   // of a code
     std::int32_t group = 0;  // columns under one scale
     ScaleType scale = ScaleType::kF32;
+    std::int32_t zero_bits = 0;  // of a zero point, behind the point
     float values[16] = {};  // that 4-bit codes name; of resident layouts only
     friend bool operator==(const LayoutParams&, const LayoutParams&) = default;
 };

@@ -93,6 +93,12 @@ class BlockFormat final : public WeightFormat {
 
   public:
     [[nodiscard]] FormatInfo info() const override { return Codec::info(); }
+    [[nodiscard]] std::unique_ptr<WeightFormat> with(std::string_view options,
+                                                     std::string_view where) const override {
+        parse_inline_options(
+            options, [](OptionVisitor&) {}, std::string(where) + ": " + std::string(info().name));
+        return std::make_unique<BlockFormat>();
+    }
 
     [[nodiscard]] std::vector<PlaneInfo> planes(Shape2 shape, const EncodeOptions&) const override {
         check_columns(Codec::info(), shape);

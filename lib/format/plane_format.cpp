@@ -54,10 +54,49 @@ PlaneInfo PlanePicker::table(const char* name, std::initializer_list<DType> type
     return plane;
 }
 
+std::int32_t PlanePicker::bits(const char* name, std::int64_t bytes, std::int64_t elements,
+                               std::int32_t least, std::int32_t most) const {
+    const std::int64_t cols = shape_.cols, bits = 8 * bytes / cols;
+    if (cols % elements != 0 || bits < least || bits > most || bits * cols != 8 * bytes) {
+        const std::string known = least == most ? std::to_string(least)
+                                                : std::to_string(least) + " to " +
+                                                      std::to_string(most);
+        fail(name, "has rows of " + std::to_string(bytes) + " bytes for " + std::to_string(cols) +
+                       " columns; known are " + known + " bits each and multiples of " +
+                       std::to_string(elements) + " columns");
+    }
+    return static_cast<std::int32_t>(bits);
+}
+
+std::int32_t PlanePicker::group(const char* name, std::int64_t groups,
+                                std::int64_t elements) const {
+    const std::int64_t group = shape_.cols / groups;
+    if (group * groups != shape_.cols || group % elements != 0) {
+        fail(name, "has " + std::to_string(groups) + " groups for " + std::to_string(shape_.cols) +
+                       " columns; groups are multiples of " + std::to_string(elements) +
+                       " columns");
+    }
+    return static_cast<std::int32_t>(group);
+}
+
 void PlanePicker::finish() const {
     for (std::size_t i = 0; i < planes_.size(); ++i) {
         if (!taken_[i]) fail(escaped(planes_[i].name).c_str(), "is not one of this format");
     }
+}
+
+std::int64_t dividing_group(std::int64_t wanted, std::int64_t cols) {
+    std::int64_t group = wanted == 0 ? cols : wanted;
+    while (group % 2 == 0 && cols % group != 0) group /= 2;
+    return group;
+}
+
+std::int64_t checked_group(const char* format, std::int64_t wanted, std::int64_t cols) {
+    const std::int64_t group = dividing_group(wanted, cols);
+    if (cols % group == 0) return group;
+    throw Error(Exit::kUsage, std::string(format) + ": group",
+                std::to_string(wanted) + " does not divide rows of " + std::to_string(cols) +
+                    " columns, nor does its half, and so on");
 }
 
 void throw_no_encoder(const FormatInfo& info) {

@@ -25,6 +25,12 @@ class PlanePicker {
     PlaneInfo rows(const char* name, std::initializer_list<DType> types, std::int64_t& n);
     PlaneInfo table(const char* name, std::initializer_list<DType> types, std::int64_t& n);
     [[nodiscard]] bool has(const char* name) const noexcept;
+    // Bits of a code where a row's codes take `bytes` bytes: least to most, rows of whole `elements`.
+    [[nodiscard]] std::int32_t bits(const char* name, std::int64_t bytes, std::int64_t elements,
+                                    std::int32_t least, std::int32_t most) const;
+    // Columns under each of a row's `groups` scales: a multiple of `elements`.
+    [[nodiscard]] std::int32_t group(const char* name, std::int64_t groups,
+                                     std::int64_t elements) const;
     // No plane is left over.
     void finish() const;
 
@@ -42,33 +48,65 @@ class PlanePicker {
 [[noreturn]] void throw_bad_group(const FormatInfo& info, std::int64_t row, std::int64_t group,
                                   const char* what);
 
-// A leaf supplies `Codec`: kLayout, info(), form(PlanePicker&, Shape2) and verify_row(PackedView,
-// row, reported row); one that encodes also planes(Shape2), as form() takes them, and
-// encoder(Shape2).
+// The largest of `wanted`, its half, its quarter and so on that divides rows of `cols` columns; 0 in
+// `wanted` is a whole row.
+[[nodiscard]] std::int64_t dividing_group(std::int64_t wanted, std::int64_t cols);
+// The same; Error(kUsage) where none of them divides.
+[[nodiscard]] std::int64_t checked_group(const char* format, std::int64_t wanted,
+                                         std::int64_t cols);
+
+struct NoOptions {
+    void visit(OptionVisitor&) {}
+};
+
+// A leaf supplies `Codec`: kLayout, Options (which may be NoOptions), info(options),
+// form(PlanePicker&, Shape2), verify_tables(PackedView) and verify_row(PackedView, row, reported
+// row); one that encodes also planes(Shape2, options), as form() takes them, and encoder(Shape2,
+// options, EncodeOptions); one that scans, scan_bytes(Shape2, options).
 template <class Codec>
 class PlaneFormat final : public WeightFormat {
     using L = Layout<Codec::kLayout>;
-    static constexpr bool kEncodes = requires { Codec::encoder(Shape2{}); };
+    using Options = typename Codec::Options;
+    static constexpr bool kEncodes = requires {
+        Codec::planes(Shape2{}, Options{});
+    };
 
   public:
-    [[nodiscard]] FormatInfo info() const override { return Codec::info(); }
+    explicit PlaneFormat(Options options = {}) : options_(std::move(options)) {}
+
+    [[nodiscard]] FormatInfo info() const override { return Codec::info(options_); }
+    [[nodiscard]] std::unique_ptr<WeightFormat> with(std::string_view text,
+                                                     std::string_view where) const override {
+        Options options = options_;
+        parse_inline_options(
+            text, [&](OptionVisitor& v) { options.visit(v); },
+            std::string(where) + ": " + std::string(info().name));
+        return std::make_unique<PlaneFormat>(options);
+    }
+    void visit_options(OptionVisitor& v) const override { Options(options_).visit(v); }
     [[nodiscard]] std::vector<PlaneInfo> planes(Shape2 shape, const EncodeOptions&) const override {
         if constexpr (kEncodes) {
-            check_columns(Codec::info(), shape);
-            return form(shape, Codec::planes(shape)).planes;
+            check_columns(info(), shape);
+            return form(shape, Codec::planes(shape, options_)).planes;
         } else {
-            throw_no_encoder(Codec::info());
+            throw_no_encoder(info());
         }
     }
     [[nodiscard]] std::unique_ptr<Encoder> encoder(Shape2 shape,
-                                                   const EncodeOptions& options) const override {
+                                                   const EncodeOptions& encode) const override {
         if constexpr (kEncodes) {
-            check_columns(Codec::info(), shape);
-            check_importance(options, shape);
-            return Codec::encoder(shape);
+            check_columns(info(), shape);
+            check_importance(encode, shape);
+            return Codec::encoder(shape, options_, encode);
         } else {
-            throw_no_encoder(Codec::info());
+            throw_no_encoder(info());
         }
+    }
+    [[nodiscard]] std::size_t scan_bytes(Shape2 shape) const override {
+        if constexpr (requires { Codec::scan_bytes(shape, options_); })
+            return Codec::scan_bytes(shape, options_);
+        else
+            return 0;
     }
     [[nodiscard]] PackedForm form(Shape2 shape, std::span<const PlaneInfo> planes) const override {
         PlanePicker picker(shape, planes);
@@ -92,6 +130,9 @@ class PlaneFormat final : public WeightFormat {
         for (std::int64_t r = range.first; r < range.first + range.count; ++r)
             Codec::verify_row(packed, r, row_zero + r);
     }
+
+  private:
+    Options options_;
 };
 
 }  // namespace thimble

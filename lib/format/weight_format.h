@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// A weight format turns rows of floats into planes of bytes and back. Stateless and shared.
+// A weight format turns rows of floats into planes of bytes and back. Stateless and shared; options
+// ("affine:bits=3,group=64") steer how it encodes, never how it decodes.
 // One leaf file in formats/ plus one line in formats.def makes a new one.
 #pragma once
 
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 
-#include "core/registry.h"
+#include "core/leaf.h"
 #include "format/packed.h"
 #include "io/model_file.h"
 
@@ -51,7 +53,7 @@ class PlaneSink {
 class Encoder {
   public:
     virtual ~Encoder() = default;
-    // All rows, in order, where info().needs_scan. What it keeps is at most twice the tables' size.
+    // All rows, in order, where info().needs_scan. What it keeps is WeightFormat::scan_bytes.
     virtual void scan(std::int64_t first_row, std::span<const float> rows) {
         (void)first_row, (void)rows;
     }
@@ -67,11 +69,21 @@ class WeightFormat {
     virtual ~WeightFormat() = default;
     [[nodiscard]] virtual FormatInfo info() const = 0;
     [[nodiscard]] std::string_view name() const { return info().name; }
+    // The same format with the options "key=value,..." set; Error(kUsage) naming `where`.
+    [[nodiscard]] virtual std::unique_ptr<WeightFormat> with(std::string_view options,
+                                                             std::string_view where) const = 0;
+    // Of this instance; none for most formats.
+    virtual void visit_options(OptionVisitor& v) const { (void)v; }
     // Throws Error(kUsage) when cols is not a multiple of block_elements.
     [[nodiscard]] virtual std::vector<PlaneInfo> planes(Shape2 shape,
                                                         const EncodeOptions& options) const = 0;
     [[nodiscard]] virtual std::unique_ptr<Encoder> encoder(Shape2 shape,
                                                            const EncodeOptions& options) const = 0;
+    // What an encoder of this shape keeps of a scan.
+    [[nodiscard]] virtual std::size_t scan_bytes(Shape2 shape) const {
+        (void)shape;
+        return 0;
+    }
     // How a matrix is stored whose planes have these names, types and dims, in any order. Throws
     // Error(kBadData) whose `where` is the plane, when one is missing, unknown or of another size,
     // and for formats of blocks, which are stored as one tensor.
@@ -85,8 +97,20 @@ class WeightFormat {
                         std::int64_t row_zero = 0) const = 0;
 };
 
+// One of each, with the options' defaults.
 [[nodiscard]] const Registry<WeightFormat>& weight_formats();
 [[nodiscard]] const WeightFormat& format_of(LayoutId layout);
+using SharedFormat = std::shared_ptr<const WeightFormat>;
+[[nodiscard]] SharedFormat shared_format_of(LayoutId layout);
+// The format that "name" or "name:key=value,..." asks for, in any case; Error(kUsage) naming
+// `where`. Names are those of the registry and of format_aliases(), whose options come first.
+[[nodiscard]] SharedFormat make_format(std::string_view spec, std::string_view where);
+struct FormatAlias {
+    std::string_view name, spec;  // "int4", "affine:bits=4"
+};
+[[nodiscard]] std::span<const FormatAlias> format_aliases() noexcept;
+// "affine:bits=3": the name, and the options that are not the defaults.
+[[nodiscard]] std::string spec_of(const WeightFormat& format);
 
 // The one mapping between element types of containers and packed layouts; nullopt where the other
 // side has no such type.
@@ -94,7 +118,8 @@ class WeightFormat {
 [[nodiscard]] std::optional<TensorType> tensor_type_of(LayoutId layout);
 // A layout of several planes, each a tensor of its own.
 [[nodiscard]] bool has_planes(LayoutId layout) noexcept;
-// The form that a layout's encoder gives a matrix.
+// The form that a format's encoder gives a matrix; of a layout, with the options' defaults.
+[[nodiscard]] PackedForm form_of(const WeightFormat& format, Shape2 shape);
 [[nodiscard]] PackedForm block_form(LayoutId layout, Shape2 shape);
 
 }  // namespace thimble

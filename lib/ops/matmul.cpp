@@ -270,7 +270,8 @@ std::size_t matmul_bytes(const Exec& exec, Shape2 weight) {
 }
 
 template <LayoutId id>
-static bool has_twin(const LayoutParams& params) {
+static bool is_twin_of(LayoutId stored, const LayoutParams& params) {
+    if (Interleaved<id>::kStored != stored) return false;
     if constexpr (kOfPlanes<id>)
         return Interleaved<id>::fits(params);
     else
@@ -278,16 +279,11 @@ static bool has_twin(const LayoutParams& params) {
 }
 
 std::optional<LayoutId> resident_layout(LayoutId stored, const LayoutParams& params) {
-    switch (stored) {
-#define THIMBLE_INTERLEAVED(id)                         \
-    case LayoutId::k_##id:                              \
-        if (!has_twin<LayoutId::k_##id>(params)) break; \
-        return LayoutId::k_##id##_x16;
+#define THIMBLE_INTERLEAVED(of, twin)                             \
+    if (is_twin_of<LayoutId::k_##twin##_x16>(stored, params)) \
+        return LayoutId::k_##twin##_x16;
 #include "kernels/layout/interleaved.def"
 #undef THIMBLE_INTERLEAVED
-        default:
-            break;
-    }
     return std::nullopt;
 }
 
@@ -304,9 +300,9 @@ PackedView repack(const Exec& exec, const PackedView& stored, LayoutId layout, s
     PackedView view{layout, stored.shape, {}, 1, stored.params};
     with_interleaved(layout, [&](auto id) {
         interleave<decltype(id)::value>(exec, stored, out);
-        if constexpr (kFloatValues<decltype(id)::value>)
-            std::memcpy(view.params.values, stored.row(0, Layout<decltype(id)::value>::kValues),
-                        sizeof(view.params.values));
+        using I = Interleaved<decltype(id)::value>;
+        if constexpr (requires { I::set_values(PackedRow{}, view.params); })
+            I::set_values(stored.packed_row(0), view.params);
     });
     const std::size_t bytes = packed_bytes(layout, stored.shape);
     view.planes[0] = {out, packed_bytes(layout, {kGroupRows, stored.shape.cols}) / kGroupRows,

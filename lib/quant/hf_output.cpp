@@ -17,7 +17,7 @@ bool is_plain(LayoutId layout) { return layout_info(layout).block_elements == 1;
 LayoutId main_layout(const std::vector<TensorChoice>& choices) {
     std::map<LayoutId, std::int64_t> weights;
     for (const TensorChoice& c : choices)
-        if (c.tensor->is_matrix) weights[c.layout] += c.tensor->rows() * c.tensor->cols();
+        if (c.tensor->is_matrix) weights[c.layout()] += c.tensor->rows() * c.tensor->cols();
     const auto most =
         std::max_element(weights.begin(), weights.end(),
                          [](const auto& a, const auto& b) { return a.second < b.second; });
@@ -50,20 +50,20 @@ HfOutput::HfOutput(const ModelSource& source, std::vector<TensorChoice>& choices
         TensorChoice choice = *chosen.at(stored_at(tensor));
         choice.tensor = &tensor;
         const LayoutId stored = tensor.layout();
-        if (!tensor.is_matrix) choice.layout = keeps_types ? stored : main;
-        if (!is_plain(choice.layout)) {
+        if (!tensor.is_matrix) choice.format = shared_format_of(keeps_types ? stored : main);
+        if (!is_plain(choice.layout())) {
             throw Error(Exit::kUsage, "tensor '" + escaped(tensor.name) + "'",
-                        "would be " + std::string(layout_info(choice.layout).name) +
+                        "would be " + std::string(layout_info(choice.layout()).name) +
                             "; a Hugging Face directory is written with f16, bf16 or f32 weights",
                         "give --format f16, bf16 or f32");
         }
         choice.copied =
-            !choice.merged && tensor.is_matrix && stored == choice.layout && tensor.add == 0;
+            !choice.merged && tensor.is_matrix && stored == choice.layout() && tensor.add == 0;
         out.push_back(std::move(choice));
     }
     // As safetensors holds them, widest types first: checkpoints cover what is written in order.
     std::stable_sort(out.begin(), out.end(), [](const TensorChoice& a, const TensorChoice& b) {
-        return layout_info(a.layout).block_bytes > layout_info(b.layout).block_bytes;
+        return layout_info(a.layout()).block_bytes > layout_info(b.layout()).block_bytes;
     });
     choices = std::move(out);
     files_ = std::make_unique<HfSideFiles>(source, *tensor_type_of(main_layout(choices)));

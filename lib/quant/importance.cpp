@@ -19,7 +19,7 @@ std::string basename_of(const std::string& path) {
 
 bool is_encoded(const TensorChoice& choice) {
     return choice.tensor->is_matrix && !choice.copied &&
-           layout_info(choice.layout).block_elements > 1;
+           layout_info(choice.layout()).block_elements > 1;
 }
 
 }  // namespace
@@ -52,9 +52,9 @@ void require_importance(const std::vector<TensorChoice>& choices, const Quantize
     const Mix* mix = find_mix(to_lower(options.format));
     for (const TensorChoice& choice : choices) {
         if (!is_encoded(choice) || !choice.importance.empty()) continue;
-        const auto type = tensor_type_of(choice.layout);
+        const auto type = tensor_type_of(choice.layout());
         if (!type || !needs_importance(mix, *type, choice.tensor->name)) continue;
-        const std::string format = layout_info(choice.layout).name;
+        const std::string format = choice.format_name();
         const std::string what = format + " is of no use without importance of the columns";
         if (options.imatrix.empty()) {
             throw Error(Exit::kUsage, "tensor '" + choice.tensor->name + "'",

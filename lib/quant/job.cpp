@@ -82,8 +82,8 @@ std::uint64_t bytes_of(const TensorSpec& tensor) {
 
 // The tensors that a choice is stored as.
 std::vector<TensorSpec> specs_of(const TensorChoice& choice) {
-    if (has_planes(choice.layout)) return plane_specs(choice.tensor->name, written_form(choice));
-    return {{choice.tensor->name, *tensor_type_of(choice.layout), choice.tensor->dims}};
+    if (has_planes(choice.layout())) return plane_specs(choice.tensor->name, written_form(choice));
+    return {{choice.tensor->name, *tensor_type_of(choice.layout()), choice.tensor->dims}};
 }
 
 }  // namespace
@@ -150,7 +150,7 @@ void QuantizeJob::State::make_base() {
     for (const char* key : {"split.no", "split.count", "split.tensors.count"}) base.erase(key);
 
     for (const TensorChoice& choice : choices) {
-        if (!has_planes(choice.layout)) continue;
+        if (!has_planes(choice.layout())) continue;
         const SourceTensor& tensor = *choice.tensor;
         base.set(std::string(kFormatKey) + tensor.name,
                  describe_planes(written_form(choice), {tensor.rows(), tensor.cols()}));
@@ -162,7 +162,7 @@ void QuantizeJob::State::make_base() {
     if (!number) base.erase("general.file_type");
     if (number) base.set("general.file_type", *number);
     const bool quantised = std::any_of(choices.begin(), choices.end(), [](const TensorChoice& c) {
-        return layout_info(c.layout).block_elements > 1;
+        return layout_info(c.layout()).block_elements > 1;
     });
     base.erase("general.quantization_version");
     if (quantised) base.set("general.quantization_version", kQuantizationVersion);
@@ -293,7 +293,7 @@ void QuantizeJob::State::add_notes(Plan& plan) const {
     std::map<std::string, Group> formats;
     for (const TensorReport& r : reports) {
         const TensorChoice& c = *r.choice;
-        const std::string format = layout_info(c.layout).name;
+        const std::string format = c.format_name();
         Group& sum = formats[format];
         ++sum.tensors;
         sum.bytes += r.bytes_out;

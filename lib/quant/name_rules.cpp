@@ -14,19 +14,33 @@ namespace {
 constexpr std::string_view kRuleFlag = "--tensor-type";
 constexpr std::uint64_t kMaxRuleFileBytes = std::uint64_t{1} << 20;
 
-NameRule parse_rule(const std::string& text) {
+// Where "=FORMAT" begins: before the colon of the format's options, which hold '=', too.
+std::size_t format_at(const std::string& text) {
     const std::size_t equals = text.rfind('=');
+    const std::size_t colon = text.rfind(':', equals);
+    if (equals == std::string::npos || colon == std::string::npos) return equals;
+    const std::size_t before = text.rfind('=', colon);
+    if (before == std::string::npos) return equals;
+    // A colon in the expression itself ("(?:a|b)=q8_0") is before the last '='.
+    const std::string name = to_lower(text.substr(before + 1, colon - before - 1));
+    const bool alias = std::any_of(format_aliases().begin(), format_aliases().end(),
+                                   [&](const FormatAlias& a) { return a.name == name; });
+    return alias || weight_formats().find(name) != nullptr ? before : equals;
+}
+
+NameRule parse_rule(const std::string& text) {
+    const std::size_t equals = format_at(text);
     if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
         throw Error(Exit::kUsage, std::string(kRuleFlag),
                     "'" + escaped(text) + "' is not REGEX=FORMAT");
     }
-    const WeightFormat& format =
-        weight_formats().get(to_lower(text.substr(equals + 1)), std::string(kRuleFlag));
+    const std::string pattern = text.substr(0, equals);
+    SharedFormat format = make_format(text.substr(equals + 1), kRuleFlag);
     try {
-        return {text, std::regex(text.substr(0, equals)), format.info().layout};
+        return {text, pattern, std::regex(pattern), std::move(format)};
     } catch (const std::regex_error&) {
         throw Error(Exit::kUsage, std::string(kRuleFlag),
-                    "'" + escaped(text.substr(0, equals)) + "' is not a regular expression");
+                    "'" + escaped(pattern) + "' is not a regular expression");
     }
 }
 
@@ -42,7 +56,7 @@ std::string suggestion(const NameRule& rule, const ModelSource& source) {
     }
     std::sort(names.begin(), names.end());
     names.erase(std::unique(names.begin(), names.end()), names.end());
-    return did_you_mean(rule.text.substr(0, rule.text.rfind('=')), names);
+    return did_you_mean(rule.expression, names);
 }
 
 }  // namespace

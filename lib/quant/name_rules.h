@@ -13,9 +13,10 @@
 namespace thimble {
 
 struct NameRule {
-    std::string text;  // "REGEX=FORMAT"
+    std::string text;        // "REGEX=FORMAT"
+    std::string expression;  // its part before the format
     std::regex pattern;
-    LayoutId layout;
+    SharedFormat format;
     std::size_t hits = 0;  // matrices whose name it finds, decided by it or by an earlier rule
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "quant/options.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "core/strings.h"
@@ -55,7 +56,8 @@ void QuantizeOptions::visit(OptionVisitor& v) {
               .help = "format or mix of the weight matrices, as llama.cpp names and mixes them: "
                       "q4_k is the mix q4_k_m, q4_k with --pure is q4_k everywhere; copy keeps "
                       "each matrix as it is; vectors stay f32",
-              .choices = target_names()},
+              .value = "FORMAT",
+              .inline_forms = target_forms},
              format);
     visit_output(v, *this);
     adapters.visit(v);
@@ -141,7 +143,10 @@ std::string QuantizeOptions::output_path() const {
     if (!path.has_filename()) path = path.parent_path();  // "directory/"
     if (path.extension() == ".gguf") path.replace_extension();
     if (wants_hf()) return path.string() + "-hf";
-    return path.string() + "-" + to_lower(format.empty() ? "q8_0" : format) + ".gguf";
+    std::string name = to_lower(format.empty() ? "q8_0" : format);
+    std::replace_if(
+        name.begin(), name.end(), [](char c) { return c == ':' || c == ',' || c == '='; }, '-');
+    return path.string() + "-" + name + ".gguf";
 }
 
 }  // namespace thimble

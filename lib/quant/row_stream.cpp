@@ -60,7 +60,7 @@ struct RowStream::Chunk {
 };
 
 PackedForm written_form(const TensorChoice& choice) {
-    return choice.copied ? choice.tensor->form : block_form(choice.layout, shape_of(choice));
+    return choice.copied ? choice.tensor->form : form_of(*choice.format, shape_of(choice));
 }
 
 RowBytes row_bytes(const TensorChoice& choice, bool measure_error) {
@@ -83,11 +83,7 @@ std::size_t slice_bytes(const RowBytes& row, std::int64_t rows) {
 }
 
 std::size_t scan_bytes(const TensorChoice& choice) {
-    if (choice.copied || !format_of(choice.layout).info().needs_scan) return 0;
-    std::size_t tables = 0;
-    for (const PlaneInfo& plane : written_form(choice).planes)
-        tables += plane.row_bytes == 0 ? plane.bytes : 0;
-    return 2 * tables;
+    return choice.copied ? 0 : choice.format->scan_bytes(shape_of(choice));
 }
 
 std::int64_t rows_that_fit(const RowBytes& row, std::size_t slice) {
@@ -105,7 +101,7 @@ void RowStream::prepare(const TensorChoice& choice) {
     scanned_.resize(0);
     if (choice.copied) return;
     scanned_ = Charge(Tier::kRam, Purpose::kIo, scan_bytes(choice));
-    const WeightFormat& format = format_of(choice.layout);
+    const WeightFormat& format = *choice.format;
     encoder_ = ops::encoder(setup_.isa, format, shape_of(choice),
                             {.column_importance = choice.importance});
     if (format.info().needs_scan) scan(choice);
@@ -244,8 +240,7 @@ void RowStream::encode(const Chunk& chunk, std::span<const float> weights,
 TensorError RowStream::measure(const Chunk& chunk, std::span<const float> weights,
                                std::span<const std::byte> packed, std::span<float> decoded) const {
     const Shape2 shape{chunk.count, chunk.choice.tensor->cols()};
-    format_of(chunk.choice.layout)
-        .decode(written_form(chunk.choice).view(shape, packed.data()), {0, chunk.count},
+    chunk.choice.format->decode(written_form(chunk.choice).view(shape, packed.data()), {0, chunk.count},
                 {decoded.data(), DType::kF32, shape.rows, shape.cols, shape.cols});
     TensorError sums;
     sums.compare(weights, decoded);

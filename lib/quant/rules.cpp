@@ -11,27 +11,23 @@
 namespace thimble {
 namespace {
 
-double bits(LayoutId layout) { return format_of(layout).info().nominal_bits_per_weight; }
+double bits(const WeightFormat& format) { return format.info().nominal_bits_per_weight; }
 bool is_quantised(LayoutId layout) { return layout_info(layout).block_elements > 1; }
 std::string name_of(LayoutId layout) { return layout_info(layout).name; }
 std::string name_of(TensorType type) { return std::string(find_tensor_type(type)->name); }
 
-LayoutId layout_named(const std::string& name, const char* flag) {
-    return weight_formats().get(to_lower(name), flag).info().layout;
-}
-
-// The layout of a type that a mix or a fallback asks for.
-LayoutId writable(TensorType type, const std::string& who) {
-    if (const auto layout = layout_of(type)) return *layout;
+// The format of a type that a mix or a fallback asks for.
+SharedFormat writable(TensorType type, const std::string& who) {
+    if (const auto layout = layout_of(type)) return shared_format_of(*layout);
     throw Error(Exit::kUsage, who, "needs " + name_of(type) + ", which cannot be written yet",
                 "choose another --format, or name one with --tensor-type");
 }
 
 // What a format becomes for rows of `cols`.
-LayoutId fitting_layout(LayoutId wanted, std::int64_t cols, const std::string& who) {
-    if (cols % layout_info(wanted).block_elements == 0) return wanted;
-    const auto type = tensor_type_of(wanted);
-    return type ? writable(fitting_type(*type, cols), who) : LayoutId::k_f16;
+SharedFormat fitting_format(const SharedFormat& wanted, std::int64_t cols, const std::string& who) {
+    if (cols % wanted->info().block_elements == 0) return wanted;
+    const auto type = tensor_type_of(wanted->info().layout);
+    return type ? writable(fitting_type(*type, cols), who) : shared_format_of(LayoutId::k_f16);
 }
 
 MixModel facts_of(const ModelSource& source) {
@@ -47,10 +43,18 @@ MixModel facts_of(const ModelSource& source) {
     return model;
 }
 
-LayoutId base_layout(const Mix* mix, const QuantizeOptions& options) {
-    if (options.copies()) return LayoutId::k_f32;  // of tensors that the container lacks
-    return mix ? writable(mix->base, "--format " + options.format)
-               : layout_named(options.format, "--format");
+SharedFormat base_format(const Mix* mix, const QuantizeOptions& options) {
+    // What is copied counts only for tensors that the container lacks.
+    if (options.copies()) return shared_format_of(LayoutId::k_f32);
+    if (mix != nullptr) return writable(mix->base, "--format " + options.format);
+    std::vector<std::string> names;
+    for (const InlineForm& form : target_forms()) names.push_back(form.name);
+    const std::string name = to_lower(options.format.substr(0, options.format.find(':')));
+    if (std::find(names.begin(), names.end(), name) == names.end()) {
+        throw Error(Exit::kUsage, "--format", "unknown format '" + escaped(options.format) + "'",
+                    did_you_mean(name, names));
+    }
+    return make_format(options.format, "--format");
 }
 
 class Chooser {
@@ -60,7 +64,7 @@ class Chooser {
           options_(options),
           merge_(merge),
           mix_(options.copies() ? nullptr : find_mix(to_lower(options.format))),
-          base_(base_layout(mix_, options)),
+          base_(base_format(mix_, options)),
           rules_(options.tensor_type) {}
 
     std::vector<TensorChoice> run() {
@@ -70,7 +74,7 @@ class Chooser {
         for (const SourceTensor& tensor : source_.tensors()) {
             choices.push_back({.tensor = &tensor});
             if (!tensor.is_matrix) {
-                if (keeps_vectors_) choices.back().layout = tensor.layout();
+                if (keeps_vectors_) choices.back().format = shared_format_of(tensor.layout());
                 continue;
             }
             choose(choices.back(), mixed.empty() ? nullptr : &*type++);
@@ -102,7 +106,7 @@ class Chooser {
         const std::string& name = choice.tensor->name;
         const bool head = is_head(name, source_.spec().tied_embedding);
         const NameRule* rule = rules_.match(name);
-        choice.layout = options_.copies() ? choice.tensor->layout() : base_;
+        choice.format = options_.copies() ? shared_format_of(choice.tensor->layout()) : base_;
         if (name == "output.weight" && options_.leave_output_tensor) {
             leave(choice);
         } else if (name == "token_embd.weight" && !options_.token_embedding_type.empty()) {
@@ -113,26 +117,26 @@ class Chooser {
             take(choice, "--output-tensor-type", options_.output_tensor_type);
             output_set_ = true;
         } else if (rule != nullptr) {
-            choice.layout = rule->layout;
+            choice.format = rule->format;
             choice.reason = "--tensor-type " + rule->text;
         } else if (mixed != nullptr && *mixed != mix_->base) {
-            choice.layout = writable(*mixed, "'" + name + "' in the mix " + options_.format);
+            choice.format = writable(*mixed, "'" + name + "' in the mix " + options_.format);
             choice.reason = "mix " + std::string(mix_->name);
         } else if (mix_ == nullptr && !options_.copies() && !options_.pure && head &&
-                   bits(base_) < 6) {
-            choice.layout = LayoutId::k_q6_k;
+                   bits(*base_) < 6) {
+            choice.format = shared_format_of(LayoutId::k_q6_k);
             choice.reason = "output head";
         }
     }
 
     void leave(TensorChoice& choice) {
         left_ = true;
-        choice.layout = choice.tensor->layout();
+        choice.format = shared_format_of(choice.tensor->layout());
         choice.reason = "--leave-output-tensor";
     }
 
     static void take(TensorChoice& choice, const char* flag, const std::string& format) {
-        choice.layout = layout_named(format, flag);
+        choice.format = make_format(format, flag);
         choice.reason = std::string(flag) + " " + to_lower(format);
     }
 
@@ -150,16 +154,16 @@ class Chooser {
     }
 
     void fit(TensorChoice& choice) const {
-        const LayoutId wanted = choice.layout;
+        const SharedFormat wanted = choice.format;
         const std::int64_t cols = choice.tensor->cols();
-        choice.layout = fitting_layout(wanted, cols, "'" + choice.tensor->name + "'");
-        if (choice.layout == wanted) return;
+        choice.format = fitting_format(wanted, cols, "'" + choice.tensor->name + "'");
+        if (choice.format == wanted) return;
         const std::string what = "rows of " + std::to_string(cols) + " are not whole blocks of " +
-                                 name_of(wanted) + " (" +
-                                 std::to_string(layout_info(wanted).block_elements) + ")";
+                                 std::string(wanted->name()) + " (" +
+                                 std::to_string(wanted->info().block_elements) + ")";
         if (options_.strict) {
             throw Error(Exit::kUsage, "tensor '" + choice.tensor->name + "'", what,
-                        "without --strict it becomes " + name_of(choice.layout));
+                        "without --strict it becomes " + std::string(choice.format->name()));
         }
         choice.reason += (choice.reason.empty() ? "" : "; ") + what;
     }
@@ -169,19 +173,19 @@ class Chooser {
         const LayoutId stored = tensor.layout();
         choice.merged = merge_.changes(tensor);
         choice.copied =
-            !choice.merged && stored == choice.layout && tensor.add == 0 && tensor.is_stored();
-        if (!choice.copied && !format_of(choice.layout).info().encodes) {
+            !choice.merged && stored == choice.layout() && tensor.add == 0 && tensor.is_stored();
+        if (!choice.copied && !choice.format->info().encodes) {
             throw Error(Exit::kUsage, "tensor '" + tensor.name + "'",
-                        "there is no encoder for " + name_of(choice.layout) +
+                        "there is no encoder for " + std::string(choice.format->name()) +
                             ": matrices in it come from files that have them",
                         "choose another --format");
         }
-        if (choice.copied || !is_quantised(stored) || !is_quantised(choice.layout)) return;
+        if (choice.copied || !is_quantised(stored) || !is_quantised(choice.layout())) return;
         choice.requantized = true;
         if (options_.allow_requantize) return;
         throw Error(Exit::kUsage, "tensor '" + tensor.name + "'",
                     "is stored as " + name_of(stored) + "; quantising it again to " +
-                        name_of(choice.layout) + " adds to its error",
+                        std::string(choice.format->name()) + " adds to its error",
                     choice.merged ? "merge into f16, bf16 or f32 weights, or give "
                                     "--allow-requantize"
                                   : "start from f16, bf16 or f32 weights, keep them with --format "
@@ -192,7 +196,7 @@ class Chooser {
     const QuantizeOptions& options_;
     const AdapterMerge& merge_;
     const Mix* mix_;
-    LayoutId base_;
+    SharedFormat base_;
     NameRules rules_;
     // Other readers of GGUF want vectors in f32; what was stored otherwise stays so in its own
     // container only.
@@ -203,18 +207,24 @@ class Chooser {
 
 }  // namespace
 
-std::vector<std::string> target_names() {
-    std::vector<std::string> names = {QuantizeOptions::kCopy};
+std::vector<InlineForm> target_forms() {
+    std::vector<InlineForm> forms = {{QuantizeOptions::kCopy, {}}};
     for (const Mix& mix : mixes()) {
         if (!layout_of(mix.base)) continue;
-        names.emplace_back(mix.name);
-        if (!mix.alias.empty()) names.emplace_back(mix.alias);
+        forms.push_back({std::string(mix.name), {}});
+        if (!mix.alias.empty()) forms.push_back({std::string(mix.alias), {}});
     }
+    const auto add = [&](std::string_view name, const WeightFormat& format) {
+        forms.push_back({std::string(name),
+                         list_options([&](OptionVisitor& v) { format.visit_options(v); })});
+    };
     for (const auto& format : weight_formats().items()) {
         if (format->info().encodes && find_mix(format->name()) == nullptr)
-            names.emplace_back(format->name());
+            add(format->name(), *format);
     }
-    return names;
+    for (const FormatAlias& alias : format_aliases())
+        add(alias.name, *make_format(alias.spec, "format"));
+    return forms;
 }
 
 std::optional<std::uint32_t> file_type_of(const QuantizeOptions& options) {

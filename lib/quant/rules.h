@@ -17,13 +17,16 @@ namespace thimble {
 
 struct TensorChoice {
     const SourceTensor* tensor = nullptr;
-    LayoutId layout = LayoutId::k_f32;
+    SharedFormat format = shared_format_of(LayoutId::k_f32);
     bool copied = false;                     // the stored bytes are taken over as they are
     bool requantized = false;                // quantised in the source already
     bool merged = false;                     // an adapter becomes part of it
     std::string reason = {};                 // "" for the base format, else what led to another
     std::span<const float> importance = {};  // of the columns, [cols]; empty: encoded without
     std::string no_importance = {};          // with --imatrix: why there is none
+
+    [[nodiscard]] LayoutId layout() const { return format->info().layout; }
+    [[nodiscard]] std::string format_name() const { return spec_of(*format); }
 };
 
 // One choice per tensor, in the source's order. Throws Error(kUsage) for a rule or option that
@@ -34,8 +37,9 @@ struct TensorChoice {
                                                        const QuantizeOptions& options,
                                                        const AdapterMerge& merge);
 
-// The names that --format takes: mixes whose base can be written, their aliases, and formats.
-[[nodiscard]] std::vector<std::string> target_names();
+// What --format takes: mixes whose base can be written, their aliases, formats and theirs, each with
+// its options.
+[[nodiscard]] std::vector<InlineForm> target_forms();
 
 // llama.cpp's number for the file, which follows from --format alone; nullopt for formats of ours.
 [[nodiscard]] std::optional<std::uint32_t> file_type_of(const QuantizeOptions& options);

@@ -13,7 +13,7 @@ Json tensor_json(const TensorReport& report) {
     }
     json.set("name", choice.tensor->name);
     json.set("from", layout_info(choice.tensor->layout()).name);
-    json.set("to", layout_info(choice.layout).name);
+    json.set("to", choice.format_name());
     json.set("shape", std::move(shape));
     json.set("source_bytes", report.bytes_in);
     json.set("bytes", report.bytes_out);

@@ -93,7 +93,7 @@ class Quantize {
 Json names() {
     Json formats = Json::array(), targets = Json::array();
     for (const std::string& name : weight_formats().names()) formats.push(name);
-    for (const std::string& name : target_names()) targets.push(name);
+    for (const InlineForm& form : target_forms()) targets.push(form.name);
     Json lists = Json::object();
     lists.set("formats", std::move(formats));
     lists.set("targets", std::move(targets));

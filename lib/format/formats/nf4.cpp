@@ -156,8 +156,9 @@ class Nf4Encoder final : public Encoder {
 
 struct Codec {
     static constexpr LayoutId kLayout = LayoutId::k_nf4;
+    using Options = NoOptions;
 
-    static FormatInfo info() {
+    static FormatInfo info(const Options&) {
         return {.name = "nf4",
                 .layout = kLayout,
                 .block_elements = L::kElements,
@@ -170,7 +171,13 @@ struct Codec {
     static std::int64_t group_of(Shape2 shape) {
         return shape.cols % kGroup == 0 ? kGroup : L::kElements;
     }
-    static std::vector<PlaneInfo> planes(Shape2 shape) {
+    static std::size_t scan_bytes(Shape2 shape, const Options& o) {
+        std::size_t tables = 0;
+        for (const PlaneInfo& plane : planes(shape, o))
+            tables += plane.dims.size() == 1 ? plane.dims[0] * sizeof(float) : 0;
+        return 2 * tables;
+    }
+    static std::vector<PlaneInfo> planes(Shape2 shape, const Options&) {
         const auto rows = static_cast<std::uint64_t>(shape.rows);
         const auto cols = static_cast<std::uint64_t>(shape.cols);
         const std::uint64_t groups = cols / static_cast<std::uint64_t>(group_of(shape));
@@ -183,8 +190,8 @@ struct Codec {
                 {"origin", DType::kI32, {rows, 1}},
                 {"nested", DType::kF32, {1 + scales}}};
     }
-    static std::unique_ptr<Encoder> encoder(Shape2 shape) {
-        return std::make_unique<Nf4Encoder>(info(), shape, group_of(shape));
+    static std::unique_ptr<Encoder> encoder(Shape2 shape, const Options& o, const EncodeOptions&) {
+        return std::make_unique<Nf4Encoder>(info(o), shape, group_of(shape));
     }
 
     static PackedForm form(PlanePicker& picker, Shape2 shape) {
@@ -240,11 +247,11 @@ struct Codec {
                 static_cast<std::int64_t>(m.planes[L::kNested].bytes / sizeof(float)) - 1;
             const std::int64_t first = static_cast<const std::int32_t*>(row.planes[L::kOrigin])[0];
             if (first < 0 || first + groups > scales * L::kNestedGroup)
-                throw_bad_group(info(), reported, 0, "a nested scale outside the table");
+                throw_bad_group(info({}), reported, 0, "a nested scale outside the table");
         }
         for (std::int64_t g = 0; g < groups; ++g) {
             if (!std::isfinite(L::peak_at(row, g)))
-                throw_bad_group(info(), reported, g, "NaN or infinite scale");
+                throw_bad_group(info({}), reported, g, "NaN or infinite scale");
         }
     }
 };
