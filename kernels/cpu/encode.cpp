@@ -3,6 +3,7 @@
 #include "kernels/encode/all.h"
 
 #include "kernels/cpu/kernels.h"
+#include "kernels/encode/groups.h"
 
 namespace thimble::cpu::THIMBLE_ISA {
 namespace {
@@ -34,5 +35,7 @@ void encode_blocks(LayoutId layout, const float* weights, const float* importanc
             break;
     }
 }
+
+void search_scales(encode::ScaleSearch& fit) { encode::THIMBLE_ISA::search_scales(fit); }
 
 }  // namespace thimble::cpu::THIMBLE_ISA

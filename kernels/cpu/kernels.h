@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/encode/scale_search.h"
 #include "kernels/layout/dynamic_map.h"
 #include "kernels/layout/isa.h"
 #include "kernels/layout/layout.h"

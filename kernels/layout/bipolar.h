@@ -4,7 +4,7 @@
 // Bipolar-INT", AP-LLM, 2024).
 //   w[k] = scale[g] * (2 u[k] - (2^bits - 1))      u: the code as a number; g = k / group
 //
-//   plane 0  planes  for every 64 columns `bits` words of 64 bits, those of value 1 first; bit i of
+//   plane 0  planes  for every 32 columns `bits` words of 32 bits, those of value 1 first; bit i of
 //                    a word belongs to column i
 //   plane 1  scales  [groups] f16
 #pragma once
@@ -18,7 +18,7 @@ template <>
 struct Layout<LayoutId::k_bipolar> {
     enum Plane : int { kPlanesOfBits, kScales };
     static constexpr int kPlanes = 2;
-    static constexpr int kElements = 64;
+    static constexpr int kElements = 32;
 
     THIMBLE_HOST_DEVICE static float scale_at(const PackedRow& row, std::int64_t g) {
         return f16_to_f32(static_cast<const std::uint16_t*>(row.planes[kScales])[g]);
@@ -28,10 +28,10 @@ struct Layout<LayoutId::k_bipolar> {
         return static_cast<const std::uint8_t*>(row.planes[kPlanesOfBits]) +
                first / 8 * row.params.bits;
     }
-    // The code of column `i` of the 64 whose words begin at `words`.
+    // The code of column `i` of the 32 whose words begin at `words`.
     THIMBLE_HOST_DEVICE static int code_at(const std::uint8_t* words, int bits, int i) {
         int code = 0;
-        for (int b = 0; b < bits; ++b) code |= (words[8 * b + i / 8] >> (i % 8) & 1) << b;
+        for (int b = 0; b < bits; ++b) code |= (words[4 * b + i / 8] >> (i % 8) & 1) << b;
         return code;
     }
 

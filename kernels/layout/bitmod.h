@@ -34,6 +34,10 @@ struct Bitmod {
         const int magnitude = (1 << (code & 3)) >> 1;
         return (code & 4) != 0 ? -magnitude : magnitude;
     }
+    THIMBLE_HOST_DEVICE static constexpr int most(int id) {  // the largest magnitude
+        const int own = special(id) < 0 ? -special(id) : special(id), base = bits == 4 ? 12 : 4;
+        return own > base ? own : base;
+    }
 };
 
 template <>

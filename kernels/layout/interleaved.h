@@ -2,7 +2,7 @@
 // Resident twins of the stored layouts. Sixteen rows are woven together, so that one 64-byte vector
 // holds one column (floats) or four columns (codes) of all sixteen, and an output row is a lane.
 // The values are those of the stored block, bit for bit; only rows that pad the last group are new
-// (zero).
+// (bytes of zero: no weights to speak of).
 #pragma once
 
 #include "kernels/layout/all.h"
@@ -499,14 +499,17 @@ struct InterleavedBipolar {
     static constexpr int kElements = 64, kBits = bits, kScales = 1;
     static constexpr int kOffset = bits == 8 ? 128 : 0;
     static constexpr bool kCodes = true, kMinimum = true;
-    static bool fits(const LayoutParams& params) { return resident_bits(params.bits) == bits; }
+    static bool fits(const LayoutParams& params) {
+        return resident_bits(params.bits) == bits && params.group % kElements == 0;
+    }
     static int bias(const LayoutParams& params) { return 2 * kOffset - ((1 << params.bits) - 1); }
     static void pack(const PackedRow& stored, std::int64_t first, int row, Block& block) {
-        const std::uint8_t* words = L::words_at(stored, first);
         block.d[row] = static_cast<const std::uint16_t*>(
             stored.planes[L::kScales])[first / stored.params.group];
-        for (int k = 0; k < kElements; ++k)
-            block.codes[k / 32].set(row, k % 32, L::code_at(words, stored.params.bits, k));
+        for (int k = 0; k < kElements; ++k) {
+            const std::uint8_t* words = L::words_at(stored, first + k / 32 * 32);
+            block.codes[k / 32].set(row, k % 32, L::code_at(words, stored.params.bits, k % 32));
+        }
     }
     template <class Real>
     static void unpack(const Block& block, int row, const LayoutParams& params, Real* out) {

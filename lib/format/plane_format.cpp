@@ -81,7 +81,7 @@ std::int32_t PlanePicker::group(const char* name, std::int64_t groups,
 
 void PlanePicker::finish() const {
     for (std::size_t i = 0; i < planes_.size(); ++i) {
-        if (!taken_[i]) fail(escaped(planes_[i].name).c_str(), "is not one of this format");
+        if (!taken_[i] && !planes_[i].name.empty()) fail(escaped(planes_[i].name).c_str(), "is not one of this format");
     }
 }
 

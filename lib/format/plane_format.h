@@ -31,7 +31,7 @@ class PlanePicker {
     // Columns under each of a row's `groups` scales: a multiple of `elements`.
     [[nodiscard]] std::int32_t group(const char* name, std::int64_t groups,
                                      std::int64_t elements) const;
-    // No plane is left over.
+    // No plane is left over, but for nameless ones, which stand for planes that are not there.
     void finish() const;
 
     [[noreturn]] static void fail(const char* plane, const std::string& what);

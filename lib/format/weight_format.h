@@ -13,6 +13,7 @@
 #include "core/leaf.h"
 #include "format/packed.h"
 #include "io/model_file.h"
+#include "kernels/encode/scale_search.h"
 
 namespace thimble {
 
@@ -40,6 +41,7 @@ struct EncodeOptions {
     // The same encoder compiled for a faster instruction-set level (ops::encoder sets it); null:
     // the format's own.
     EncodeBlocks blocks = nullptr;
+    encode::SearchScale fit = nullptr;  // likewise, of formats of groups
 };
 
 // Receives each plane's bytes in order.

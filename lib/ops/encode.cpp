@@ -22,6 +22,7 @@ bool has_kernel(LayoutId layout) {
 std::unique_ptr<Encoder> encoder(Isa isa, const WeightFormat& format, Shape2 shape,
                                  EncodeOptions options) {
     if (has_kernel(format.info().layout)) options.blocks = kernels(isa).encode_blocks;
+    options.fit = kernels(isa).search_scales;
     return format.encoder(shape, options);
 }
 

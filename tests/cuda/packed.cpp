@@ -65,8 +65,23 @@ std::vector<PackedForm> packed_forms() {
         out.push_back({LayoutId::k_affine, {bits, 64, kTypes[i++ % 3]}, i % 2 == 1});
         out.push_back({LayoutId::k_affine, {bits, 32, kTypes[i++ % 3]}, i % 2 == 1, true});
     }
+    for (const std::int32_t bits : {5, 6, 7}) {
+        const std::int32_t zero_bits = 8 - bits;
+        out.push_back({LayoutId::k_affine, {bits, 64, ScaleType::kF16, zero_bits}, true});
+    }
+    out.push_back({LayoutId::k_affine, {4, 16, ScaleType::kF16, 4}, true});
     out.push_back({LayoutId::k_nf4, {4, 64, ScaleType::kF32}});
     out.push_back({LayoutId::k_nf4, {4, 64, ScaleType::kNested}});
+    for (const std::int32_t bits : {3, 4})
+        out.push_back({LayoutId::k_bitmod, {bits, 64, ScaleType::kF16}});
+    for (const std::int32_t bits : {2, 4, 7, 8}) {
+        out.push_back({LayoutId::k_bfp, {bits, bits == 4 ? 16 : 64, ScaleType::kE8m0}});
+        out.push_back({LayoutId::k_bipolar, {bits, 64, ScaleType::kF16}});
+    }
+    out.push_back({LayoutId::k_bipolar, {1, 64, ScaleType::kF16}});
+    out.push_back({LayoutId::k_fp8, {8, 64, ScaleType::kF32}});
+    out.push_back({LayoutId::k_fp8, {8, 32, ScaleType::kE8m0}});
+    out.push_back({LayoutId::k_nvfp4, {4, 16, ScaleType::kF32}});
     return out;
 }
 
@@ -83,9 +98,43 @@ Packed::Packed(const PackedForm& form, std::int64_t rows, std::int64_t cols, std
         make_affine(form, seed);
     } else if (form.layout == LayoutId::k_nf4) {
         make_nf4(seed);
+    } else if (form.params.bits != 0) {
+        make_groups(seed);
     } else {
         make_blocks(seed);
     }
+}
+
+// Codes, scales and, where the layout has it, one plane more.
+void Packed::make_groups(std::uint32_t seed) {
+    const auto cols = static_cast<std::size_t>(shape_.cols);
+    const auto rows = static_cast<std::size_t>(shape_.rows);
+    const auto bits = static_cast<std::size_t>(shape_.params.bits);
+    const std::size_t groups = cols / static_cast<std::size_t>(shape_.params.group);
+    std::vector<std::byte> codes = random_bytes(rows * cols * bits / 8, seed);
+    if (shape_.layout == LayoutId::k_fp8) {  // no NaN
+        for (std::byte& code : codes) code &= std::byte{0xf7};
+    }
+    add_plane(0, cols * bits / 8, std::move(codes));
+    std::vector<std::byte> bytes = random_bytes(rows * groups, seed + 1);
+    switch (shape_.layout) {
+        case LayoutId::k_nvfp4:
+            for (std::byte& scale : bytes) scale &= std::byte{0x77};
+            add_plane(1, groups, std::move(bytes));
+            return add_plane(2, 0, bytes_of(std::vector<float>{0.0123f}));
+        case LayoutId::k_bfp:
+        case LayoutId::k_fp8:
+            if (shape_.params.scale != ScaleType::kE8m0) break;
+            for (std::byte& d : bytes) d = static_cast<std::byte>(118 + (static_cast<int>(d) & 7));
+            return add_plane(1, groups, std::move(bytes));
+        case LayoutId::k_bitmod:
+            add_plane(2, (groups + 3) / 4, random_bytes(rows * ((groups + 3) / 4), seed + 2));
+            break;
+        default:
+            break;
+    }
+    const std::size_t size = shape_.params.scale == ScaleType::kF32 ? 4 : 2;
+    add_plane(1, groups * size, scales_of(shape_.params.scale, rows * groups, seed + 1, 0.1f));
 }
 
 void Packed::add_plane(int plane, std::size_t row_bytes, std::vector<std::byte> bytes) {

@@ -35,6 +35,7 @@ class Packed {
     void make_blocks(std::uint32_t seed);
     void make_affine(const PackedForm& form, std::uint32_t seed);
     void make_nf4(std::uint32_t seed);
+    void make_groups(std::uint32_t seed);
 
     cuda::Matrix shape_{};
     std::array<std::vector<std::byte>, kMaxPlanes> planes_;

@@ -98,16 +98,6 @@ void check(const Run& run, const Values& a, const Values& b, std::int64_t m, std
     }
 }
 
-std::vector<std::pair<LayoutId, std::uint64_t>> layouts_and_seeds() {
-    std::vector<std::pair<LayoutId, std::uint64_t>> out;
-    for (const auto& format : weight_formats().items()) {
-        const LayoutId layout = format->info().layout;
-        out.emplace_back(layout, 115);
-        if (has_planes(layout)) out.emplace_back(layout, 116);
-    }
-    return out;
-}
-
 // Leaves in the workspace just what a plan grants.
 struct Granted {
     Granted(Machine& m, std::size_t bytes) : workspace(m.workspace) {

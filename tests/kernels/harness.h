@@ -156,27 +156,70 @@ inline Matrix make_planes(LayoutId layout, Shape2 shape, std::uint64_t seed) {
     return m;
 }
 
+// Of layouts of several planes: what their formats are asked for; "" is a matrix of random codes.
+inline std::vector<std::string> specs_of(LayoutId layout) {
+    switch (layout) {
+        case LayoutId::k_affine:
+            return {"", "", "affine:bits=2,group=64", "affine:bits=3,group=32", "affine:group=16",
+                    "affine:bits=4,group=32,symmetric=true", "affine:bits=5", "affine:bits=6",
+                    "affine:bits=7,group=32", "affine:bits=8", "affine:bits=8,group=0,symmetric=true",
+                    "affine:bits=2,group=32", "affine:bits=3", "affine:bits=6,group=32"};
+        case LayoutId::k_nf4:
+            return {"", ""};
+        case LayoutId::k_bitmod:
+            return {"bitmod:bits=4,group=64", "bitmod:bits=3"};
+        case LayoutId::k_bfp:
+            return {"bfp:bits=2", "bfp:bits=3", "bfp:bits=4", "bfp:bits=5,group=64", "bfp:bits=6",
+                    "bfp:bits=7", "bfp:bits=8", "bfp:group=16"};
+        case LayoutId::k_bipolar:
+            return {"bipolar:bits=1", "bipolar:bits=2", "bipolar:bits=3", "bipolar:bits=4,group=64",
+                    "bipolar:bits=5", "bipolar:bits=6", "bipolar:bits=7", "bipolar:bits=8"};
+        case LayoutId::k_fp8:
+            return {"fp8", "fp8:scale=e8m0"};
+        default:
+            return {std::string(layout_info(layout).name)};
+    }
+}
+
+// A seed says which of the specs, too.
 inline Matrix make_matrix(LayoutId layout, Shape2 shape, std::uint64_t seed,
                           float deviation = 0.05f) {
     struct Sink : PlaneSink {
-        std::vector<std::byte>* to;
-        void append(int, std::span<const std::byte> part) override {
-            to->insert(to->end(), part.begin(), part.end());
+        std::vector<std::byte> planes[kMaxPlanes];
+        void append(int plane, std::span<const std::byte> part) override {
+            planes[plane].insert(planes[plane].end(), part.begin(), part.end());
         }
     };
-    if (has_planes(layout)) return make_planes(layout, shape, seed);
-    Matrix m;
+    const std::vector<std::string> specs = specs_of(layout);
+    const std::string& spec = specs[seed % specs.size()];
+    if (spec.empty()) return make_planes(layout, shape, seed);
+    const SharedFormat format = make_format(spec, "test");
+    const std::vector<float> rows = Random(seed).normals(shape.rows * shape.cols, deviation);
+    const auto encoder = format->encoder(shape, {});
+    if (format->info().needs_scan) encoder->scan(0, rows);
     Sink sink;
-    sink.to = &m.bytes;
-    Random random(seed);
-    const WeightFormat& format = format_of(layout);
-    const std::vector<float> rows = random.normals(shape.rows * shape.cols, deviation);
-    format.encoder(shape, {})->encode(0, rows, sink);
-    m.view.layout = layout, m.view.shape = shape, m.view.n_planes = 1;
-    m.view.planes[0] = {m.bytes.data(), m.bytes.size() / static_cast<std::size_t>(shape.rows),
-                        m.bytes.size()};
+    encoder->encode(0, rows, sink);
+    const PackedForm form = form_of(*format, shape);
+    Matrix m;
+    m.bytes.resize(form.bytes(shape.rows));
+    m.view = form.view(shape, m.bytes.data());
+    for (std::size_t p = 0; p < form.planes.size(); ++p)
+        std::copy(sink.planes[p].begin(), sink.planes[p].end(),
+                  m.bytes.begin() + static_cast<std::ptrdiff_t>(form.plane_offset(p, shape.rows)));
     decode_all(m);
     return m;
+}
+
+// Every stored layout, those of planes in each of their forms.
+inline std::vector<std::pair<LayoutId, std::uint64_t>> layouts_and_seeds() {
+    std::vector<std::pair<LayoutId, std::uint64_t>> out;
+    for (const auto& format : weight_formats().items()) {
+        const LayoutId layout = format->info().layout;
+        const std::uint64_t forms = specs_of(layout).size();
+        const std::uint64_t first = 120 - 120 % forms;
+        for (std::uint64_t i = 0; i < forms; ++i) out.emplace_back(layout, first + i);
+    }
+    return out;
 }
 
 // An Exec with its own team and a workspace full of NaN.

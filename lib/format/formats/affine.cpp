@@ -5,13 +5,12 @@
 // whole: those that are found here lie on a 256th of the codes' range.
 #include "format/plane_format.h"
 #include "format/row_encoder.h"
-#include "kernels/encode/search.h"
+#include "kernels/encode/groups.h"
 
 namespace thimble {
 namespace {
 
 using L = Layout<LayoutId::k_affine>;
-namespace search = encode::plain;
 
 struct AffineOptions {
     std::int64_t bits = 4, group = 64;
@@ -44,8 +43,10 @@ struct Grid {
 
 class AffineRow {
   public:
-    AffineRow(const FormatInfo& info, const AffineOptions& options, std::int64_t cols)
+    AffineRow(const FormatInfo& info, const AffineOptions& options, std::int64_t cols,
+              encode::SearchScale search)
         : info_(info),
+          search_(search ? search : encode::plain::search_scales),
           options_(options),
           cols_(cols),
           group_(dividing_group(options.group, cols)),
@@ -64,8 +65,8 @@ class AffineRow {
             grid.scale = scales.add(grid.scale);
             if (!std::isfinite(grid.scale)) throw_too_large(info_, row, k);
             if (!options_.symmetric) {
-                const float zero = std::nearbyint(grid.zero / unit_);
-                zeros.push_back(static_cast<std::uint8_t>(std::clamp(zero, 0.0f, 255.0f)));
+                zeros.push_back(static_cast<std::uint8_t>(
+                    encode::plain::round_even(std::clamp(grid.zero / unit_, 0.0f, 255.0f))));
                 grid.zero = static_cast<float>(zeros.back()) * unit_;
             }
             for (std::size_t i = 0; i < group.size(); ++i)
@@ -78,21 +79,19 @@ class AffineRow {
 
   private:
     [[nodiscard]] std::uint8_t code(float weight, const Grid& grid) const {
-        const float inverse = grid.scale > 0x1p-126f ? 1.0f / grid.scale : 0.0f;
-        const float nearest = std::nearbyint(weight * inverse + grid.zero);
-        return static_cast<std::uint8_t>(std::clamp(nearest, 0.0f, static_cast<float>(top_)));
+        const float inverse = std::fabs(grid.scale) > 0x1p-126f ? 1.0f / grid.scale : 0.0f;
+        const float place = weight * inverse + grid.zero;
+        return static_cast<std::uint8_t>(
+            encode::plain::round_even(std::clamp(place, 0.0f, static_cast<float>(top_))));
     }
 
     [[nodiscard]] Grid fit(std::span<const float> group, const std::vector<float>& w) const {
         const int n = static_cast<int>(group.size());
         if (options_.symmetric) {
+            // Codes reach one further down than up: a negative scale turns that around.
             const int middle = (top_ + 1) / 2;
-            if (options_.fit != "minmax") {
-                // Codes may count upwards or downwards: the sign is the scale's.
-                const float scale = search::search_scale(group.data(), w.data(), n,
-                                                         {middle, middle - 1}, search::kOffsets, 3);
-                if (scale >= 0) return {scale, static_cast<float>(middle)};
-            }
+            if (options_.fit != "minmax")
+                return {least_squares(group, w).scale, static_cast<float>(middle)};
             float peak = 0;
             for (const float x : group) peak = std::max(peak, std::fabs(x));
             return {peak / static_cast<float>(middle - 1), static_cast<float>(middle)};
@@ -100,15 +99,26 @@ class AffineRow {
         const auto [least, most] = std::minmax_element(group.begin(), group.end());
         const float low = std::min(*least, 0.0f), high = std::max(*most, 0.0f);
         Grid grid{high / static_cast<float>(top_) - low / static_cast<float>(top_), 0};
-        float minimum = low;
+        if (grid.scale > 0) grid.zero = -low / grid.scale;
         if (options_.fit == "mse" && n >= 4) {
-            const auto found = search::search_scale_minimum(group.data(), w.data(), n, top_, true,
-                                                            search::kOffsets, 3);
-            grid.scale = found.scale, minimum = found.minimum;
+            const encode::ScaleSearch found = least_squares(group, w);
+            // Weights far from zero have their grid's zero point out of reach.
+            const float zero = found.scale > 0 ? -found.minimum / found.scale : 256.0f;
+            if (zero <= 255.0f * unit_) grid = {found.scale, zero};
         }
-        if (grid.scale > 0) grid.zero = std::clamp(-minimum / grid.scale, 0.0f, 255.0f * unit_);
         if (options_.fit == "hqq" && grid.scale > 0) improve(group, grid);
         return grid;
+    }
+
+    [[nodiscard]] encode::ScaleSearch least_squares(std::span<const float> group,
+                                          const std::vector<float>& w) const {
+        encode::ScaleSearch fit{.layout = LayoutId::k_affine,
+                             .bits = static_cast<int>(options_.bits),
+                             .weights = group.data()};
+        fit.importance = w.data(), fit.n = static_cast<int>(group.size());
+        fit.symmetric = options_.symmetric;
+        search_(fit);
+        return fit;
     }
 
     // Half-quadratic steps on the zero point, the scale held: the errors' outliers are taken off by
@@ -138,6 +148,7 @@ class AffineRow {
     }
 
     FormatInfo info_;
+    encode::SearchScale search_;
     AffineOptions options_;
     std::int64_t cols_, group_;
     int top_;
@@ -156,8 +167,13 @@ struct Codec {
                 .block_elements = L::kElements,
                 .nominal_bits_per_weight =
                     static_cast<double>(o.bits) + (scale + (o.symmetric ? 0 : 8)) / group,
-                // Half a step, a scale that is rounded and what a least-squares fit cuts off.
-                .error_bound = o.bits == 2 ? 0.7 : 2.0 / ((1 << o.bits) - 2) + 0.004};
+                .error_bound = bound(o)};
+    }
+
+    // Of the peak: half a step and a scale that is rounded, or what a fit cuts off.
+    static double bound(const Options& o) {
+        const double step = 2.0 / ((1 << o.bits) - 2);
+        return o.fit == "minmax" ? 0.51 * step + 0.004 : std::min(3 * step + 0.004, 0.75);
     }
 
     static std::vector<PlaneInfo> planes(Shape2 shape, const Options& o) {
@@ -174,7 +190,8 @@ struct Codec {
     }
     static std::unique_ptr<Encoder> encoder(Shape2 shape, const Options& o,
                                             const EncodeOptions& encode) {
-        return make_row_encoder(info(o), shape, encode, AffineRow(info(o), o, shape.cols));
+        return make_row_encoder(info(o), shape, encode, 
+                                AffineRow(info(o), o, shape.cols, encode.fit));
     }
 
     static PackedForm form(PlanePicker& picker, Shape2 shape) {

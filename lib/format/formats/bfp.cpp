@@ -5,6 +5,7 @@
 // differs: with fit=mse the exponent below the peak's is tried, too, which clips a few weights.
 #include "format/plane_format.h"
 #include "format/row_encoder.h"
+#include "kernels/encode/lanes.h"
 
 namespace thimble {
 namespace {
@@ -67,10 +68,9 @@ class BfpRow {
         return std::clamp(own + 2 - static_cast<int>(options_.bits) + 128, 0, kE8m0Finite);
     }
     [[nodiscard]] int code(float weight, int d) const {
-        const float nearest =
-            std::nearbyint(weight / e8m0_half_to_f32(static_cast<std::uint8_t>(d)));
+        const float place = weight / e8m0_half_to_f32(static_cast<std::uint8_t>(d));
         const auto most = static_cast<float>(middle_ - 1);
-        return static_cast<int>(std::clamp(nearest, -most, most));
+        return static_cast<int>(encode::plain::round_even(std::clamp(place, -most, most)));
     }
     [[nodiscard]] double error(const float* group, const std::vector<float>& w, int d) const {
         const float step = e8m0_half_to_f32(static_cast<std::uint8_t>(d));

@@ -4,13 +4,12 @@
 // AP-LLM, 2024, section 3.1). What finds a group's scale is not published: ours.
 #include "format/plane_format.h"
 #include "format/row_encoder.h"
-#include "kernels/encode/search.h"
+#include "kernels/encode/groups.h"
 
 namespace thimble {
 namespace {
 
 using L = Layout<LayoutId::k_bipolar>;
-namespace lanes = encode::plain;
 
 struct BipolarOptions {
     std::int64_t bits = 4, group = 128;
@@ -18,7 +17,7 @@ struct BipolarOptions {
     void visit(OptionVisitor& v) {
         v.option({.name = "bits", .help = "of a code", .value = "N", .least = 1, .most = 8}, bits);
         v.option({.name = "group",
-                  .help = "columns under one scale, a multiple of 64, halved until that divides "
+                  .help = "columns under one scale, a multiple of 32, halved until that divides "
                           "the row; 0: a row",
                   .value = "N",
                   .least = 0,
@@ -33,8 +32,10 @@ struct BipolarOptions {
 
 class BipolarRow {
   public:
-    BipolarRow(const FormatInfo& info, BipolarOptions options, std::int64_t cols)
+    BipolarRow(const FormatInfo& info, BipolarOptions options, std::int64_t cols,
+               encode::SearchScale search)
         : info_(info),
+          search_(search ? search : encode::plain::search_scales),
           options_(std::move(options)),
           cols_(cols),
           group_(dividing_group(options_.group, cols)),
@@ -51,10 +52,10 @@ class BipolarRow {
             const float scale = scales.add(fit(weights + k, w));
             if (!std::isfinite(scale)) throw_too_large(info_, row, k);
             for (std::int64_t i = k; i < k + group_; ++i) {
-                std::uint8_t* tile = words.data() + i / 64 * 8 * bits_;
+                std::uint8_t* tile = words.data() + i / 32 * 4 * bits_;
                 const int code = this->code(weights[i], scale);
                 for (int b = 0; b < bits_; ++b)
-                    tile[8 * b + i % 64 / 8] |=
+                    tile[4 * b + i % 32 / 8] |=
                         static_cast<std::uint8_t>((code >> b & 1) << (i % 8));
             }
         }
@@ -65,9 +66,9 @@ class BipolarRow {
   private:
     [[nodiscard]] int code(float weight, float scale) const {
         if (bits_ == 1 || !(scale > 0x1p-126f)) return weight >= 0 ? (most_ + 1) / 2 : most_ / 2;
-        const float nearest =
-            std::nearbyint((weight / scale + static_cast<float>(most_)) * 0.5f);
-        return static_cast<int>(std::clamp(nearest, 0.0f, static_cast<float>(most_)));
+        const float u = (weight / scale + static_cast<float>(most_)) * 0.5f;
+        return static_cast<int>(
+            encode::plain::round_even(std::clamp(u, 0.0f, static_cast<float>(most_))));
     }
 
     [[nodiscard]] float fit(const float* group, const std::vector<float>& w) const {
@@ -82,37 +83,15 @@ class BipolarRow {
         // One bit: whatever the scale, the codes are the signs, and the mean is the best.
         if (bits_ == 1) return static_cast<float>(sum / total);
         const float by_peak = peak / static_cast<float>(most_);
-        if (options_.fit == "peak" || !(peak > lanes::kTiny) || peak > lanes::kHuge) return by_peak;
-        const lanes::Ladder parts{bits_ < 4 ? 0.3f : 0.6f, 1.05f};
-        return search(group, w, lanes::rungs(parts) * lanes::spread(by_peak));
-    }
-
-    // Each of sixteen scales is replaced by the least-squares solution for its codes.
-    [[nodiscard]] float search(const float* group, const std::vector<float>& w,
-                               lanes::Lanes scale) const {
-        const lanes::Lanes half = lanes::spread(0.5f), zero = lanes::spread(0);
-        const lanes::Lanes most = lanes::spread(static_cast<float>(most_));
-        lanes::Lanes inverse = lanes::spread(1) / scale, score = scale;
-        for (int pass = 0; pass < 3; ++pass) {
-            lanes::Lanes lx = zero, ll = zero;
-            for (std::int64_t i = 0; i < group_; ++i) {
-                const lanes::Lanes x = lanes::spread(group[i]);
-                const lanes::Lanes u = lanes::round_even((x * inverse + most) * half);
-                const lanes::Lanes code = lanes::min(lanes::max(u, zero), most);
-                const lanes::Lanes value = code + code - most;
-                const lanes::Lanes wl = lanes::spread(w[static_cast<std::size_t>(i)]) * value;
-                lx = lx + wl * x;
-                ll = ll + wl * value;
-            }
-            const lanes::IntLanes valid = lanes::greater(ll, zero) & lanes::greater(lx, zero);
-            scale = lanes::select(valid, lx / ll, zero);
-            score = lanes::select(valid, scale * lx, lanes::spread(-1));
-            inverse = lanes::select(valid, ll / lx, zero);
-        }
-        return lanes::lane_of(scale, lanes::best_lane(score));
+        if (options_.fit == "peak") return by_peak;
+        encode::ScaleSearch problem{.layout = LayoutId::k_bipolar, .bits = bits_, .weights = group};
+        problem.importance = w.data(), problem.n = static_cast<int>(group_);
+        search_(problem);
+        return problem.scale;
     }
 
     FormatInfo info_;
+    encode::SearchScale search_;
     BipolarOptions options_;
     std::int64_t cols_, group_;
     int bits_, most_;
@@ -128,8 +107,14 @@ struct Codec {
                 .layout = kLayout,
                 .block_elements = L::kElements,
                 .nominal_bits_per_weight = static_cast<double>(o.bits) + 16 / group,
-                // Half a step, and what a fitted scale cuts off; of one bit, all but the mean.
-                .error_bound = o.bits == 1 ? 1 : o.bits == 2 ? 0.7 : 2.2 / ((1 << o.bits) - 1)};
+                .error_bound = bound(o)};
+    }
+
+    // A step, or what a fitted scale cuts off; of one bit, all but the mean.
+    static double bound(const Options& o) {
+        if (o.bits == 1) return 1;
+        if (o.fit == "peak") return 1.01 / ((1 << o.bits) - 1);
+        return o.bits < 4 ? 1 : 0.6;
     }
 
     static std::vector<PlaneInfo> planes(Shape2 shape, const Options& o) {
@@ -137,13 +122,14 @@ struct Codec {
         const auto cols = static_cast<std::uint64_t>(shape.cols);
         const std::int64_t group = checked_group("bipolar", o.group, shape.cols);
         if (group % L::kElements != 0)
-            throw Error(Exit::kUsage, "bipolar: group", "must be a multiple of 64");
+            throw Error(Exit::kUsage, "bipolar: group", "must be a multiple of 32");
         return {{"planes", DType::kU8, {rows, cols * static_cast<std::uint64_t>(o.bits) / 8}},
                 {"scales", DType::kF16, {rows, cols / static_cast<std::uint64_t>(group)}}};
     }
     static std::unique_ptr<Encoder> encoder(Shape2 shape, const Options& o,
                                             const EncodeOptions& encode) {
-        return make_row_encoder(info(o), shape, encode, BipolarRow(info(o), o, shape.cols));
+        return make_row_encoder(info(o), shape, encode, 
+                                BipolarRow(info(o), o, shape.cols, encode.fit));
     }
 
     static PackedForm form(PlanePicker& picker, Shape2) {

@@ -5,13 +5,12 @@
 // differs: with fit=mse scales are searched, too, and importance weighs the error.
 #include "format/plane_format.h"
 #include "format/row_encoder.h"
-#include "kernels/encode/search.h"
+#include "kernels/encode/groups.h"
 
 namespace thimble {
 namespace {
 
 using L = Layout<LayoutId::k_bitmod>;
-namespace lanes = encode::plain;
 
 struct BitmodOptions {
     std::int64_t bits = 4, group = 128;
@@ -50,8 +49,10 @@ class BitmodRow {
     using Values = Bitmod<bits>;
 
   public:
-    BitmodRow(const FormatInfo& info, BitmodOptions options, std::int64_t cols)
+    BitmodRow(const FormatInfo& info, BitmodOptions options, std::int64_t cols,
+              encode::SearchScale search)
         : info_(info),
+          search_(search ? search : encode::plain::search_scales),
           options_(std::move(options)),
           cols_(cols),
           group_(dividing_group(options_.group, cols)) {}
@@ -85,31 +86,37 @@ class BitmodRow {
     }
     // The code of the nearest value, of the lower of two.
     static std::uint8_t nearest(float weight, float scale, int id) {
-        const float x = scale > 0x1p-126f ? weight / scale : 0.0f;
-        int best = 0;
-        for (int code = 1; code < 1 << bits; ++code) {
-            const float value = static_cast<float>(value_of(code, id));
-            const float least = static_cast<float>(value_of(best, id));
-            const float nearer = std::fabs(x - value), near = std::fabs(x - least);
-            if (nearer < near || (nearer == near && value < least)) best = code;
+        const float x = scale > 0x1p-126f ? weight / scale : 0.0f, size = std::fabs(x);
+        constexpr int kMost = (1 << (bits - 1)) - 1;  // the largest magnitude's code
+        int code = 0;
+        for (int next = 1; next <= kMost; ++next) {
+            const float middle =
+                0.5f * static_cast<float>(Values::value(next - 1) + Values::value(next));
+            // Of two magnitudes the smaller is the higher value below zero.
+            code += x < 0 ? size >= middle : size > middle;
         }
-        return static_cast<std::uint8_t>(best);
+        const float value = std::copysign(static_cast<float>(Values::value(code)), x);
+        const auto special = static_cast<float>(Values::special(id));
+        const float gap = std::fabs(x - value), other = std::fabs(x - special);
+        if (other < gap || (other == gap && special < value)) return Values::kSpecial;
+        return static_cast<std::uint8_t>(code == 0 || x >= 0 ? code : code | Values::kSpecial);
     }
 
     [[nodiscard]] Choice choose(const float* group, const std::vector<float>& w) const {
+        const int first = options_.only == "ea" ? 2 : 0, end = options_.only == "er" ? 2 : 4;
+        if (options_.fit == "mse") {
+            encode::ScaleSearch fit{.layout = LayoutId::k_bitmod, .bits = bits, .weights = group};
+            fit.importance = w.data(), fit.n = static_cast<int>(group_);
+            fit.first_id = first, fit.end_id = end;
+            search_(fit);
+            return {fit.id, fit.scale, 0};
+        }
         float peak = 0;
         for (std::int64_t i = 0; i < group_; ++i) peak = std::max(peak, std::fabs(group[i]));
         Choice best;
-        const int first = options_.only == "ea" ? 2 : 0, end = options_.only == "er" ? 2 : 4;
-        best.id = first;
-        if (!(peak > lanes::kTiny)) return best;
         for (int id = first; id < end; ++id) {
-            const int most = std::max(Values::value((1 << (bits - 1)) - 1),
-                                      std::abs(Values::special(id)));
-            const float scale = peak / static_cast<float>(most);
-            const Choice choice = options_.fit == "peak" || peak > lanes::kHuge
-                                      ? by_peak(group, w, scale, id)
-                                      : by_search(group, w, scale, id);
+            const float scale = peak / static_cast<float>(Values::most(id));
+            const Choice choice = by_peak(group, w, scale, id);
             if (choice.error < best.error) best = choice;
         }
         return best;
@@ -126,59 +133,8 @@ class BitmodRow {
         return out;
     }
 
-    // Sixteen scales at once, each replaced by the least-squares solution for its codes.
-    [[nodiscard]] Choice by_search(const float* group, const std::vector<float>& w, float scale,
-                                   int id) const {
-        constexpr lanes::Ladder kParts{0.7f, 1.15f};  // of the scale by the peak
-        const lanes::Lanes special = lanes::spread(static_cast<float>(Values::special(id)));
-        lanes::Lanes inverse = lanes::spread(1) / (lanes::rungs(kParts) * lanes::spread(scale));
-        lanes::Lanes fitted = inverse, score = inverse;
-        for (int pass = 0; pass < 2; ++pass) {
-            lanes::Lanes lx = lanes::spread(0), ll = lx;
-            for (std::int64_t i = 0; i < group_; ++i) {
-                const lanes::Lanes x = lanes::spread(group[i]);
-                const lanes::Lanes value = nearest_values(x * inverse, special);
-                const lanes::Lanes wl = lanes::spread(w[static_cast<std::size_t>(i)]) * value;
-                lx = lx + wl * x;
-                ll = ll + wl * value;
-            }
-            const lanes::IntLanes valid =
-                lanes::greater(ll, lanes::spread(0)) & lanes::greater(lx, lanes::spread(0));
-            fitted = lanes::select(valid, lx / ll, lanes::spread(0));
-            score = lanes::select(valid, fitted * lx, lanes::spread(-1));
-            inverse = lanes::select(valid, ll / lx, lanes::spread(0));
-        }
-        const int lane = lanes::best_lane(score);
-        // What the codes leave of the weights' squares, less these.
-        return {id, lanes::lane_of(fitted, lane), -static_cast<double>(lanes::lane_of(score, lane))};
-    }
-
-    static lanes::Lanes nearest_values(lanes::Lanes x, lanes::Lanes special) {
-        const lanes::Lanes size = lanes::magnitude(x);
-        lanes::Lanes value;
-        if constexpr (bits == 4) {
-            const lanes::Lanes half = lanes::spread(0.5f) * size;
-            const lanes::Lanes top = lanes::min(half, lanes::spread(6));
-            const lanes::IntLanes above2 = lanes::greater(top, lanes::spread(2));
-            const lanes::IntLanes above4 = lanes::greater(top, lanes::spread(4));
-            const lanes::Lanes step = lanes::select(
-                above4, lanes::spread(2), lanes::select(above2, lanes::spread(1), lanes::spread(0.5f)));
-            value = lanes::round_even(top / step) * step * lanes::spread(2);
-        } else {
-            const auto at = [&](float limit, float from, lanes::Lanes to) {
-                return lanes::select(lanes::greater(size, lanes::spread(limit)), lanes::spread(from),
-                                     to);
-            };
-            const lanes::Lanes small = at(0.5f, 1, lanes::spread(0));
-            value = lanes::select(lanes::greater(size, lanes::spread(1.5f)), at(3, 4, lanes::spread(2)),
-                                  small);
-        }
-        value = lanes::select(lanes::greater(lanes::spread(0), x), lanes::spread(0) - value, value);
-        const lanes::Lanes gap = lanes::magnitude(x - value), other = lanes::magnitude(x - special);
-        return lanes::select(lanes::greater(gap, other), special, value);
-    }
-
     FormatInfo info_;
+    encode::SearchScale search_;
     BitmodOptions options_;
     std::int64_t cols_, group_;
 };
@@ -211,8 +167,10 @@ struct Codec {
     static std::unique_ptr<Encoder> encoder(Shape2 shape, const Options& o,
                                             const EncodeOptions& encode) {
         if (o.bits == 3)
-            return make_row_encoder(info(o), shape, encode, BitmodRow<3>(info(o), o, shape.cols));
-        return make_row_encoder(info(o), shape, encode, BitmodRow<4>(info(o), o, shape.cols));
+            return make_row_encoder(info(o), shape, encode, 
+                                    BitmodRow<3>(info(o), o, shape.cols, encode.fit));
+        return make_row_encoder(info(o), shape, encode, 
+                                BitmodRow<4>(info(o), o, shape.cols, encode.fit));
     }
 
     static PackedForm form(PlanePicker& picker, Shape2) {

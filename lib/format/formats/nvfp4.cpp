@@ -5,6 +5,7 @@
 // whichever leaves the least error.
 #include "format/plane_format.h"
 #include "format/row_encoder.h"
+#include "kernels/encode/lanes.h"
 
 namespace thimble {
 namespace {
@@ -104,7 +105,7 @@ class Nvfp4Encoder final : public Encoder {
         if (!(step > 0)) return 0;
         const float x = std::min(std::fabs(weight) / step, kMost);
         const float unit = x > 4 ? 2.0f : x > 2 ? 1.0f : 0.5f;
-        const float value = std::nearbyint(x / unit) * unit;
+        const float value = encode::plain::round_even(x / unit) * unit;
         const float size = value > 4 ? 7.0f : value > 2 ? value + 2 : 2 * value;
         return static_cast<std::uint8_t>(static_cast<int>(size) + (weight < 0 && size > 0 ? 8 : 0));
     }

@@ -116,8 +116,8 @@ Exit refusal(const char* format, Shape2 shape, const std::vector<PlaneInfo>& pla
 }  // namespace
 
 TEST_CASE("affine: weights are scale times code less zero point, for all bits, groups and scales") {
-    for (const int bits : {2, 3, 4, 8}) {
-        for (const std::int64_t group : {32, 64, 96, 192}) {
+    for (const int bits : {2, 3, 4, 5, 6, 7, 8}) {
+        for (const std::int64_t group : {16, 32, 64, 96, 192}) {
             for (const DType scale : {DType::kF32, DType::kF16, DType::kBF16}) {
                 for (const bool zeros : {false, true}) {
                     for (const bool ordered : {false, true})
@@ -183,10 +183,11 @@ TEST_CASE("planes: names, types and sizes are checked against the matrix") {
     CHECK(refusal("affine", shape, {codes, plane("scales", DType::kU8, {4, 4})}) == Exit::kBadData);
     CHECK(refusal("affine", shape, {codes, plane("scales", DType::kF16, {4, 3})}) ==
           Exit::kBadData);
-    CHECK(refusal("affine", shape, {codes, plane("scales", DType::kF16, {4, 8})}) ==
-          Exit::kBadData);  // groups of 16
-    CHECK(refusal("affine", shape, {plane("codes", DType::kU8, {4, 80}), scales}) ==
-          Exit::kBadData);  // 5 bits
+    CHECK(refusal("affine", shape, {codes, plane("scales", DType::kF16, {4, 8})}) == Exit::kDone);
+    CHECK(refusal("affine", shape, {codes, scales, plane("zeros", DType::kU8, {4, 4}),
+                                    plane("fine_zeros", DType::kU8, {4, 4})}) == Exit::kBadData);
+    CHECK(refusal("affine", shape, {plane("codes", DType::kU8, {4, 16}), scales}) ==
+          Exit::kBadData);  // one bit
     CHECK(refusal("affine", {3, 128}, {codes, scales}) == Exit::kBadData);
     CHECK(refusal("affine", shape, {plane("codes", DType::kU8, {256}), scales}) == Exit::kBadData);
 
@@ -222,17 +223,5 @@ TEST_CASE("planes: indices outside their tables are found before anything is dec
         nested.plane_at<std::int32_t>(3)[1] = bad;
         CHECK_THROWS_AS(nf4.verify(nested.view, {0, 2}), Error);
         CHECK_NOTHROW(nf4.verify(nested.view, {0, 1}));
-    }
-}
-
-TEST_CASE("affine: there is no encoder, and the error says so") {
-    const WeightFormat& format = weight_formats().get("affine", "test");
-    CHECK_FALSE(format.info().encodes);
-    try {
-        (void)format.encoder({1, 64}, {});
-        FAIL("an encoder");
-    } catch (const Error& e) {
-        CHECK(e.exit() == Exit::kUsage);
-        CHECK(e.problem().find("no encoder") != std::string::npos);
     }
 }
