@@ -25,7 +25,8 @@ class RecurrentState {
     // A step of a layer, from the state after `first` tokens on; ops::recurrence says the rest.
     void step(const Exec& exec, std::size_t layer, std::int64_t first, View keep, View take,
               View out);
-    // Least count of tokens to go back to (besides 0) when `written` have been seen since the start.
+    // Least count of tokens to go back to (besides 0) when `written` have been seen since the
+    // start.
     [[nodiscard]] std::int64_t rollback_floor(std::int64_t written) const noexcept;
 
     // The state of a layer after `tokens` tokens, for files.

@@ -32,7 +32,8 @@ class TernaryTensor final : public PackedTensor {
   public:
     TernaryTensor(const TensorEntry& entry, LayoutId layout)
         : entry_(entry),
-          shape_{static_cast<std::int64_t>(entry.dims[0]), static_cast<std::int64_t>(entry.dims[1])},
+          shape_{static_cast<std::int64_t>(entry.dims[0]),
+                 static_cast<std::int64_t>(entry.dims[1])},
           stored_(block_form(layout, shape_)) {
         entries_ = {&entry};
         form_ = block_form(LayoutId::k_f16, shape_);
@@ -83,7 +84,7 @@ class TernaryTensor final : public PackedTensor {
     Shape2 shape_;
     PackedForm stored_;
     mutable std::once_flag measured_;
-    mutable double scale_ = 0;    // that makes the codes
+    mutable double scale_ = 0;   // that makes the codes
     mutable float rounded_ = 0;  // that they are multiplied by
 };
 
@@ -114,7 +115,8 @@ class LatentTensor final : public PackedTensor {
         source_.read_rows(tensor_, rows.first, rows.count, out, scratch);
     }
 
-    // Zeros lower the mean: the others are enlarged by as much, and are still nearest to their code.
+    // Zeros lower the mean: the others are enlarged by as much, and are still nearest to their
+    // code.
     void measure() const {
         float scale = 0;
         std::uint64_t others = 0;

@@ -39,8 +39,8 @@ TEST_CASE("round_codes: the nearest of 255 codes of a row's own scale, ties to e
         CAPTURE(n);
         on_all([&](const Exec& exec) {
             Guarded x(exec, some_rows(40, n, 5), 40), out(exec.dtype(), 40, n);
-            for (std::int64_t c = 0; c < n; ++c) x.set(7, c, 0);       // a row of zeros
-            for (std::int64_t c = 0; c < n; ++c) x.set(8, c, 1e-7);    // below the least scale
+            for (std::int64_t c = 0; c < n; ++c) x.set(7, c, 0);     // a row of zeros
+            for (std::int64_t c = 0; c < n; ++c) x.set(8, c, 1e-7);  // below the least scale
             ops::round_codes(exec, x.view(), out.view());
             CHECK(out.guards_hold());
             int wrong = 0;
@@ -65,7 +65,8 @@ TEST_CASE("round_codes: the nearest of 255 codes of a row's own scale, ties to e
 TEST_CASE("round_codes: halves go to the even code, on every device") {
     on_all([&](const Exec& exec) {
         // With 127 as the largest, every number is its own code.
-        const std::vector<float> row = {127, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f, -126.5f};
+        const std::vector<float> row = {127,   0.5f,  1.5f,   2.5f,   -0.5f,
+                                        -1.5f, -2.5f, 126.5f, -126.5f};
         const std::vector<double> codes = {127, 0, 2, 2, 0, -2, -2, 126, -126};
         Guarded x(exec, row, 1);
         ops::round_codes(exec, x.view(), x.view());
@@ -90,8 +91,8 @@ TEST_CASE("forget_gate: a sigmoid between its bound and one, and what that leave
                 for (std::int64_t c = 0; c < n; ++c) {
                     const double low = lowest.at(0, c);
                     const double f = low + (1 - low) / (1 + std::exp(-x.at(r, c)));
-                    worst = std::max({worst, std::abs(keep.at(r, c) - f),
-                                      std::abs(take.at(r, c) - (1 - f))});
+                    worst = std::max(
+                        {worst, std::abs(keep.at(r, c) - f), std::abs(take.at(r, c) - (1 - f))});
                 }
             }
             CHECK(worst <= allowed);
@@ -107,9 +108,11 @@ TEST_CASE("recurrence: what a loop over tokens gives, in one step or in many") {
         CAPTURE(n);
         on_all([&](const Exec& exec) {
             Guarded keep(exec, some_rows(kTokens, n, 7), kTokens);
-            Guarded take(exec, some_rows(kTokens, n, 8), kTokens), before(exec, some_rows(1, n, 9), 1);
+            Guarded take(exec, some_rows(kTokens, n, 8), kTokens),
+                before(exec, some_rows(1, n, 9), 1);
             for (std::int64_t t = 0; t < kTokens; ++t) {
-                for (std::int64_t c = 0; c < n; ++c) keep.set(t, c, 1 / (1 + std::abs(keep.at(t, c))));
+                for (std::int64_t c = 0; c < n; ++c)
+                    keep.set(t, c, 1 / (1 + std::abs(keep.at(t, c))));
             }
             Guarded whole(exec.dtype(), kTokens, n), pieces = whole;
             ops::recurrence(exec, keep.view(), take.view(), before.view(), whole.view());

@@ -133,7 +133,8 @@ TEST_CASE("hgrn_bit: lower bounds are sums of a softmax over layers, without the
     for (std::size_t c = 0; c < got.size() / 2; ++c) CHECK(got[c] == 0);
 }
 
-TEST_CASE("hgrn_bit: the same ternary weights give the same logits in every format that holds them") {
+TEST_CASE(
+    "hgrn_bit: the same ternary weights give the same logits in every format that holds them") {
     const test::TempDir directory;
     const auto source = wide_model(directory);
     CHECK(source->spec().ffn == 512);
@@ -228,7 +229,8 @@ TEST_CASE("hgrn_bit: forks and cuts go on as if nothing else had been read") {
     kv.close(fork);
 }
 
-TEST_CASE("hgrn_bit: layers read from disk in each pass give the same bits, and the ledger is the plan") {
+TEST_CASE(
+    "hgrn_bit: layers read from disk in each pass give the same bits, and the ledger is the plan") {
     const test::TempDir directory;
     const std::string path = directory / "model.gguf";
     auto copy = test::ModelCopy::as_gguf(*wide_model(directory), "tq2_0");
@@ -320,5 +322,6 @@ TEST_CASE("hgrn_bit: weights that are not finite are refused where they are read
     std::memcpy(copy.data[tensor].data() + 400, &bad, sizeof bad);
     copy.write_hf(directory / "model");
     Team team(1);
-    CHECK_THROWS_AS((Runner(ModelSource::open(directory / "model"), on(Device::kCpu), team)), Error);
+    CHECK_THROWS_AS((Runner(ModelSource::open(directory / "model"), on(Device::kCpu), team)),
+                    Error);
 }

@@ -35,8 +35,9 @@ struct Recurrent {
 
     static double input(std::uint64_t seed, std::size_t layer, std::int64_t t, std::int64_t c,
                         bool keep) {
-        const Philox4 r = philox(seed, static_cast<std::uint64_t>(t) << 20 | static_cast<unsigned>(c),
-                                 2 * layer + (keep ? 1 : 0));
+        const Philox4 r =
+            philox(seed, static_cast<std::uint64_t>(t) << 20 | static_cast<unsigned>(c),
+                   2 * layer + (keep ? 1 : 0));
         return keep ? static_cast<double>(unit_float(r.v[0]))
                     : 2 * static_cast<double>(unit_float(r.v[1])) - 1;
     }
@@ -207,7 +208,8 @@ TEST_CASE("recurrent layers: a sequence holds what was predicted, however long i
     }
 }
 
-TEST_CASE("recurrent layers: a saved sequence goes on, and can be cut, as if it had never stopped") {
+TEST_CASE(
+    "recurrent layers: a saved sequence goes on, and can be cut, as if it had never stopped") {
     const TemporaryDirectory directory;
     const std::string path = directory.file("state.safetensors");
     const Rows whole = fed(8, 150, 150);
