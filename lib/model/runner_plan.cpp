@@ -25,7 +25,8 @@ RunnerPlan::RunnerPlan(const ModelSource& source, const RunnerOptions& options)
     }
     exec.device = options.device == Device::kCuda ? Device::kCpu : options.device;
     exec.isa = options.isa;
-    exec.activations = options.activations;
+    // Coded inputs are floats, whatever is asked.
+    exec.activations = spec_->input_norm_epsilon > 0 ? Activations::kF32 : options.activations;
     if (kv.context_tokens <= 0) kv.context_tokens = spec_->context_tokens;
     step_tokens = std::clamp<std::int64_t>(options.step_tokens, 1, kv.context_tokens);
     const std::size_t row = view_bytes(exec, 1, spec_->vocab);
