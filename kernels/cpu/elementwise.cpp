@@ -69,6 +69,45 @@ void gelu_glu(const float* gate, const float* up, std::int64_t n, float* out) {
         });
 }
 
+// out = c / s, where s = 127 / max(max |x|, 1e-5) and the code c is x * s rounded to the nearest
+// integer, ties to even. out may be x.
+void round_codes(const float* x, std::int64_t n, float* out) {
+    vf tops = {};
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const vf v = load(x + i);
+        tops = max(tops, max(v, -v));
+    }
+    float top = max_lanes(tops);
+    for (; i < n; ++i) top = __builtin_fabsf(x[i]) > top ? __builtin_fabsf(x[i]) : top;
+    const vf by = broadcast(127.0f / (top > 1e-5f ? top : 1e-5f));
+    // Codes are at most 127 from zero: adding 1.5 * 2^23 rounds them.
+    const vf magic = broadcast(12582912.0f);
+    map(
+        x, x, n, out, [&](vf v, vf) __attribute__((always_inline)) {
+            return ((v * by + magic) - magic) / by;
+        });
+}
+
+// keep = lowest + (1 - lowest) / (1 + e^-x), take = 1 - keep. keep may be x.
+void forget_gate(const float* x, const float* lowest, std::int64_t n, float* keep, float* take) {
+    const vf one = broadcast(1.0f);
+    map(
+        x, lowest, n, keep, [&](vf v, vf low) __attribute__((always_inline)) {
+            return fma(one - low, one / (one + exp(-v)), low);
+        });
+    for (std::int64_t i = 0; i < n; ++i) take[i] = 1.0f - keep[i];
+}
+
+// out = keep * before + take
+void recurrence(const float* keep, const float* take, const float* before, std::int64_t n,
+                float* out) {
+    std::int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+        store(out + i, fma(load(keep + i), load(before + i), load(take + i)));
+    for (; i < n; ++i) out[i] = fma(keep[i], before[i], take[i]);
+}
+
 // Rotates the pairs (i, i + half) of one head by the angles whose cosines and sines are given.
 void rope_halves(float* x, const float* cosine, const float* sine, std::int64_t half) {
     for (std::int64_t i = 0; i < half; ++i) {

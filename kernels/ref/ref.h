@@ -23,6 +23,31 @@ Real silu(Real x) {
     return x / (Real{1} + std::exp(-x));
 }
 
+// out = c / s, where s = 127 / max(max |x|, 1e-5) and the code c is x * s rounded to the nearest
+// integer, ties to even.
+template <class Real>
+void round_codes(const Real* x, std::int64_t n, Real* out) {
+    Real top = static_cast<Real>(1e-5L);
+    for (std::int64_t i = 0; i < n; ++i) top = std::abs(x[i]) > top ? std::abs(x[i]) : top;
+    const Real by = 127 / top;
+    for (std::int64_t i = 0; i < n; ++i) out[i] = std::nearbyint(x[i] * by) / by;
+}
+
+// keep = lowest + (1 - lowest) / (1 + e^-x), take = 1 - keep
+template <class Real>
+void forget_gate(const Real* x, const Real* lowest, std::int64_t n, Real* keep, Real* take) {
+    for (std::int64_t i = 0; i < n; ++i) {
+        keep[i] = lowest[i] + (1 - lowest[i]) / (1 + std::exp(-x[i]));
+        take[i] = 1 - keep[i];
+    }
+}
+
+// out = keep * before + take
+template <class Real>
+void recurrence(const Real* keep, const Real* take, const Real* before, std::int64_t n, Real* out) {
+    for (std::int64_t i = 0; i < n; ++i) out[i] = keep[i] * before[i] + take[i];
+}
+
 // gelu in its tanh form: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
 template <class Real>
 Real gelu_tanh(Real x) {

@@ -103,6 +103,13 @@ double MachineTime::activation_bytes() const {
         elements += 2 * (2 * hidden + heads + ffn);  // inputs of products as these read them
         sum += elements * sizeof(float);
     }
+    for (const RecurrentLayer& layer : spec_.recurrent) {
+        const auto channels = static_cast<double>(layer.channels);
+        double elements = 2 * 2 * hidden + 3 * ffn;  // two norms, the gate of the FFN
+        elements += (4 + 3 + 3 + 2 + 3) * channels;  // both gates, the recurrence, norm, output's
+        elements += 2 * 2 * (4 * hidden + channels + ffn);  // inputs of products, normed and coded
+        sum += elements * sizeof(float);
+    }
     return sum;
 }
 

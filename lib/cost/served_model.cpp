@@ -22,6 +22,8 @@ ServedModel served_model(const ModelSource& source, const KvOptions& kv) {
     out.decode_parameters =
         out.prompt_parameters + static_cast<double>(spec.vocab) * static_cast<double>(spec.hidden);
 
+    for (const RecurrentLayer& layer : spec.recurrent)
+        out.state_bytes += static_cast<double>(layer.channels) * sizeof(float);
     ModelInfo info = spec.info();
     info.context_tokens = kv.context_tokens;
     const KvChain chain = KvChain::parse(kv.policy, "--kv-policy");

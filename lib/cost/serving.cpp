@@ -29,7 +29,7 @@ double keys_by(Count count, std::int64_t prompt, std::int64_t generated, std::in
 }  // namespace
 
 double kv_bytes(const ServedModel& model, std::int64_t tokens) {
-    double sum = 0;
+    double sum = model.state_bytes;
     for (const ServedLayer& layer : model.layers)
         sum += layer.bytes_per_key * static_cast<double>(kept(layer, tokens));
     return sum;

@@ -34,6 +34,7 @@ struct ServedModel {
     double prompt_parameters = 0;  // that each token of a prompt is multiplied with
     double decode_parameters = 0;  // that each generated token is: the head's, too
     double workspace_bytes = 0;
+    double state_bytes = 0;  // of recurrent layers, for each user, however long the text
     std::vector<ServedLayer> layers;
 };
 

@@ -19,10 +19,13 @@ StepOps step_ops(const ModelSpec& spec) {
     for (const AttentionSpec& layer : spec.attention) {
         const auto queries = static_cast<double>(layer.shape.heads) * layer.shape.head_dim;
         const auto keys = static_cast<double>(layer.shape.kv_heads) * layer.shape.head_dim;
-        out.layers += 2 * hidden * (2 * queries + 2 * keys);           // q, output; k, v
-        out.layers += 2 * hidden * 3 * static_cast<double>(spec.ffn);  // gate, up, down
-        out.attention_per_key += 4 * queries;                          // q.k and p.v
+        out.layers += 2 * hidden * (2 * queries + 2 * keys);  // q, output; k, v
+        out.attention_per_key += 4 * queries;                 // q.k and p.v
     }
+    for (const RecurrentLayer& layer : spec.recurrent)  // three gates, output
+        out.layers += 2 * hidden * 4 * static_cast<double>(layer.channels);
+    // gate, up, down
+    out.layers += static_cast<double>(spec.layers) * 2 * hidden * 3 * static_cast<double>(spec.ffn);
     out.head = 2 * hidden * static_cast<double>(spec.vocab);
     return out;
 }

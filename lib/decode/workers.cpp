@@ -55,6 +55,13 @@ struct Workers::Worker {
     bool active = true;
 };
 
+void WorkerOptions::check(const ModelSpec& model) const {
+    if (workers == 0 || model.recurrent.empty()) return;
+    throw Error(Exit::kUsage, "--workers",
+                "a recurrent layer's state has read one text: workers cannot see one another",
+                "leave it out");
+}
+
 Workers::Workers(Runner& runner, const Tokenizer& tokenizer, const GenerateOptions& options,
                  const WorkerOptions& workers, std::uint64_t seed)
     : runner_(runner),

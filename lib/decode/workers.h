@@ -20,6 +20,8 @@ struct WorkerOptions {
     std::string layout = "combined";
     std::int64_t check_every = 0;  // tokens after which a worker is asked about redundant work
     void visit(OptionVisitor& v);
+    // Error(kUsage) for a model whose layers cannot read several sequences at once.
+    void check(const ModelSpec& model) const;
 };
 
 struct WorkerResult {

@@ -83,6 +83,17 @@ void for_tensors(KvEngine::State::Sequence& sequence, std::int64_t tokens, Fn&& 
                 {reinterpret_cast<std::byte*>(head.data()), head.size() * sizeof(float)});
         fn(tensor_name(layer, "policy", "sums"), sums);
     }
+    // Of recurrent layers, the states that the sequence can go back to, but for the zeros before
+    // its first token.
+    for (std::size_t layer = 0; layer < sequence.recurrent.layers(); ++layer) {
+        std::vector<Extent> states;
+        const std::int64_t least = sequence.recurrent.rollback_floor(sequence.written);
+        for (std::int64_t t = std::max<std::int64_t>(least, 1); t <= tokens; ++t) {
+            const std::span<std::byte> state = sequence.recurrent.state(layer, t);
+            states.push_back({state.data(), state.size()});
+        }
+        fn(tensor_name(layer, "recurrent", "states"), states);
+    }
 }
 
 std::uint64_t bytes_of(const std::vector<Extent>& extents) {

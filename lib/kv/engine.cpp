@@ -9,6 +9,10 @@
 
 namespace thimble {
 
+void SequenceState::recur(const Exec&, int, View, View, View) {
+    throw Error(Exit::kFailure, "sequences", "these remember no recurrent state");
+}
+
 void KvOptions::visit(OptionVisitor& v) {
     v.group("KV cache");
     v.option({.name = "ctx-size",
@@ -40,7 +44,7 @@ void KvOptions::visit(OptionVisitor& v) {
 }
 
 std::int64_t KvEngine::State::Sequence::floor() const {
-    std::int64_t least = 0;
+    std::int64_t least = recurrent.rollback_floor(written);
     for (const auto& layer : layers)
         least = std::max({least, layer->store.rollback_floor(written), layer->floor});
     return least;
@@ -48,8 +52,9 @@ std::int64_t KvEngine::State::Sequence::floor() const {
 
 void KvEngine::State::Sequence::check() const {
     if (tokens >= floor()) return;
-    throw Error(Exit::kFailure, "KV",
-                "the sequence lost keys in a step that failed; it must be started anew");
+    throw Error(
+        Exit::kFailure, "KV",
+        "the sequence lost what it remembered in a step that failed; it must be started anew");
 }
 
 void KvEngine::State::Sequence::cut(std::int64_t count) {
@@ -86,8 +91,7 @@ SeqId KvEngine::State::add(std::unique_ptr<Sequence> sequence) {
     return id;
 }
 
-KvEngine::KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options,
-                   const KvPlacement& placement)
+KvEngine::KvEngine(StateLayers layers, const KvOptions& options, const KvPlacement& placement)
     : state_(std::make_unique<State>(std::move(layers), options, placement)) {}
 
 KvEngine::~KvEngine() {
@@ -100,6 +104,8 @@ SeqId KvEngine::open() {
     auto sequence = std::make_unique<State::Sequence>();
     for (const LayerPlan& plan : s.shape.plans)
         sequence->layers.push_back(std::make_unique<LayerState>(plan, s.memory));
+    if (!s.shape.recurrent.empty())
+        sequence->recurrent = RecurrentState(s.shape.recurrent, s.shape.state_dtype());
     sequence->edited.assign(sequence->layers.size(), false);
     return s.add(std::move(sequence));
 }
@@ -109,6 +115,7 @@ SeqId KvEngine::fork(SeqId seq) {
     State::Sequence& from = s.at(seq);
     auto sequence = std::make_unique<State::Sequence>();
     for (const auto& layer : from.layers) sequence->layers.push_back(layer->fork());
+    if (!s.shape.recurrent.empty()) sequence->recurrent = from.recurrent.clone();
     sequence->edited = from.edited;
     sequence->tokens = from.tokens;
     sequence->written = from.written;
@@ -137,7 +144,7 @@ void KvEngine::truncate(SeqId seq, std::int64_t tokens) {
                     "a sequence of " + std::to_string(sequence.tokens) +
                         " tokens cannot be cut back to " + std::to_string(tokens) + ": at least " +
                         std::to_string(rollback_floor(seq)) + " must stay, or none",
-                    "earlier keys are gone: start the sequence anew");
+                    "what it knew then is gone: start the sequence anew");
     }
     sequence.tokens = tokens;
     sequence.cut(tokens);
@@ -169,6 +176,14 @@ void KvEngine::begin_layer_step(SeqId seq, std::int64_t offset, std::int64_t cou
     s.step_counts = false;
 }
 
+void KvEngine::recur(const Exec& exec, int layer, View keep, View take, View out) {
+    State& s = *state_;
+    const auto i = static_cast<std::size_t>(layer);
+    if (s.current == nullptr || i >= s.shape.recurrent.size() || out.rows != s.step_tokens)
+        throw Error(Exit::kFailure, "KV", "recur outside of its step");
+    s.current->recurrent.step(exec, i, s.step_first, keep, take, out);
+}
+
 void KvEngine::end_step() {
     State& s = *state_;
     for (const auto& view : s.views) ++view.back()->tokens;
@@ -183,6 +198,7 @@ std::uint64_t KvEngine::bytes() const noexcept {
     std::set<const LayerStore::Part*> parts;
     for (const auto& sequence : state_->sequences) {
         if (!sequence) continue;
+        sum += sequence->recurrent.bytes();
         for (const auto& layer : sequence->layers) {
             sum += layer->list_bytes();
             for (const auto& part : layer->store.parts()) {
@@ -194,7 +210,7 @@ std::uint64_t KvEngine::bytes() const noexcept {
 }
 
 std::uint64_t KvEngine::bytes(SeqId seq) const {
-    std::uint64_t sum = 0;
+    std::uint64_t sum = state_->at(seq).recurrent.bytes();
     for (const auto& layer : state_->at(seq).layers) {
         sum += layer->list_bytes();
         for (const auto& part : layer->store.parts()) sum += part->bytes();

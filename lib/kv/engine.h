@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The KV engine owns KV memory, positions and RoPE for all sequences of one model.
+// The KV engine owns KV memory, recurrent states, positions and RoPE for all sequences of one
+// model.
 #pragma once
 
 #include <cstdint>
@@ -55,8 +56,7 @@ struct KvPlacement {
 class KvEngine final : public SequenceState {
   public:
     // On Device::kRef keys and values are F64. options.context_tokens must be known (> 0).
-    KvEngine(std::vector<AttentionSpec> layers, const KvOptions& options,
-             const KvPlacement& placement);
+    KvEngine(StateLayers layers, const KvOptions& options, const KvPlacement& placement);
     ~KvEngine() override;
 
     [[nodiscard]] SeqId open();  // memory is committed as slots are used, not here
@@ -68,10 +68,10 @@ class KvEngine final : public SequenceState {
     [[nodiscard]] std::int64_t capacity_tokens() const noexcept;
     // The same before there is an engine: context_tokens, or without end where a policy's compact
     // positions bound every layer.
-    [[nodiscard]] static std::int64_t capacity_tokens(const std::vector<AttentionSpec>& layers,
+    [[nodiscard]] static std::int64_t capacity_tokens(const StateLayers& layers,
                                                       const KvOptions& options);
-    // Least count of tokens that the sequence can be cut back to (besides none): sliding windows
-    // and bounded policies keep at least the last 64 tokens revocable.
+    // Least count of tokens that the sequence can be cut back to (besides none): sliding windows,
+    // recurrent layers and bounded policies keep at least the last 64 tokens revocable.
     [[nodiscard]] std::int64_t rollback_floor(SeqId seq) const;
     // Forgets all tokens from position `tokens` on; Error(kUsage) below rollback_floor().
     void truncate(SeqId seq, std::int64_t tokens);
@@ -113,13 +113,16 @@ class KvEngine final : public SequenceState {
     // Parallel LLM Generation via Concurrent Attention", 2025). Row i goes to the last sequence of
     // views[i], which reads all sequences of its view as if they followed one another, what the
     // others write in this step included. Every sequence begins at its own position 0, so one may
-    // stand at several places. Error(kUsage) with a policy that drops keys or a CUDA device.
+    // stand at several places. Error(kUsage) with a policy that drops keys or a CUDA device; never
+    // with recurrent layers, whose state has read one text only.
     void begin_shared_step(std::vector<std::vector<SeqId>> views);
     // Appends what `from` holds to `to`, rotated to its new place; `from` is empty then.
     void move_tokens(const Exec& exec, SeqId from, SeqId to);
 
     // Stores k and v, too.
     void attend(const Exec& exec, int layer, View q, View k, View v, View out) override;
+    // Keeps the states of the last tokens, too.
+    void recur(const Exec& exec, int layer, View keep, View take, View out) override;
     void end_step();
 
     [[nodiscard]] std::uint64_t bytes() const noexcept;  // committed now, equal to the ledger's
@@ -133,23 +136,23 @@ class KvEngine final : public SequenceState {
     void watch(Watcher watcher);
     // Most bytes of host memory that one sequence holds on its way to so many tokens: exact where
     // nothing is dropped, else a bound within pages and edits' scratch. Never falls as tokens grow.
-    [[nodiscard]] static std::uint64_t predict_bytes(const std::vector<AttentionSpec>& layers,
+    [[nodiscard]] static std::uint64_t predict_bytes(const StateLayers& layers,
                                                      const KvOptions& options, const KvLoad& load,
                                                      const KvPlacement& placement);
     // Most keys of a layer that a query reads after so many tokens; 0: all.
     [[nodiscard]] std::int64_t read_tokens(int layer, std::int64_t tokens) const;
     // The same of device memory, which a sequence takes when it is opened.
-    [[nodiscard]] static std::uint64_t predict_device_bytes(
-        const std::vector<AttentionSpec>& layers, const KvOptions& options,
-        const KvPlacement& placement);
-    // Whether every layer's heads are whole blocks of this layout.
+    [[nodiscard]] static std::uint64_t predict_device_bytes(const StateLayers& layers,
+                                                            const KvOptions& options,
+                                                            const KvPlacement& placement);
+    // Whether there are keys, and every layer's heads are whole blocks of this layout.
     [[nodiscard]] static bool can_store(const std::vector<AttentionSpec>& layers, LayoutId layout);
     // Workspace bytes that attend() takes for a step of `count` tokens: of layers that attend on a
     // host device, or on the CUDA device (where `host` is what these take of host workspace).
     struct WorkspaceBytes {
         std::size_t host = 0, device = 0;
     };
-    [[nodiscard]] static WorkspaceBytes workspace_bytes(const std::vector<AttentionSpec>& layers,
+    [[nodiscard]] static WorkspaceBytes workspace_bytes(const StateLayers& layers,
                                                         const KvOptions& options,
                                                         std::int64_t count,
                                                         const KvPlacement& placement);

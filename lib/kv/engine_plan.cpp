@@ -38,16 +38,30 @@ void check_chain(const KvChain& chain, const KvOptions& options, const KvPlaceme
     }
 }
 
+// Of a model that keeps no keys.
+void refuse_idle(const KvOptions& options) {
+    const char* flag = options.policy != "full"  ? "--kv-policy"
+                       : options.type_k != "f16" ? "--cache-type-k"
+                       : options.type_v != "f16" ? "--cache-type-v"
+                                                 : nullptr;
+    if (flag == nullptr) return;
+    throw Error(
+        Exit::kUsage, flag,
+        "the model has no attention: it keeps no keys and values, only states of fixed size",
+        "leave it out");
+}
+
 }  // namespace
 
-KvShape::KvShape(std::vector<AttentionSpec> layers, const KvOptions& options,
-                 const KvPlacement& place)
-    : specs(std::move(layers)),
+KvShape::KvShape(StateLayers layers, const KvOptions& options, const KvPlacement& place)
+    : specs(std::move(layers.attention)),
+      recurrent(std::move(layers.recurrent)),
       placement(place),
       chain(KvChain::parse(options.policy, "--kv-policy")) {
     if (options.context_tokens <= 0)
         throw Error(Exit::kUsage, "--ctx-size", "the context needs at least one token");
     check_chain(chain, options, placement);
+    if (specs.empty()) refuse_idle(options);
     for (const AttentionSpec& spec : specs) model.layers.push_back(spec.shape);
     model.context_tokens = options.context_tokens;
     chain.check(model, "--kv-policy");
@@ -67,8 +81,7 @@ KvShape::KvShape(std::vector<AttentionSpec> layers, const KvOptions& options,
     capacity = capacity_of(plans, chain.needs(), options.context_tokens);
 }
 
-std::int64_t KvEngine::capacity_tokens(const std::vector<AttentionSpec>& layers,
-                                       const KvOptions& options) {
+std::int64_t KvEngine::capacity_tokens(const StateLayers& layers, const KvOptions& options) {
     return KvShape(layers, options, Device::kCpu).capacity;
 }
 
@@ -158,12 +171,12 @@ std::uint64_t repeat_bytes(const KvShape& shape, std::int64_t tokens) {
 
 }  // namespace
 
-std::uint64_t KvEngine::predict_bytes(const std::vector<AttentionSpec>& layers,
-                                      const KvOptions& options, const KvLoad& all,
-                                      const KvPlacement& placement) {
+std::uint64_t KvEngine::predict_bytes(const StateLayers& layers, const KvOptions& options,
+                                      const KvLoad& all, const KvPlacement& placement) {
     const KvShape shape(layers, options, placement);
     const KvNeeds& needs = shape.chain.needs();
-    std::uint64_t sum = 0, extra = 0;
+    std::uint64_t sum = RecurrentState::predict_bytes(shape.recurrent, shape.state_dtype());
+    std::uint64_t extra = 0;
     KvLoad load = all;
     if (const KvPolicy* filter = shape.chain.of(KvPolicy::kFilter)) {
         const std::int64_t kept =
@@ -193,8 +206,7 @@ std::uint64_t KvEngine::predict_bytes(const std::vector<AttentionSpec>& layers,
     return sum + extra + repeat_bytes(shape, load.prompt);
 }
 
-std::uint64_t KvEngine::predict_device_bytes(const std::vector<AttentionSpec>& layers,
-                                             const KvOptions& options,
+std::uint64_t KvEngine::predict_device_bytes(const StateLayers& layers, const KvOptions& options,
                                              const KvPlacement& placement) {
     std::uint64_t sum = 0;
     for (const LayerPlan& plan : KvShape(layers, options, placement).plans) {
@@ -205,11 +217,12 @@ std::uint64_t KvEngine::predict_device_bytes(const std::vector<AttentionSpec>& l
 
 bool KvEngine::can_store(const std::vector<AttentionSpec>& layers, LayoutId layout) {
     const int block = layout_info(layout).block_elements;
-    return std::all_of(layers.begin(), layers.end(),
+    return !layers.empty() &&
+           std::all_of(layers.begin(), layers.end(),
                        [&](const AttentionSpec& l) { return l.shape.head_dim % block == 0; });
 }
 
-KvEngine::WorkspaceBytes KvEngine::workspace_bytes(const std::vector<AttentionSpec>& layers,
+KvEngine::WorkspaceBytes KvEngine::workspace_bytes(const StateLayers& layers,
                                                    const KvOptions& options, std::int64_t count,
                                                    const KvPlacement& placement) {
     const KvShape all(layers, options, placement);
@@ -217,7 +230,7 @@ KvEngine::WorkspaceBytes KvEngine::workspace_bytes(const std::vector<AttentionSp
     WorkspaceBytes most;
     for (std::size_t i = 0; i < all.plans.size(); ++i) {
         const LayerPlan& plan = all.plans[i];
-        const AttentionLayer& shape = layers[i].shape;
+        const AttentionLayer& shape = all.specs[i].shape;
         const std::int64_t rows = plan.ring() ? std::min(count, kTile) : count;
         const auto n = static_cast<std::size_t>(rows);
         const auto heads = static_cast<std::size_t>(shape.heads);

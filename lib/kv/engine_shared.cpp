@@ -9,9 +9,7 @@
 
 namespace thimble {
 
-void KvEngine::begin_shared_step(std::vector<std::vector<SeqId>> views) {
-    State& s = *state_;
-    const KvShape& shape = s.shape;
+void KvEngine::State::check_shared() const {
     const bool on_device = std::any_of(shape.placement.layers.begin(), shape.placement.layers.end(),
                                        [](const KvPlacement::Layer& l) { return l.on_device; });
     if (on_device)
@@ -21,6 +19,13 @@ void KvEngine::begin_shared_step(std::vector<std::vector<SeqId>> views) {
         throw Error(Exit::kUsage, "--kv-policy", "sequences that see one another keep every key",
                     "use full");
     }
+    if (!shape.recurrent.empty())
+        throw Error(Exit::kFailure, "KV", "a recurrent layer's state has read one text only");
+}
+
+void KvEngine::begin_shared_step(std::vector<std::vector<SeqId>> views) {
+    State& s = *state_;
+    s.check_shared();
     std::vector<std::vector<State::Sequence*>> pointers;
     for (const std::vector<SeqId>& view : views) {
         auto& list = pointers.emplace_back();

@@ -6,15 +6,16 @@
 
 #include "kv/engine.h"
 #include "kv/layer_state.h"
+#include "kv/recurrent_state.h"
 
 namespace thimble {
 
 // What follows from a model and options before there is a sequence.
 struct KvShape {
-    KvShape(std::vector<AttentionSpec> layers, const KvOptions& options,
-            const KvPlacement& placement);
+    KvShape(StateLayers layers, const KvOptions& options, const KvPlacement& placement);
 
     std::vector<AttentionSpec> specs;
+    std::vector<RecurrentLayer> recurrent;
     KvPlacement placement;
     ModelInfo model;
     KvChain chain;
@@ -22,6 +23,9 @@ struct KvShape {
     std::int64_t capacity = 0;
     std::uint64_t token_bytes = 0;  // K and V of one token in the governed layers
 
+    [[nodiscard]] DType state_dtype() const {
+        return placement.device == Device::kRef ? DType::kF64 : DType::kF32;
+    }
     [[nodiscard]] bool governs(std::size_t layer) const {
         return KvChain::governs(specs[layer].shape);
     }
@@ -35,6 +39,7 @@ struct KvShape {
 struct KvEngine::State {
     struct Sequence {
         std::vector<std::unique_ptr<LayerState>> layers;
+        RecurrentState recurrent;
         std::vector<bool> edited;  // in this prompt, by layer
         std::int64_t tokens = 0;
         std::int64_t written = 0;  // most tokens since it was empty: rings have lost what is older
@@ -48,7 +53,7 @@ struct KvEngine::State {
         void cut(std::int64_t count);
     };
 
-    State(std::vector<AttentionSpec> layers, const KvOptions& options, const KvPlacement& placement)
+    State(StateLayers layers, const KvOptions& options, const KvPlacement& placement)
         : shape(std::move(layers), options, placement) {}
 
     KvShape shape;
@@ -66,6 +71,7 @@ struct KvEngine::State {
         return shape.chain.layer_tokens(shape.model, seen, shape.token_bytes,
                                         sequence.budget ? &*sequence.budget : nullptr);
     }
+    void check_shared() const;                   // throws where sequences cannot see one another
     void check_room(std::int64_t tokens) const;  // throws where they do not fit the context
     [[nodiscard]] SeqId add(std::unique_ptr<Sequence> sequence);
 

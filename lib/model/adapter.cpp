@@ -80,6 +80,8 @@ void AdapterTable::add(const AdapterParts& parts, const ModelSource& source, std
         throw parts.error(what + " is for no matrix of this model",
                           "mismatched adapter: it was made for another model");
     }
+    if (source.spec().input_norm_epsilon > 0)
+        throw parts.error(what + ": adapters of ternary matrices are not supported");
     if (matrix->name == "token_embd.weight")
         throw parts.error(what + ": adapters of the embedding are not supported");
     const auto layout = layout_of(entry.type);

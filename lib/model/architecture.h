@@ -20,6 +20,8 @@ enum class Extent : std::uint8_t {
     kVocab,
     kHidden,
     kFfn,
+    kTwoFfn,   // gate and up in one matrix
+    kLayers,   // rows of a table of vectors: not a matrix, not quantised
     kQueries,  // heads * head_dim
     kKeys,     // kv_heads * head_dim
     kHeadDim,
@@ -38,6 +40,8 @@ enum class HfTransform : std::uint8_t {
     kPairQueries,  // rows of each head: halves -> interleaved pairs, as the rotation wants them
     kPairKeys,
     kPlusOne,  // stored as the difference from one
+    kTernary,  // stored as the floats that a training run went on changing: -1, 0 or 1 times one
+               // scale is meant (ternary_tensor.h)
 };
 
 struct TensorRule {
@@ -63,6 +67,13 @@ struct ModelConfig {
     bool tied = false;
 };
 
+// A key of config.json with the one value that blocks here know; absent, it has that value.
+struct HfFixed {
+    std::string_view key;
+    std::int64_t value = 0;  // 0 and 1: also false and true
+    bool is_bool = false;
+};
+
 // A key of config.json that says whether all tensors "<gguf>*.bias" are there.
 struct HfBiases {
     std::string_view key, gguf;
@@ -76,13 +87,23 @@ struct Architecture {
     std::string_view hf_activation_value;  // ... and the only value it may have
     ops::Gate gate = ops::Gate::kSilu;
     ops::RopeStyle rope_style = ops::RopeStyle::kInterleaved;
+    // Without attention, none of the numbers of heads, rotation and windows means anything.
+    bool attention = true;
+    bool recurrence = false;  // of as many channels as the width, in every layer
+    // Of the norm of a matrix with coded input (linear.h), "<matrix>_input_norm.weight"; 0: no
+    // matrix has such.
+    double input_norm_epsilon = 0;
     bool qk_norm = false, post_norms = false;
     bool scaled_embedding = false;   // times sqrt(hidden)
     std::int64_t window_period = 0;  // every so many layers one has no window; 0: no windows
     // GGUF files of this layer count scale attention by (hidden / heads)^-0.5 without saying so.
     std::int64_t layers_scaled_by_width = 0;
     std::string_view hf_query_scalar;  // key whose value^-0.5 scales attention; empty: none
-    ModelConfig hf_defaults;           // for keys that a config.json leaves out
+    // Key of the number r that makes the FFN's width where a config.json does not say it: 2/3 r of
+    // the model's width, up to the next multiple of 256; empty: it must.
+    std::string_view hf_ffn_ratio;
+    std::span<const HfFixed> hf_fixed;
+    ModelConfig hf_defaults;  // for keys that a config.json leaves out
     std::span<const HfBiases> hf_biases;
     std::span<const TensorRule> tensors;
     std::span<const std::string_view> sublayers;  // of every layer, by name in blocks.def

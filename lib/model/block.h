@@ -32,6 +32,11 @@ class Tap {
     virtual void input(UnitId unit, std::span<const std::size_t> matrices, View x) = 0;
 };
 
+// Shows a tap what matrices of a unit are about to read, as they read it. Takes no more workspace
+// than apply() does.
+void show_input(Tap& tap, const Exec& exec, const Lease& weights,
+                std::span<const std::size_t> matrices, View x);
+
 // What one block's forward pass leaves for its backward pass: both take the same views in the same
 // order. The memory is the tape's.
 class SavedViews {
@@ -65,7 +70,7 @@ struct BlockCtx {
     }
 
     void show(std::initializer_list<std::size_t> matrices, View x) const {
-        if (tap) tap->input(weights.unit(), {matrices.begin(), matrices.size()}, x);
+        if (tap) show_input(*tap, exec, weights, {matrices.begin(), matrices.size()}, x);
     }
 };
 
@@ -99,12 +104,22 @@ class Block {
     virtual ~Block() = default;
     // x += block(x); x: [T, hidden].
     virtual void forward(BlockCtx& ctx, View x) const = 0;
+    // Whether there is a backward pass; without one the next two are never called.
+    [[nodiscard]] virtual bool trains() const { return true; }
     // Bytes of the views that forward() keeps of a step of so many tokens.
     [[nodiscard]] virtual std::size_t saved_bytes(const Exec& exec, std::int64_t tokens) const = 0;
     // dx: the gradient of what x became; becomes that of what it was.
     virtual void backward(BackwardCtx& ctx, View dx) const = 0;
     // Workspace that forward() takes at its peak.
     [[nodiscard]] virtual std::size_t workspace_bytes(const BlockPlan& plan) const = 0;
+};
+
+// One without a backward pass.
+class ForwardBlock : public Block {
+  public:
+    [[nodiscard]] bool trains() const final { return false; }
+    [[nodiscard]] std::size_t saved_bytes(const Exec& exec, std::int64_t tokens) const final;
+    void backward(BackwardCtx& ctx, View dx) const final;
 };
 
 [[nodiscard]] std::unique_ptr<Block> make_block(std::string_view kind, const BlockSpec& spec);

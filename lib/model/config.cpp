@@ -34,14 +34,29 @@ void refuse_unsupported(const ConfigReader& reader) {
     }
 }
 
-void read_sizes(const ConfigReader& reader, const ModelFile& file, ModelConfig& c) {
-    for (const SizeKey& size : kSizes) {
-        if (const auto value = reader.find_int(size.key, 1, size.most)) {
-            c.*size.field = *value;
-        } else if (size.required && c.*size.field == 0) {
-            reader.fail(size.key, "is missing");
-        }
+void refuse_other_values(const ConfigReader& reader, const Architecture& a) {
+    for (const HfFixed& fixed : a.hf_fixed) {
+        const Json* value = reader.json(fixed.key);
+        if (value == nullptr) continue;
+        const double number = value->is_bool() ? (value->as_bool("") ? 1 : 0)
+                                               : value->as_double(reader.where({"", fixed.key}));
+        if (number == static_cast<double>(fixed.value)) continue;
+        reader.fail({"", fixed.key}, "is " + value->dump() + ": only " +
+                                         (fixed.is_bool ? fixed.value != 0 ? "true" : "false"
+                                                        : std::to_string(fixed.value)) +
+                                         " is supported");
     }
+}
+
+// The width of an FFN that follows from the model's.
+void fill_ffn(const ConfigReader& reader, const Architecture& a, ModelConfig& c) {
+    if (!reader.hf() || a.hf_ffn_ratio.empty() || c.ffn != 0) return;
+    const std::int64_t ratio = reader.find_int({"", a.hf_ffn_ratio}, 1, 64).value_or(4);
+    const std::int64_t exact = c.hidden * ratio * 2 / 3;
+    c.ffn = (exact + 255) / 256 * 256;
+}
+
+void read_heads(const ConfigReader& reader, ModelConfig& c) {
     if (c.kv_heads == 0) c.kv_heads = c.heads;
     if (c.heads % c.kv_heads != 0) {
         reader.fail({"attention.head_count_kv", "num_key_value_heads"},
@@ -65,6 +80,18 @@ void read_sizes(const ConfigReader& reader, const ModelFile& file, ModelConfig& 
                         " rotated dims, expected an even number of at most " +
                         std::to_string(c.head_dim));
     }
+}
+
+void read_sizes(const ConfigReader& reader, const ModelFile& file, const Architecture& a,
+                ModelConfig& c) {
+    for_sizes(a, [&](const SizeKey& size) {
+        if (const auto value = reader.find_int(size.key, 1, size.most)) c.*size.field = *value;
+    });
+    fill_ffn(reader, a, c);
+    for_sizes(a, [&](const SizeKey& size) {
+        if (size.required && c.*size.field == 0) reader.fail(size.key, "is missing");
+    });
+    if (a.attention) read_heads(reader, c);
     if (c.vocab == 0) {
         const TensorEntry& embedding = file.get("token_embd.weight");
         if (embedding.dims.size() != 2 || embedding.dims[0] == 0 ||
@@ -262,13 +289,16 @@ ModelConfig read_config(const ModelFile& file, const Architecture& architecture)
     ModelConfig c;
     if (reader.hf()) c = architecture.hf_defaults;
     refuse_unsupported(reader);
-    read_sizes(reader, file, c);
+    refuse_other_values(reader, architecture);
+    read_sizes(reader, file, architecture, c);
     const auto epsilon = reader.find_number(kEpsilon, 1e-30, 1);
     if (epsilon) c.norm_epsilon = *epsilon;
     if (c.norm_epsilon == 0) reader.fail(kEpsilon, "is missing");
-    read_rope(reader, architecture, c);
-    read_windows(reader, architecture, c);
-    read_scale(reader, architecture, c);
+    if (architecture.attention) {
+        read_rope(reader, architecture, c);
+        read_windows(reader, architecture, c);
+        read_scale(reader, architecture, c);
+    }
     if (reader.hf()) {
         c.tied = reader.find_bool({"", "tie_word_embeddings"}).value_or(c.tied);
         const ConfigKey key = {"", architecture.hf_activation};

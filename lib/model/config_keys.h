@@ -19,17 +19,22 @@ struct SizeKey {
     std::int64_t ModelConfig::*field;
     ConfigKey key;
     std::int64_t most;
-    bool required = true;  // unless the architecture has a default
+    bool required = true;       // unless the architecture has a default
+    bool of_attention = false;  // unknown to architectures without
 };
 inline constexpr SizeKey kSizes[] = {
     {&ModelConfig::layers, {"block_count", "num_hidden_layers"}, kMostLayers},
     {&ModelConfig::context_tokens, {"context_length", "max_position_embeddings"}, kMostContext},
     {&ModelConfig::hidden, {"embedding_length", "hidden_size"}, kMostWidth},
     {&ModelConfig::ffn, {"feed_forward_length", "intermediate_size"}, kMostWidth},
-    {&ModelConfig::heads, {"attention.head_count", "num_attention_heads"}, kMostHeads},
-    {&ModelConfig::kv_heads, {"attention.head_count_kv", "num_key_value_heads"}, kMostHeads, false},
-    {&ModelConfig::head_dim, {"attention.key_length", "head_dim"}, kMostHeadDim, false},
-    {&ModelConfig::rope_dims, {"rope.dimension_count", ""}, kMostHeadDim, false},
+    {&ModelConfig::heads, {"attention.head_count", "num_attention_heads"}, kMostHeads, true, true},
+    {&ModelConfig::kv_heads,
+     {"attention.head_count_kv", "num_key_value_heads"},
+     kMostHeads,
+     false,
+     true},
+    {&ModelConfig::head_dim, {"attention.key_length", "head_dim"}, kMostHeadDim, false, true},
+    {&ModelConfig::rope_dims, {"rope.dimension_count", ""}, kMostHeadDim, false, true},
     {&ModelConfig::vocab, {"vocab_size", "vocab_size"}, kMostVocab, false},
 };
 inline constexpr ConfigKey kValueLength = {"attention.value_length", ""};
@@ -46,6 +51,13 @@ inline constexpr ConfigKey kScalingType = {"rope.scaling.type", "rope_scaling"};
 inline constexpr ConfigKey kScalingFactor = {"rope.scaling.factor", ""};
 inline constexpr ConfigKey kRopeParameters = {"", "rope_parameters"};
 
+// The sizes that an architecture knows.
+template <class Fn>
+void for_sizes(const Architecture& architecture, Fn&& fn) {
+    for (const SizeKey& size : kSizes) {
+        if (architecture.attention || !size.of_attention) fn(size);
+    }
+}
 // Attention's scale where a config does not state it.
 [[nodiscard]] double usual_scale(const ModelConfig& config, const Architecture& architecture);
 // Windows in all layers but every `period`th.

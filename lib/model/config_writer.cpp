@@ -51,6 +51,32 @@ Json layer_types(const ModelConfig& c) {
 
 bool equal(double a, double b) { return std::abs(a / b - 1) <= 1e-6; }
 
+void write_hf_attention(const ModelConfig& c, const Architecture& a, Json& out) {
+    const auto set = [&](const ConfigKey& key, Json value) {
+        out.set(std::string(key.hf), std::move(value));
+    };
+    set(kBase, number(c.rope_base));
+    set(kScalingType, rope_scaling(c));
+    if (c.rope_dims != c.head_dim) {
+        throw Error(Exit::kBadData, "config.json",
+                    "cannot say that only " + std::to_string(c.rope_dims) + " of " +
+                        std::to_string(c.head_dim) + " dims of a head are rotated");
+    }
+    if (!a.hf_query_scalar.empty()) {
+        const double scalar = 1 / (c.attention_scale * c.attention_scale);
+        const double whole = std::round(scalar);
+        out.set(std::string(a.hf_query_scalar), number(equal(scalar, whole) ? whole : scalar));
+    } else if (!equal(c.attention_scale, 1 / std::sqrt(static_cast<double>(c.head_dim)))) {
+        throw Error(Exit::kBadData, "config.json",
+                    "cannot say that attention is scaled by " + Json(c.attention_scale).dump());
+    }
+    if (a.window_period > 0) {
+        set(kWindow, c.window > 0 ? c.window : a.hf_defaults.window);
+        set(kBaseLocal, number(c.rope_base_local));
+        set(kLayerTypes, layer_types(c));
+    }
+}
+
 }  // namespace
 
 void write_config(const ModelConfig& c, const Architecture& a, Metadata& metadata) {
@@ -61,9 +87,11 @@ void write_config(const ModelConfig& c, const Architecture& a, Metadata& metadat
     const auto set_number = [&](const ConfigKey& key, double value) {
         set(key, static_cast<float>(value));
     };
-    for (const SizeKey& size : kSizes) set(size.key, static_cast<std::uint32_t>(c.*size.field));
-    set(kValueLength, static_cast<std::uint32_t>(c.head_dim));
+    for_sizes(
+        a, [&](const SizeKey& size) { set(size.key, static_cast<std::uint32_t>(c.*size.field)); });
+    if (a.attention) set(kValueLength, static_cast<std::uint32_t>(c.head_dim));
     set_number(kEpsilon, c.norm_epsilon);
+    if (!a.attention) return;
     set_number(kBase, c.rope_base);
     if (c.rope_factor != 1) {
         set(kScalingType, std::string("linear"));
@@ -90,33 +118,15 @@ Json write_hf_config(const ModelConfig& c, const Architecture& a) {
     out.set("architectures", JsonArray{Json(a.hf_class)});
     out.set("model_type", a.hf_model_type);
     out.set(std::string(a.hf_activation), a.hf_activation_value);
-    for (const SizeKey& size : kSizes) {
+    for_sizes(a, [&](const SizeKey& size) {
         if (!size.key.hf.empty()) out.set(std::string(size.key.hf), c.*size.field);
+    });
+    out.set(std::string(kEpsilon.hf), number(c.norm_epsilon));
+    for (const HfFixed& fixed : a.hf_fixed) {
+        const std::string key(fixed.key);
+        fixed.is_bool ? out.set(key, fixed.value != 0) : out.set(key, fixed.value);
     }
-    const auto set = [&](const ConfigKey& key, Json value) {
-        out.set(std::string(key.hf), std::move(value));
-    };
-    set(kEpsilon, number(c.norm_epsilon));
-    set(kBase, number(c.rope_base));
-    set(kScalingType, rope_scaling(c));
-    if (c.rope_dims != c.head_dim) {
-        throw Error(Exit::kBadData, "config.json",
-                    "cannot say that only " + std::to_string(c.rope_dims) + " of " +
-                        std::to_string(c.head_dim) + " dims of a head are rotated");
-    }
-    if (!a.hf_query_scalar.empty()) {
-        const double scalar = 1 / (c.attention_scale * c.attention_scale);
-        const double whole = std::round(scalar);
-        out.set(std::string(a.hf_query_scalar), number(equal(scalar, whole) ? whole : scalar));
-    } else if (!equal(c.attention_scale, 1 / std::sqrt(static_cast<double>(c.head_dim)))) {
-        throw Error(Exit::kBadData, "config.json",
-                    "cannot say that attention is scaled by " + Json(c.attention_scale).dump());
-    }
-    if (a.window_period > 0) {
-        set(kWindow, c.window > 0 ? c.window : a.hf_defaults.window);
-        set(kBaseLocal, number(c.rope_base_local));
-        set(kLayerTypes, layer_types(c));
-    }
+    if (a.attention) write_hf_attention(c, a, out);
     out.set("tie_word_embeddings", c.tied);
     return out;
 }

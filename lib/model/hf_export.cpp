@@ -4,7 +4,9 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "format/weight_format.h"
 #include "model/config.h"
+#include "model/ternary_tensor.h"
 
 namespace thimble {
 namespace {
@@ -69,6 +71,13 @@ std::vector<SourceTensor> hf_tensors(const ModelSource& source) {
         exported.add = 0;
         if (!stored_so) exported.source_row = canonical_rows(tensor, source.config().head_dim);
         if (!stored_so && rule.transform == HfTransform::kPlusOne) exported.add = -1;
+        if (rule.transform == HfTransform::kTernary) {
+            exported.packed = stored_so ? nullptr : make_latent_tensor(source, tensor);
+            exported.entry = stored_so ? tensor.packed->entries().front() : nullptr;
+            exported.form = stored_so ? block_form(*layout_of(exported.entry->type),
+                                                   {tensor.rows(), tensor.cols()})
+                                      : exported.packed->form();
+        }
         out.push_back(std::move(exported));
     }
     return out;

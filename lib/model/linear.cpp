@@ -50,15 +50,48 @@ void apply_row_scaled(const Exec& exec, ops::MatmulInput& x, const Linear::Use& 
     if (use.accumulate) ops::add(exec, use.y, y, use.y);
 }
 
+// The one product of codes: as floats, which hold codes and ternary weights exactly.
+void apply_coded(const Exec& exec, View x, const Linear::Use& use) {
+    const WorkspaceScope scope(*exec.workspace);
+    const Linear& linear = *use.linear;
+    if (!linear.low_rank.empty() || linear.row_scale)
+        throw Error(Exit::kFailure, "apply", "a matrix with coded input has no adapters");
+    Exec floats = exec;
+    floats.activations = Activations::kF32;
+    ops::MatmulInput input(floats, product_input(exec, linear, x));
+    ops::matmul(floats, input, ops::Matmul{linear.weight, use.y, linear.bias, use.accumulate});
+}
+
 }  // namespace
+
+View product_input(const Exec& exec, const Linear& linear, View x) {
+    if (!linear.coded) return x;
+    const View codes = take(exec, x.rows, x.cols);
+    ops::rms_norm(exec, x, linear.coded->norm, linear.coded->epsilon, codes);
+    ops::round_codes(exec, codes, codes);
+    return codes;
+}
+
+std::size_t apply_bytes(const Exec& exec, std::int64_t tokens, std::int64_t in, bool coded) {
+    const std::size_t codes =
+        (static_cast<std::size_t>(tokens * in) * size_of(exec.dtype()) + 63) & ~std::size_t{63};
+    return ops::matmul_input_bytes(exec, tokens, in) + (coded ? codes : 0);
+}
 
 void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
     if (uses.size() > kMostUses) throw Error(Exit::kFailure, "apply", "too many uses of one input");
+    std::size_t coded = 0;
+    for (const Linear::Use& use : uses) {
+        if (!use.linear->coded) continue;
+        apply_coded(exec, x, use);
+        ++coded;
+    }
+    if (coded == uses.size()) return;
     ops::MatmulInput input(exec, x);
     std::array<ops::Matmul, kMostUses> plain{};
     std::size_t count = 0;
     for (const Linear::Use& use : uses) {
-        if (use.linear->row_scale) continue;
+        if (use.linear->row_scale || use.linear->coded) continue;
         plain[count++] = {use.linear->weight, use.y, use.linear->bias, use.accumulate};
     }
     ops::matmul(exec, input, std::span(plain).first(count));
@@ -67,6 +100,7 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
             apply_row_scaled(exec, input, use);
             continue;
         }
+        if (use.linear->coded) continue;
         for (const LowRank& term : use.linear->low_rank) add_low_rank(exec, input, term, use.y);
     }
 }

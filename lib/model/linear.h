@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one way blocks multiply by weights:
-//   y = row_scale * (x W^T + sum of scale * drop(x) A^T B^T) (+ bias).
+//   y = row_scale * (x W^T + sum of scale * drop(x) A^T B^T) (+ bias),
+// where a matrix with coded input has codes(norm(x)) for the x before W.
 // A Linear borrows its weights from a lease and is serialised with its tensors: <name>.weight and
 // <name>.bias. Low-rank terms: "LoRA: Low-Rank Adaptation of Large Language Models" (2021); with a
-// row scale: "DoRA: Weight-Decomposed Low-Rank Adaptation" (2024).
+// row scale: "DoRA: Weight-Decomposed Low-Rank Adaptation" (2024). Coded input: the BitLinear of
+// "Scalable MatMul-free Language Modeling" (2024).
 #pragma once
 
 #include <cstdint>
@@ -29,11 +31,19 @@ struct LowRank {
     Dropout dropout = {};
 };
 
+// What a model trained with codes of 8 bits for activations does before a product, whatever
+// exec.activations says: an RMS norm of the matrix's own, then ops::round_codes.
+struct CodedInput {
+    View norm;  // [1, in]
+    double epsilon = 0;
+};
+
 struct Linear {
     PackedView weight;                       // [out, in]
     std::optional<View> bias = {};           // [1, out]
     std::span<const LowRank> low_rank = {};  // owned by the store
     std::optional<View> row_scale = {};      // [1, out]
+    std::optional<CodedInput> coded = {};    // without low-rank terms and row scale
 
     // An application: y = this(x), or y += this(x); y: [T, out].
     struct Use {
@@ -51,6 +61,15 @@ struct Linear {
 inline constexpr std::size_t kMostUses = 4;
 // Runs applications of Linears that share one input; x: [T, in].
 void apply(const Exec& exec, View x, std::span<const Linear::Use> uses);
+
+// x as `linear` multiplies it, in workspace that is the caller's until it rewinds; x itself where
+// its input is not coded.
+[[nodiscard]] View product_input(const Exec& exec, const Linear& linear, View x);
+
+// Workspace bytes that apply() takes at most for an input of `tokens` rows of `in` columns, coded
+// or not, besides what low-rank terms need.
+[[nodiscard]] std::size_t apply_bytes(const Exec& exec, std::int64_t tokens, std::int64_t in,
+                                      bool coded);
 
 // Workspace bytes that low-rank terms add to apply() at most, with inputs and outputs of at most
 // `widest` columns.

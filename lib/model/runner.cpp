@@ -110,7 +110,7 @@ Runner::Runner(std::unique_ptr<ModelSource> source, const RunnerOptions& options
             s.exec, options.adapters);
     }
     warn_of_other_models(*s.source, plan.kv.policy);
-    s.kv = std::make_unique<KvEngine>(s.spec().attention, plan.kv, plan.places);
+    s.kv = std::make_unique<KvEngine>(s.spec().state_layers(), plan.kv, plan.places);
     s.workspace = std::make_unique<Workspace>(plan.host_workspace);
     s.exec.workspace = s.workspace.get();
     if (s.cuda) s.cuda->set_host_workspace(s.workspace.get());
@@ -205,7 +205,7 @@ void Runner::State::head(View x, bool away, std::int64_t first, const Wanted& wa
         }
         const View h = where.workspace->take_view(where.dtype(), rows, x.cols);
         ops::rms_norm(where, from, lease.vector(output_norm), spec().norm_epsilon, h);
-        if (wanted.tap) wanted.tap->input(lease.unit(), {&output, 1}, h);
+        if (wanted.tap) show_input(*wanted.tap, where, lease, {&output, 1}, h);
         if (wanted.sink == nullptr && wanted.top.empty()) continue;
         const View out = {logits.data(), exec.dtype(), rows, spec().vocab, spec().vocab};
         View computed = out;
@@ -428,6 +428,8 @@ std::uint64_t Runner::bytes_per_token(std::int64_t context_tokens) const {
     const State& s = *state_;
     const ModelInfo info = s.spec().info();
     std::uint64_t bytes = s.store->bytes_per_token();
+    for (const RecurrentLayer& layer : s.spec().recurrent)  // the old state, and the new one
+        bytes += 2 * view_bytes(s.exec, 1, layer.channels);
     for (std::size_t i = 0; i < info.layers.size(); ++i) {
         const AttentionLayer& layer = info.layers[i];
         std::int64_t slots = context_tokens;

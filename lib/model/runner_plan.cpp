@@ -18,9 +18,15 @@ RunnerPlan::RunnerPlan(const ModelSource& source, const RunnerOptions& options)
         throw Error(Exit::kUsage, "--lora", "adapters are not applied on a CUDA device",
                     "merge it into the model first: quantize --lora; or use --device cpu");
     }
+    if (options.device == Device::kCuda && !spec_->recurrent.empty()) {
+        throw Error(Exit::kUsage, "--device",
+                    "there are no kernels of recurrent layers on a CUDA device",
+                    "use --device cpu");
+    }
     exec.device = options.device == Device::kCuda ? Device::kCpu : options.device;
     exec.isa = options.isa;
-    exec.activations = options.activations;
+    // Coded inputs are floats, whatever is asked.
+    exec.activations = spec_->input_norm_epsilon > 0 ? Activations::kF32 : options.activations;
     if (kv.context_tokens <= 0) kv.context_tokens = spec_->context_tokens;
     step_tokens = std::clamp<std::int64_t>(options.step_tokens, 1, kv.context_tokens);
     const std::size_t row = view_bytes(exec, 1, spec_->vocab);
@@ -73,7 +79,8 @@ void RunnerPlan::place_kv(const CudaOptions& options, std::uint64_t room) {
     };
     const auto fits = [&](std::int64_t tiles) {
         set(tiles);
-        const std::uint64_t bytes = KvEngine::predict_device_bytes(spec_->attention, kv, places);
+        const std::uint64_t bytes =
+            KvEngine::predict_device_bytes(spec_->state_layers(), kv, places);
         return bytes * static_cast<std::uint64_t>(options.sequences) <= room;
     };
     std::int64_t least = 0, most = (wanted + kTile - 1) / kTile;
@@ -91,10 +98,11 @@ void RunnerPlan::place_kv(const CudaOptions& options, std::uint64_t room) {
 // The residual stream, and over it the hungriest of the blocks and the head.
 void RunnerPlan::add_workspaces() {
     const KvEngine::WorkspaceBytes attend =
-        KvEngine::workspace_bytes(spec_->attention, kv, step_tokens, places);
+        KvEngine::workspace_bytes(spec_->state_layers(), kv, step_tokens, places);
     const Exec away = device_exec(exec);
     const auto head = [&](const Exec& e, std::size_t after) {
-        const std::size_t input = ops::matmul_input_bytes(e, logit_rows, spec_->hidden);
+        const std::size_t input =
+            apply_bytes(e, logit_rows, spec_->hidden, spec_->input_norm_epsilon > 0);
         return view_bytes(e, logit_rows, spec_->hidden) + std::max(input, after);
     };
     const bool head_away = on_device(units.size() - 1);
@@ -144,14 +152,14 @@ std::string Runner::describe_placement(const ModelSource& source, const RunnerOp
 void Runner::add_to_plan(Plan& plan, const ModelSource& source, const RunnerOptions& options,
                          const KvLoad& load, std::int64_t sequences, std::int64_t logits) {
     const RunnerPlan runner(source, options);
-    const std::vector<AttentionSpec>& attention = source.spec().attention;
+    const StateLayers layers = source.spec().state_layers();
     StorePlan store;
     if (runner.any_on_device()) {
         store.resident_bytes = runner.device.host_bytes + runner.device.pinned_bytes;
         store.staging_bytes = runner.device.staging_bytes;
         const std::uint64_t device_kv =
             static_cast<std::uint64_t>(sequences) *
-            KvEngine::predict_device_bytes(attention, runner.kv, runner.places);
+            KvEngine::predict_device_bytes(layers, runner.kv, runner.places);
         plan.at(Tier::kVram, Purpose::kWeights) += runner.device.device_bytes();
         plan.at(Tier::kVram, Purpose::kKv) += device_kv;
         plan.at(Tier::kVram, Purpose::kActivations) +=
@@ -163,7 +171,7 @@ void Runner::add_to_plan(Plan& plan, const ModelSource& source, const RunnerOpti
         store = plan_store(source, runner.exec, {options.repack, options.weight_bytes});
     }
     const std::uint64_t kv = static_cast<std::uint64_t>(sequences) *
-                             KvEngine::predict_bytes(attention, runner.kv, load, runner.places);
+                             KvEngine::predict_bytes(layers, runner.kv, load, runner.places);
     std::uint64_t activations = Buffer::charged_bytes(runner.host_workspace);
     if (KvEngine::passes_by_layer(runner.kv))
         activations +=

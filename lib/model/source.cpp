@@ -11,6 +11,7 @@
 #include "format/weight_format.h"
 #include "model/config.h"
 #include "model/import.h"
+#include "model/ternary_tensor.h"
 
 namespace thimble {
 namespace {
@@ -58,6 +59,10 @@ static std::int64_t extent(Extent e, const ModelConfig& c) {
             return c.hidden;
         case Extent::kFfn:
             return c.ffn;
+        case Extent::kTwoFfn:
+            return 2 * c.ffn;
+        case Extent::kLayers:
+            return c.layers;
         case Extent::kQueries:
             return c.heads * c.head_dim;
         case Extent::kKeys:
@@ -114,7 +119,7 @@ void ModelSource::add_tensors(const TensorRule& rule, std::int64_t layer,
     tensor.name = tensor_name(rule.gguf, layer);
     tensor.rule = &rule;
     tensor.layer = layer;
-    tensor.is_matrix = rule.rows != Extent::kOne;
+    tensor.is_matrix = rule.rows != Extent::kOne && rule.rows != Extent::kLayers;
     tensor.dims = tensor_dims(rule, config_);
 
     if (stored.empty()) {
@@ -134,6 +139,11 @@ void ModelSource::add_tensors(const TensorRule& rule, std::int64_t layer,
         tensor.source_row = [dim = config_.head_dim](std::int64_t r) { return halves_row(r, dim); };
     }
     if (hf && rule.transform == HfTransform::kPlusOne) tensor.add = 1;
+    if (hf && rule.transform == HfTransform::kTernary && tensor.entry) {
+        tensor.packed = make_ternary_tensor(*tensor.entry, tensor.form.layout);
+        tensor.form = tensor.packed->form();
+        tensor.entry = nullptr;
+    }
     tensors_.push_back(std::move(tensor));
 }
 
@@ -215,8 +225,13 @@ void ModelSource::build_spec() {
     spec_.qk_norm = a.qk_norm;
     spec_.post_norms = a.post_norms;
     spec_.tied_embedding = c.tied;
+    spec_.input_norm_epsilon = a.input_norm_epsilon;
     spec_.sublayers.assign(a.sublayers.begin(), a.sublayers.end());
 
+    if (a.recurrence) {
+        spec_.recurrent.assign(static_cast<std::size_t>(c.layers), {.channels = c.hidden});
+        read_lower_bounds();
+    }
     std::vector<float> factors;
     if (const SourceTensor* stored = find("rope_freqs.weight")) {
         std::vector<std::byte> scratch;
@@ -238,6 +253,37 @@ void ModelSource::build_spec() {
                           windowed ? 1 : 1 / c.rope_factor, *spec_.rope_factors};
         attention.scale = c.attention_scale;
         spec_.attention.push_back(attention);
+    }
+}
+
+// Of layer l: the sum of the softmax over layers, up to l, without the first layer's part.
+// "Scalable MatMul-free Language Modeling" (2024), after "Hierarchically Gated Recurrent Neural
+// Network for Sequence Modeling" (2023).
+void ModelSource::read_lower_bounds() {
+    const SourceTensor& stored = *find("lower_bounds.weight");
+    const auto layers = static_cast<std::size_t>(config_.layers);
+    const auto width = static_cast<std::size_t>(config_.hidden);
+    std::vector<float> raw(layers * width);
+    std::vector<std::byte> scratch;
+    read_rows(stored, 0, config_.layers, raw.data(), scratch);
+    for (const float x : raw) {
+        if (std::isfinite(x)) continue;
+        throw Error(Exit::kBadData, escaped(file_->path(), 1024),
+                    "tensor 'lower_bounds.weight' has a value that is not a finite number");
+    }
+    spec_.lower_bounds.assign(raw.size(), 0);
+    for (std::size_t c = 0; c < width; ++c) {
+        double top = -HUGE_VAL, sum = 0, bound = 0;
+        for (std::size_t l = 0; l < layers; ++l)
+            top = std::max(top, static_cast<double>(raw[l * width + c]));
+        const auto weight = [&](std::size_t l) {
+            return std::exp(static_cast<double>(raw[l * width + c]) - top);
+        };
+        for (std::size_t l = 0; l < layers; ++l) sum += weight(l);
+        for (std::size_t l = 1; l < layers; ++l) {
+            bound += weight(l) / sum;
+            spec_.lower_bounds[l * width + c] = bound;
+        }
     }
 }
 

@@ -41,7 +41,7 @@ struct SourceTensor {
         return packed ? packed->stored_bytes() : entry ? entry->bytes : 0;
     }
     [[nodiscard]] std::int64_t rows() const {
-        return is_matrix ? static_cast<std::int64_t>(dims[0]) : 1;
+        return dims.size() == 2 ? static_cast<std::int64_t>(dims[0]) : 1;
     }
     [[nodiscard]] std::int64_t cols() const { return static_cast<std::int64_t>(dims.back()); }
 };
@@ -86,6 +86,7 @@ class ModelSource {
     void find_plain(const std::string& stored, SourceTensor& tensor);
     void refuse_unknown_tensors() const;
     void build_spec();
+    void read_lower_bounds();
 
     std::unique_ptr<ModelFile> file_;
     const Architecture* architecture_;

@@ -23,11 +23,16 @@ struct ModelSpec {
     bool qk_norm = false;     // RMS norm of each head's q and k before RoPE
     bool post_norms = false;  // RMS norm after attention and after the FFN, before the residual add
     bool tied_embedding = false;
-    std::vector<std::string> sublayers;    // of every layer, by name in blocks.def
-    std::vector<AttentionSpec> attention;  // per layer
+    double input_norm_epsilon = 0;          // of matrices with coded input (linear.h); 0: none
+    std::vector<std::string> sublayers;     // of every layer, by name in blocks.def
+    std::vector<AttentionSpec> attention;   // per layer; empty: of an architecture without
+    std::vector<RecurrentLayer> recurrent;  // likewise
+    // Least part of a recurrent state that stays, by layer and channel: [layers, hidden].
+    std::vector<double> lower_bounds;
     std::shared_ptr<const std::vector<float>> rope_factors;  // what attention[i].rope.factors views
 
     [[nodiscard]] ModelInfo info() const;
+    [[nodiscard]] StateLayers state_layers() const { return {attention, recurrent}; }
 };
 
 }  // namespace thimble

@@ -28,6 +28,9 @@ struct UnitSpec {
         std::string role;
         const SourceTensor* weight = nullptr;
         const SourceTensor* bias = nullptr;  // null: none
+        // Of its coded input; null: it reads its input as it is.
+        const SourceTensor* input_norm = nullptr;
+        double input_norm_epsilon = 0;
     };
     struct Vector {
         std::string role;

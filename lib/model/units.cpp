@@ -7,6 +7,8 @@
 namespace thimble {
 namespace {
 
+constexpr std::string_view kInputNorm = "_input_norm.weight";
+
 // "blk.3.attn_q.weight" -> "attn_q"
 std::string role_of(std::string_view name) {
     name = name.substr(0, name.rfind('.'));
@@ -25,14 +27,17 @@ std::size_t index_of(const Items& items, std::string_view role) {
 }
 
 void add(const ModelSource& source, const SourceTensor& tensor, UnitSpec& unit) {
-    if (tensor.name.ends_with(".bias")) return;  // belongs to its matrix
+    // These belong to their matrix.
+    if (tensor.name.ends_with(".bias") || tensor.name.ends_with(kInputNorm)) return;
     const std::string role = role_of(tensor.name);
     if (!tensor.is_matrix) {
         unit.vectors.push_back({role, &tensor});
         return;
     }
     const std::string base = tensor.name.substr(0, tensor.name.rfind('.'));
-    unit.matrices.push_back({role, &tensor, source.find(base + ".bias")});
+    unit.matrices.push_back({role, &tensor, source.find(base + ".bias"),
+                             source.find(base + std::string(kInputNorm)),
+                             source.spec().input_norm_epsilon});
 }
 
 }  // namespace
@@ -44,14 +49,17 @@ std::vector<UnitSpec> units_of(const ModelSource& source) {
     const auto layers = static_cast<std::size_t>(source.spec().layers);
     std::vector<UnitSpec> units(layers + 2);
     for (const SourceTensor& tensor : source.tensors()) {
-        if (tensor.name == "rope_freqs.weight") continue;  // part of the spec
+        const bool in_spec =
+            tensor.name == "rope_freqs.weight" || tensor.rule->rows == Extent::kLayers;
+        if (in_spec) continue;
         std::size_t unit = layers + 1;
         if (tensor.name == "token_embd.weight") unit = 0;
         if (tensor.name.starts_with("blk.")) unit = 1 + std::stoul(tensor.name.substr(4));
         add(source, tensor, units[unit]);
     }
     if (source.spec().tied_embedding) {
-        units.back().matrices.push_back({"output", source.find("token_embd.weight"), nullptr});
+        units.back().matrices.push_back(
+            {.role = "output", .weight = source.find("token_embd.weight")});
     }
     return units;
 }

@@ -78,9 +78,14 @@ void WeightMemory::add_vector(const SourceTensor& tensor) {
 }
 
 void WeightMemory::add_unit(const UnitSpec& unit, bool multiplied) {
+    for (const auto& m : unit.matrices) add_matrix(*m.weight, multiplied);
+    add_vectors(unit);
+}
+
+void WeightMemory::add_vectors(const UnitSpec& unit) {
     for (const auto& m : unit.matrices) {
-        add_matrix(*m.weight, multiplied);
         if (m.bias) add_vector(*m.bias);
+        if (m.input_norm) add_vector(*m.input_norm);
     }
     for (const auto& v : unit.vectors) add_vector(*v.weight);
 }
@@ -118,13 +123,16 @@ void WeightMemory::load() {
 
 UnitWeights WeightMemory::unit(const UnitSpec& unit) const {
     UnitWeights weights;
-    for (const auto& m : unit.matrices) {
-        Linear linear{matrix(*m.weight), std::nullopt};
-        if (m.bias) linear.bias = vector(*m.bias);
-        weights.matrices.push_back(linear);
-    }
+    for (const auto& m : unit.matrices) weights.matrices.push_back(linear(m, matrix(*m.weight)));
     for (const auto& v : unit.vectors) weights.vectors.push_back(vector(*v.weight));
     return weights;
+}
+
+Linear WeightMemory::linear(const UnitSpec::Matrix& m, const PackedView& weight) const {
+    Linear linear{weight, std::nullopt};
+    if (m.bias) linear.bias = vector(*m.bias);
+    if (m.input_norm) linear.coded = CodedInput{vector(*m.input_norm), m.input_norm_epsilon};
+    return linear;
 }
 
 PackedView WeightMemory::load_matrix(const Placed& place, std::byte* staging) {
@@ -202,6 +210,7 @@ std::uint64_t bytes_per_token_of(const std::vector<UnitWeights>& units) {
         for (const Linear& m : units[u].matrices) {
             bytes += m.weight.bytes();
             if (m.bias) bytes += vector_bytes(*m.bias);
+            if (m.coded) bytes += vector_bytes(m.coded->norm);
         }
         for (const View& v : units[u].vectors) bytes += vector_bytes(v);
     }

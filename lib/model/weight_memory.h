@@ -43,6 +43,9 @@ class WeightMemory {
     }
     [[nodiscard]] View vector(const SourceTensor& tensor) const { return vectors_.at(&tensor); }
     [[nodiscard]] UnitWeights unit(const UnitSpec& unit) const;
+    // A matrix of a unit whose vectors are here and whose weights are anywhere.
+    [[nodiscard]] Linear linear(const UnitSpec::Matrix& m, const PackedView& weight) const;
+    void add_vectors(const UnitSpec& unit);
 
   private:
     struct Placed {

@@ -27,11 +27,12 @@ inline void require_view(const Exec& exec, const View& view, std::int64_t rows, 
 inline bool is_ref(const Exec& exec) noexcept { return exec.device == Device::kRef; }
 inline bool is_cuda(const Exec& exec) noexcept { return exec.device == Device::kCuda; }
 
+// Waking the team costs about as much as this many elements of plain arithmetic.
+inline constexpr std::int64_t kWorthSharing = 16384;
+
 // fn(row) for each row, in parallel when there is enough work; `row_elements` is the work of one.
 template <class Fn>
 void for_rows(const Exec& exec, std::int64_t rows, std::int64_t row_elements, Fn&& fn) {
-    // Waking the team costs about as much as this many elements of plain arithmetic.
-    constexpr std::int64_t kWorthSharing = 16384;
     const auto range = [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t r = begin; r < end; ++r) fn(r);
     };

@@ -30,6 +30,18 @@ void copy_to_device(const Exec& exec, View from, View to);
 // out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * weight. x, out: [T, n]; weight: [1, n]. out may be x.
 void rms_norm(const Exec& exec, View x, View weight, double eps, View out);
 
+// Codes of 8 bits for each token, back as floats: out[t] = c / s, where s = 127 / max(max |x[t]|,
+// 1e-5) and c is x[t] * s rounded to the nearest integer, ties to even. x, out: [T, n]; out may be
+// x. Host devices only, like the recurrence below.
+void round_codes(const Exec& exec, View x, View out);
+
+// How much of a state stays and how much room that leaves: keep = lowest + (1 - lowest) /
+// (1 + e^-x), take = 1 - keep. x, keep, take: [T, n]; lowest: [1, n]; keep may be x.
+void forget_gate(const Exec& exec, View x, View lowest, View keep, View take);
+// A linear recurrence, channel by channel: out[t] = keep[t] * out[t - 1] + take[t], where out[-1]
+// is `before` [1, n]. keep, take, out: [T, n]. Steps of any length give the same bits.
+void recurrence(const Exec& exec, View keep, View take, View before, View out);
+
 // out = a + b, elementwise, [T, n]; out may be a or b.
 void add(const Exec& exec, View a, View b, View out);
 void scale(const Exec& exec, View x, double factor);

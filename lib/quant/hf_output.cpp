@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <map>
-#include <unordered_map>
+#include <utility>
 
 #include "core/error.h"
 #include "model/hf_export.h"
@@ -39,18 +39,26 @@ SafetensorsOptions options_of(std::uint64_t max_shard_bytes, const std::string& 
 HfOutput::HfOutput(const ModelSource& source, std::vector<TensorChoice>& choices, bool keeps_types)
     : tensors_(hf_tensors(source)) {
     const LayoutId main = main_layout(choices);
-    const auto stored_at = [](const SourceTensor& tensor) -> const void* {
-        if (tensor.packed) return tensor.packed.get();
-        return tensor.entry;
+    const auto place = [](const SourceTensor& tensor) {
+        return std::pair(tensor.rule, tensor.layer);
     };
-    std::unordered_map<const void*, const TensorChoice*> chosen;
-    for (const TensorChoice& choice : choices) chosen.emplace(stored_at(*choice.tensor), &choice);
+    std::map<std::pair<const TensorRule*, std::int64_t>, const TensorChoice*> chosen;
+    for (const TensorChoice& choice : choices) chosen.emplace(place(*choice.tensor), &choice);
     std::vector<TensorChoice> out;
     for (const SourceTensor& tensor : tensors_) {
-        TensorChoice choice = *chosen.at(stored_at(tensor));
+        TensorChoice choice = *chosen.at(place(tensor));
+        const bool as_read = choice.layout() == choice.tensor->layout();
         choice.tensor = &tensor;
         const LayoutId stored = tensor.layout();
         if (!tensor.is_matrix) choice.format = shared_format_of(keeps_types ? stored : main);
+        if (tensor.is_matrix && keeps_types && as_read) choice.format = shared_format_of(stored);
+        if (tensor.rule->transform == HfTransform::kTernary && tensor.packed &&
+            choice.layout() != LayoutId::k_f32) {
+            throw Error(Exit::kUsage, "tensor '" + escaped(tensor.name) + "'",
+                        "is ternary, and a checkpoint says its scale by the mean of its weights: "
+                        "16 bits would change that",
+                        "give --format f32");
+        }
         if (!is_plain(choice.layout())) {
             throw Error(Exit::kUsage, "tensor '" + escaped(tensor.name) + "'",
                         "would be " + std::string(layout_info(choice.layout()).name) +

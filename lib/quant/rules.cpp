@@ -91,7 +91,7 @@ class Chooser {
   private:
     // Empty where no mix applies.
     [[nodiscard]] std::vector<TensorType> mixed_by_matrix() const {
-        if (mix_ == nullptr || options_.pure) return {};
+        if (mix_ == nullptr || options_.pure || is_ternary_model()) return {};
         std::vector<MixTensor> matrices;
         for (const SourceTensor& tensor : source_.tensors()) {
             if (tensor.is_matrix) matrices.push_back({tensor.name, tensor.cols()});
@@ -99,6 +99,14 @@ class Chooser {
         MixModel model = facts_of(source_);
         model.importance = !options_.imatrix.empty();
         return mixed_types(*mix_, model, matrices);
+    }
+
+    // Mixes give more bits to what suffers most from few; here all matrices have as few.
+    [[nodiscard]] bool is_ternary_model() const {
+        const auto rules = source_.architecture().tensors;
+        return std::any_of(rules.begin(), rules.end(), [](const TensorRule& rule) {
+            return rule.transform == HfTransform::kTernary;
+        });
     }
 
     // `mixed` is what the mix says, null without one.
@@ -122,8 +130,12 @@ class Chooser {
         } else if (mixed != nullptr && *mixed != mix_->base) {
             choice.format = writable(*mixed, "'" + name + "' in the mix " + options_.format);
             choice.reason = "mix " + std::string(mix_->name);
+        } else if (name == "token_embd.weight" && is_ternary_model() && !options_.copies() &&
+                   !options_.pure && is_quantised(base_->info().layout)) {
+            choice.format = shared_format_of(LayoutId::k_f16);
+            choice.reason = "all but the embedding is ternary";
         } else if (mix_ == nullptr && !options_.copies() && !options_.pure && head &&
-                   bits(*base_) < 6) {
+                   bits(*base_) < 6 && !is_ternary_model()) {
             choice.format = shared_format_of(LayoutId::k_q6_k);
             choice.reason = "output head";
         }

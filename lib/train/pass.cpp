@@ -24,8 +24,13 @@ struct Pass::State {
         for (int layer = 0; layer < static_cast<int>(spec.layers); ++layer) {
             const UnitSpec& unit = units[static_cast<std::size_t>(layer) + 1];
             auto& blocks = layers.emplace_back();
-            for (const std::string& kind : spec.sublayers)
+            for (const std::string& kind : spec.sublayers) {
                 blocks.push_back(make_block(kind, {spec, unit, layer}));
+                if (blocks.back()->trains()) continue;
+                throw Error(Exit::kUsage, "--model",
+                            "layers of kind '" + kind + "' have no backward pass yet",
+                            "train a model of attention and ffn layers");
+            }
         }
         segment = options.checkpoint_layers > 0 ? std::min(options.checkpoint_layers, spec.layers)
                                                 : spec.layers;

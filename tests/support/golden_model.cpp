@@ -22,7 +22,7 @@ std::vector<T> read(const ModelFile& file, const std::string& name) {
 GoldenModel load(const std::string& name) {
     GoldenModel model;
     model.name = name;
-    model.directory = std::string(THIMBLE_TESTS_DIR) + "/golden/models/" + name;
+    model.directory = golden_directory(name);
     const auto file = ModelFile::open(model.directory + ".golden.safetensors");
     for (int i = 0; file->find("prompt." + std::to_string(i)) != nullptr; ++i) {
         const std::string number = std::to_string(i);
@@ -55,6 +55,10 @@ const std::vector<GoldenModel>& golden_models() {
     return models;
 }
 
+std::string golden_directory(const std::string& name) {
+    return std::string(THIMBLE_TESTS_DIR) + "/golden/models/" + name;
+}
+
 const GoldenModel& golden_model(const std::string& name) {
     for (const GoldenModel& model : golden_models()) {
         if (model.name == name) return model;
@@ -74,17 +78,20 @@ ModelCopy ModelCopy::of_hf(const std::string& directory) {
 }
 
 ModelCopy ModelCopy::as_gguf(const std::string& directory, const std::string& format) {
-    const auto source = ModelSource::open(directory);
+    return as_gguf(*ModelSource::open(directory), format);
+}
+
+ModelCopy ModelCopy::as_gguf(const ModelSource& source, const std::string& format) {
     const WeightFormat& wanted = weight_formats().get(format, "test");
     const WeightFormat& plain = weight_formats().get("f32", "test");
     ModelCopy copy;
-    copy.metadata = source->gguf_metadata();
-    for (const SourceTensor& tensor : source->tensors()) {
+    copy.metadata = source.gguf_metadata();
+    for (const SourceTensor& tensor : source.tensors()) {
         const bool packs = tensor.is_matrix && tensor.cols() % wanted.info().block_elements == 0;
         const WeightFormat& used = packs ? wanted : plain;
         std::vector<float> rows(static_cast<std::size_t>(tensor.rows() * tensor.cols()));
         std::vector<std::byte> scratch;
-        source->read_rows(tensor, 0, tensor.rows(), rows.data(), scratch);
+        source.read_rows(tensor, 0, tensor.rows(), rows.data(), scratch);
         Collect sink;
         used.encoder({tensor.rows(), tensor.cols()}, {})->encode(0, rows, sink);
         copy.specs.push_back({tensor.name, *tensor_type_of(used.info().layout), tensor.dims});

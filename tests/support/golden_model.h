@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "io/model_file.h"
+#include "model/source.h"
 
 namespace thimble::test {
 
@@ -25,6 +26,8 @@ struct GoldenModel {
 
 [[nodiscard]] const std::vector<GoldenModel>& golden_models();
 [[nodiscard]] const GoldenModel& golden_model(const std::string& name);
+// tests/golden/models/<name>, also of models that transformers does not know.
+[[nodiscard]] std::string golden_directory(const std::string& name);
 
 // A whole model in memory, to be changed and written again.
 struct ModelCopy {
@@ -38,6 +41,7 @@ struct ModelCopy {
     // Translated: canonical names and rows, matrices in `format` ("f32", "q8_0", ...; where a row
     // is no multiple of its block, and for vectors: f32), metadata without a vocabulary.
     [[nodiscard]] static ModelCopy as_gguf(const std::string& directory, const std::string& format);
+    [[nodiscard]] static ModelCopy as_gguf(const ModelSource& source, const std::string& format);
 
     // Translated with all codes and scales kept, as a quantised checkpoint has them.
     [[nodiscard]] static ModelCopy as_packed_gguf(const std::string& directory);

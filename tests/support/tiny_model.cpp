@@ -35,7 +35,7 @@ Pieces make_pieces(std::size_t count) {
 }  // namespace
 
 ModelCopy tiny_model(const std::string& golden_name, const std::string& format) {
-    ModelCopy copy = ModelCopy::as_gguf(golden_model(golden_name).directory, format);
+    ModelCopy copy = ModelCopy::as_gguf(golden_directory(golden_name), format);
     Pieces pieces = make_pieces(copy.specs[copy.index("token_embd.weight")].dims[0]);
     std::vector<float> scores(pieces.texts.size(), 0.0f);
     const auto set_array = [&](const std::string& name, MetaElements elements) {

@@ -172,7 +172,7 @@ Plan KvSweepPipeline::plan(const cli::CommonOptions& common) {
         const RunnerOptions runner = runner_options(eval::KvSweep::with_budget(policy, prompt));
         Runner::add_to_plan(plan, *source_, runner, {most_tokens, prompt}, 1, 1);
         plan.at(Tier::kRam, Purpose::kKv) +=
-            2 * KvEngine::predict_bytes(source_->spec().attention, runner.kv, fork_tokens,
+            2 * KvEngine::predict_bytes(source_->spec().state_layers(), runner.kv, fork_tokens,
                                         KvPlacement{device_});
         if (plan.total_bytes(Tier::kRam) > most.total_bytes(Tier::kRam)) most = plan;
     }
@@ -189,7 +189,8 @@ Plan KvSweepPipeline::plan(const cli::CommonOptions& common) {
 std::uint64_t KvSweepPipeline::token_bytes() const {
     const KvOptions kv = runner_options("full").kv;
     const std::int64_t prompt = options.sweep.prompt_tokens;
-    return KvEngine::predict_bytes(source_->spec().attention, kv, prompt, KvPlacement{device_}) /
+    return KvEngine::predict_bytes(source_->spec().state_layers(), kv, prompt,
+                                   KvPlacement{device_}) /
            static_cast<std::uint64_t>(prompt);
 }
 

@@ -275,6 +275,7 @@ void Pipeline::fill_settings(eval::Record& record, const cli::Context& context) 
     exec.device = device_, exec.isa = isa_;
     exec.activations = activations_named(options.activations);
     s.activations = describe_activations(exec);
+    if (model_->spec().input_norm_epsilon > 0) s.activations = "codes of 8 bits, the model's own";
     s.device = context.common.device;
     s.isa = name(context.isa);
     s.cpu = cpu_model_name();

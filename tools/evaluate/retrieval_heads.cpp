@@ -43,6 +43,8 @@ void RetrievalHeads::open() {
     refuse_overwriting_inputs(output_, inputs);
     check_can_create(output_);
     source_ = ModelSource::open(model_);
+    if (source_->spec().attention.empty())
+        throw Error(Exit::kUsage, "--find-retrieval-heads", "the model has no attention heads");
     tokenizer_ = Tokenizer::open(source_->file());
     if (options_.tokens <= source_->spec().context_tokens) return;
     throw Error(Exit::kUsage, "--needle-tokens",

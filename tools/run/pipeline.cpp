@@ -90,9 +90,10 @@ void Pipeline::open() {
     source_ = ModelSource::open(options.model);
     adapters_ = open_adapters(options.adapters, *source_);
     options.repeat.check(source_->spec());
+    options.workers.check(source_->spec());
     tokenizer_ = Tokenizer::open(source_->file());
     if (options.kv.context_tokens == 0) options.kv.context_tokens = source_->spec().context_tokens;
-    capacity_ = KvEngine::capacity_tokens(source_->spec().attention, options.kv);
+    capacity_ = KvEngine::capacity_tokens(source_->spec().state_layers(), options.kv);
     if (options.kv.context_tokens > source_->spec().context_tokens) {
         log_warning("--ctx-size " + std::to_string(options.kv.context_tokens) +
                     " is more than the model was trained with, " +
@@ -181,7 +182,7 @@ Plan Pipeline::memory(const RunnerOptions& runner, std::int64_t tokens) const {
         std::uint64_t& kv = plan.at(Tier::kRam, Purpose::kKv);
         for (const std::int64_t held : {block, workers * block}) {
             kv += static_cast<std::uint64_t>(held == block ? workers : 1) *
-                  KvEngine::predict_bytes(source_->spec().attention, runner.kv,
+                  KvEngine::predict_bytes(source_->spec().state_layers(), runner.kv,
                                           std::min(held, runner.kv.context_tokens),
                                           KvPlacement{runner.device});
         }

@@ -97,10 +97,7 @@ Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& unit
             a.memory.add_unit(unit, true);
             continue;
         }
-        for (const auto& m : unit.matrices) {
-            if (m.bias) a.memory.add_vector(*m.bias);
-        }
-        for (const auto& v : unit.vectors) a.memory.add_vector(*v.weight);
+        a.memory.add_vectors(unit);
         const StreamedLayer layer = streamed_layer(unit, exec, options.repack);
         a.slot_bytes = std::max(a.slot_bytes, layer.raw_bytes);
         a.lease_bytes = std::max(a.lease_bytes, layer.packed_bytes);
@@ -227,17 +224,15 @@ class StreamedStore final : public WeightStore {
         for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
             const StreamedMatrix& m = layers_[u - 1].matrices[i];
             const Shape2 shape{m.tensor->rows(), m.tensor->cols()};
-            Linear linear{m.tensor->form.view(shape, nullptr), std::nullopt};
+            PackedView weight = m.tensor->form.view(shape, nullptr);
             if (m.packed_bytes > 0) {
-                linear.weight = {};
-                linear.weight.layout = m.layout;
-                linear.weight.shape = shape;
-                linear.weight.n_planes = 1;
-                linear.weight.planes[0].bytes = m.packed_bytes;
+                weight = {};
+                weight.layout = m.layout;
+                weight.shape = shape;
+                weight.n_planes = 1;
+                weight.planes[0].bytes = m.packed_bytes;
             }
-            if (unit.matrices[i].bias)
-                linear.bias = arrangement_.memory.vector(*unit.matrices[i].bias);
-            weights.matrices.push_back(linear);
+            weights.matrices.push_back(arrangement_.memory.linear(unit.matrices[i], weight));
         }
         for (const auto& v : unit.vectors)
             weights.vectors.push_back(arrangement_.memory.vector(*v.weight));
