@@ -21,7 +21,7 @@ double at_width(double narrow, double wide, double cols) {
 }
 
 bool is_float(LayoutId layout) {
-    return layout == LayoutId::k_f32 || layout == LayoutId::k_f16 || layout == LayoutId::k_bf16;
+    return layout_info(layout).block_elements == 1;
 }
 
 }  // namespace

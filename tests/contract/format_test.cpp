@@ -207,7 +207,7 @@ TEST_SUITE("format") {
             bool exact;
         };
         const std::map<std::string, Known> known{
-            {"f32", {0, true}},         {"f16", {0.0208, true}},    {"bf16", {0.166, true}},
+            {"f64", {0, true}},         {"f32", {0, true}},         {"f16", {0.0208, true}},    {"bf16", {0.166, true}},
             {"q8_0", {0.533, true}},    {"q4_0", {8.57, true}},     {"q4_1", {7.78, true}},
             {"q5_0", {3.99, false}},    {"q5_1", {3.33, false}},    {"q4_k", {6.97, false}},
             {"q5_k", {3.44, false}},    {"q6_k", {1.66, false}},    {"q2_k", {26.0, false}},
@@ -288,13 +288,43 @@ TEST_SUITE("format") {
             }
             std::vector<float> huge = normals(shape.rows * shape.cols, 15);
             huge[512 + 40] = 3e38f;
-            if (info.name == "f32" || info.name == "bf16" || info.name == "mxfp4" ||
+            if (info.name == "f32" || info.name == "f64" || info.name == "bf16" || info.name == "mxfp4" ||
                 info.name == "nf4") {
                 CHECK_NOTHROW(pack(*format, shape, huge));
             } else {
                 const Error e = error_of([&] { (void)pack(*format, shape, huge); });
                 CHECK(e.exit() == Exit::kBadData);
                 CHECK(e.where().substr(0, 5) == "row 1");
+            }
+        }
+    }
+
+    TEST_CASE("format contract: doubles are kept by the formats that say so, others take none") {
+        for (const WeightFormat* format : encoding_formats()) {
+            CAPTURE(std::string(format->name()));
+            const FormatInfo info = format->info();
+            const Shape2 shape{3, 256};
+            std::vector<double> w(768);
+            for (std::size_t i = 0; i < w.size(); ++i)
+                w[i] = static_cast<double>(normal(19, i)) * (1 + 0x1p-40 * static_cast<double>(i));
+            const auto encoder = format->encoder(shape, {});
+            BytesSink sink;
+            if (!info.doubles) {
+                const Error e = error_of([&] { encoder->encode_doubles(0, w, sink); });
+                CHECK(e.exit() == Exit::kFailure);
+                continue;
+            }
+            encoder->encode_doubles(0, w, sink);
+            PackedView view = block_form(info.layout, shape).view(shape, sink.planes[0].data());
+            CHECK(sink.planes[0].size() == view.planes[0].bytes);
+            CHECK(unpack(*format, view, {0, 3}) == w);
+            for (const double bad : {double{NAN}, double{INFINITY}, -1e300}) {
+                w[256 + 17] = bad;
+                const Error e = error_of([&] { encoder->encode_doubles(0, w, sink); });
+                CHECK(e.exit() == Exit::kBadData);
+                CHECK(e.where() == "row 1, column 17");
+                std::memcpy(sink.planes[0].data() + (256 + 17) * sizeof bad, &bad, sizeof bad);
+                CHECK(error_of([&] { format->verify(view, {0, 3}); }).exit() == Exit::kBadData);
             }
         }
     }

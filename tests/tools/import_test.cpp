@@ -122,7 +122,8 @@ TEST_CASE("quantize copy: row by row, codes and tables are written as all at onc
         options.format = QuantizeOptions::kCopy;
         int packed = 0;
         for (const TensorChoice& choice :
-             choose_formats(*source, options, AdapterMerge({}, *source))) {
+             choose_formats(*source, options, AdapterMerge({}, *source),
+                            Folding(options, *source))) {
             if (!choice.tensor->packed) continue;
             ++packed;
             const Written whole = copied(*source, choice, choice.tensor->rows());
