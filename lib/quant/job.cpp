@@ -439,9 +439,9 @@ bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
         throw Error(Exit::kCannotCreate, escaped(s.output, 1024), "the output exists",
                     "give --overwrite to replace it");
     }
+    s.folding.begin();
     const std::unique_ptr<TensorWriter> writer = s.open_writer();
     const Charge disk(Tier::kDisk, Purpose::kWeights, writer->file_bytes());
-    s.folding.begin();
     RowStream stream(
         {&s.source, writer.get(), &team, s.slice, isa, s.options.measures_error(), &s.merge});
     State::Progress progress{*writer, stream, events};

@@ -154,8 +154,8 @@ TEST_CASE("rewrite: the plan says what is rewritten, its memory is the ledger's,
         CHECK(planned.exit == 0);
         for (const char* note : {"the middle axis of ffn in 2 layers",
                                  "the channels of value heads in 2 layers", "smooth: 4 norms"}) {
-            CHECK_MESSAGE((planned.out + planned.err).find(note) != std::string::npos,
-                          planned.out + planned.err);
+            CAPTURE(planned.out);
+            CHECK((planned.out + planned.err).find(note) != std::string::npos);
         }
         CHECK_FALSE(std::filesystem::exists(s.file("out.gguf")));
         must("quantize", command);
@@ -269,8 +269,9 @@ TEST_CASE("f64: tools take it, floats survive it and doubles come back to the la
         must("quantize", {"-m", s.file("hf"), "-o", s.file("again.gguf"), "--format", "f64"});
         const auto exact = reference_logits(s.file("fold.gguf"), tokens);
         CHECK(difference(exact, reference_logits(s.file("copy.gguf"), tokens)) == 0);
-        CHECK(difference(exact, reference_logits(s.file("hf"), tokens)) < 1e-15);
-        CHECK(difference(exact, reference_logits(s.file("again.gguf"), tokens)) < 1e-15);
+        // Norms less one have their last digits at one's.
+        CHECK(difference(exact, reference_logits(s.file("hf"), tokens)) < 1e-13);
+        CHECK(difference(exact, reference_logits(s.file("again.gguf"), tokens)) < 1e-13);
         CHECK(difference(exact, reference_logits(s.model, tokens)) < 1e-12);
         CHECK(read_file(s.file("hf") + "/config.json").find("float64") != std::string::npos);
     }
@@ -281,11 +282,13 @@ TEST_CASE("rewrite: a real model's logits stay the same to 1e-12") {
     if (!model) return;
     const TemporaryDirectory directory;
     const std::string out = directory.file("out.gguf");
-    const std::string text = directory.write("text.txt", "Once upon a time there was a model.\n");
+    const std::string text = directory.write(
+        "text.txt", "Once upon a time there was a model whose channels were all of one size, and "
+                    "nobody could tell how that had come about.\n");
     const std::string imatrix = directory.file("m.gguf");
-    must("quantize", {"-m", *model, "--collect-imatrix", text, "-o", imatrix, "-c", "8", "-q"});
-    must("quantize", {"-m", *model, "-o", out, "--format", "f64", "--rearrange", "all", "--smooth",
-                      "0.5", "--imatrix", imatrix, "-q"});
+    must("quantize", {"-m", *model, "--collect-imatrix", text, "-o", imatrix, "-c", "16", "-q"});
+    must("quantize", {"-m", *model, "-o", out, "--format", "f64", "--token-embedding-type", "q8_0",
+                      "--rearrange", "all", "--smooth", "0.5", "--imatrix", imatrix, "-q"});
     const std::vector<std::int32_t> tokens = {504, 2365, 282};
     CHECK(difference(reference_logits(*model, tokens), reference_logits(out, tokens)) < 1e-12);
 }

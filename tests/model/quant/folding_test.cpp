@@ -453,3 +453,37 @@ TEST_CASE("folding: threads and chunks never show") {
         CHECK(slurp(s.quantize("rows.gguf", o, 2, 1)) == one);  // a row at a time
     }
 }
+
+TEST_CASE("folding: stopped while channels are compared or stored, and run again, the same bytes") {
+    const Setting s("llama3-rope");
+    QuantizeOptions o = all_rewrites(s, "q5_0");
+    const std::string want = slurp(s.quantize("whole.gguf", o));
+    o.model = s.model, o.output = s.file("out.gguf");
+    o.resume = true, o.overwrite = true, o.checkpoint_every = "1";
+    int stops = 0;
+    for (const int after : {2, 5, 20}) {
+        CAPTURE(after);
+        for (const bool stopping : {true, false}) {
+            QuantizeJob job(o, "test");
+            (void)job.plan(2, 0, {});
+            Team team(2);
+            int calls = 0;
+            QuantizeEvents events;
+            events.progress = [&](std::uint64_t done, std::uint64_t total) {
+                CHECK(done <= total);
+                return !stopping || calls++ < after;
+            };
+            try {
+                const bool whole = job.run(team, Isa::kPortable, events);
+                CHECK(whole);
+            } catch (const Error& e) {
+                CHECK(e.exit() == Exit::kAgain);
+                ++stops;
+                continue;
+            }
+            if (!stopping && after == 20) CHECK(job.resumed_bytes() > 0);
+        }
+        CHECK(slurp(o.output) == want);
+    }
+    CHECK(stops == 3);
+}
