@@ -177,6 +177,39 @@ TEST_CASE("rewrite: the plan says what is rewritten, its memory is the ledger's,
     }
 }
 
+TEST_CASE("rewrite: channels without importance go by their weights, and the plan says so") {
+    const Setting s;
+    const auto quantize = [&](const std::string& output, const std::vector<std::string>& more) {
+        std::vector<std::string> command = {"-m",   s.model,       "-o",  s.file(output), "--format",
+                                            "f32", "--rearrange", "ffn"};
+        command.insert(command.end(), more.begin(), more.end());
+        must("quantize", command);
+        const auto source = ModelSource::open(s.file(output));
+        const SourceTensor& tensor = *source->find("blk.1.ffn_down.weight");
+        std::vector<double> out(static_cast<std::size_t>(tensor.rows() * tensor.cols()));
+        std::vector<std::byte> scratch;
+        source->read_rows(tensor, 0, tensor.rows(), out.data(), scratch);
+        return out;
+    };
+    const std::vector<std::string> without = {"--imatrix", s.imatrix, "--exclude-weights",
+                                              "ffn_down"};
+    const auto by_weights = quantize("a.gguf", {});
+    CHECK(quantize("b.gguf", without) == by_weights);
+    CHECK(quantize("c.gguf", {"--imatrix", s.imatrix}) != by_weights);
+    std::vector<std::string> dry = {"-m",     s.model,       "-o",  s.file("d.gguf"), "--dry-run",
+                                    "--format", "f32", "--rearrange", "ffn"};
+    const auto says = [&](const std::vector<std::string>& more) {
+        std::vector<std::string> command = dry;
+        command.insert(command.end(), more.begin(), more.end());
+        const ProcessResult r = tool("quantize", command);
+        CHECK(r.exit == 0);
+        return (r.out + r.err).find("2 by weights alone") != std::string::npos;
+    };
+    CHECK(says(without));
+    CHECK_FALSE(says({"--imatrix", s.imatrix}));
+    CHECK_FALSE(says({}));
+}
+
 TEST_CASE("rewrite: a budget of exactly the plan runs, row by row, to the same bytes") {
     const Setting s("gemma3");
     must("quantize", s.rewriting("q4_0", "free.gguf"));
@@ -235,6 +268,18 @@ TEST_CASE("rewrite: adapters are merged first, whatever moves their rows and col
         const auto merged = reference_logits(s.file("plain.gguf"), tokens);
         CHECK(difference(merged, reference_logits(s.file("out.gguf"), tokens)) < 1e-12);
         CHECK(difference(merged, reference_logits(s.model, tokens)) > 1e-6);
+        // In two steps the same: what decides are the merged weights.
+        std::vector<std::string> second = s.rewriting("f64", "two.gguf");
+        second[1] = s.file("plain.gguf");
+        must("quantize", second);
+        const auto one = ModelFile::open(s.file("out.gguf")), two = ModelFile::open(s.file("two.gguf"));
+        for (const TensorEntry& tensor : one->tensors()) {
+            CAPTURE(tensor.name);
+            std::string a(tensor.bytes, '\0'), b = a;
+            one->read(tensor, 0, std::as_writable_bytes(std::span(a)));
+            two->read(two->get(tensor.name), 0, std::as_writable_bytes(std::span(b)));
+            CHECK(a == b);
+        }
     }
 }
 
