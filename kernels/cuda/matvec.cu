@@ -17,9 +17,8 @@ constexpr int kPitch = kPart + 1;  // of a lane's columns in shared memory
 
 // Floats that stand by themselves.
 template <LayoutId id>
-inline constexpr bool kPlain =
-    id == LayoutId::k_f32 || id == LayoutId::k_f16 || id == LayoutId::k_bf16 ||
-    id == LayoutId::k_f64;
+inline constexpr bool kPlain = id == LayoutId::k_f32 || id == LayoutId::k_f16 ||
+                               id == LayoutId::k_bf16 || id == LayoutId::k_f64;
 
 template <int kTokens>
 __device__ __forceinline__ void add_products(const Matmul& p, std::int64_t k, float w,

@@ -42,8 +42,9 @@ class BlockFormat final : public WeightFormat {
     using Block = typename L::Block;
     // Blocks encoded between two calls of the sink.
     static constexpr std::int64_t kRun = std::max(1, 2048 / L::kElements);
-    static constexpr bool kDoubles =
-        requires(const double* w, Block& out) { Codec::encode(w, nullptr, out); };
+    static constexpr bool kDoubles = requires(const double* w, Block& out) {
+        Codec::encode(w, nullptr, out);
+    };
 
     class BlockEncoder final : public Encoder {
       public:

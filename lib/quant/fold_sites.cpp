@@ -67,8 +67,7 @@ void refuse_shared(const std::vector<FoldSite>& sites, const std::vector<UnitSpe
     const auto check = [&](Kind kind, const SourceTensor* tensor) {
         if (readers[tensor] <= 1) return;
         throw Error(Exit::kUsage, flag_of(kind),
-                    "tensor '" + tensor->name + "' is read in " +
-                        std::to_string(readers[tensor]) +
+                    "tensor '" + tensor->name + "' is read in " + std::to_string(readers[tensor]) +
                         " places: what suits one of them would change the others");
     };
     for (const FoldSite& site : sites) {
@@ -124,11 +123,11 @@ std::vector<FoldSite> fold_sites(const FoldWish& wish, const std::vector<std::st
         const auto* up = matrix(unit, "ffn_up");
         const auto* v = matrix(unit, "attn_v");
         if (wish.values && attention)
-            any_values |= add_reordered(sites, Kind::kValues, layer, {v},
-                                        matrix(unit, "attn_output"));
+            any_values |=
+                add_reordered(sites, Kind::kValues, layer, {v}, matrix(unit, "attn_output"));
         if (wish.ffn && ffn)
-            any_ffn |= add_reordered(sites, Kind::kFfn, layer, {gate, up},
-                                     matrix(unit, "ffn_down"));
+            any_ffn |=
+                add_reordered(sites, Kind::kFfn, layer, {gate, up}, matrix(unit, "ffn_down"));
         if (wish.smooth && attention)
             any_smooth |= add_smoothed(sites, layer, vector(unit, "attn_norm"),
                                        {matrix(unit, "attn_q"), matrix(unit, "attn_k"), v});

@@ -74,8 +74,7 @@ void Folding::place() {
         } else {
             at.order = reserve(bytes_, site.rows.front()->rows(), sizeof(std::int32_t));
             at.spread = at.order;
-            if (site.kind == Kind::kValues)
-                at.spread = reserve(bytes_, cols, sizeof(std::int32_t));
+            if (site.kind == Kind::kValues) at.spread = reserve(bytes_, cols, sizeof(std::int32_t));
         }
         places_.push_back(at);
     }

@@ -349,8 +349,8 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
     s.slice = s.most_slice();
     const std::uint64_t hash = Buffer::charged_bytes(kHashBufferBytes);
     if (ram_limit_bytes) {
-        const std::uint64_t used = baseline_bytes + vocabulary + other + s.merge.bytes() +
-                                   scan + (s.options.resume ? hash : 0);
+        const std::uint64_t used = baseline_bytes + vocabulary + other + s.merge.bytes() + scan +
+                                   (s.options.resume ? hash : 0);
         const std::uint64_t left = *ram_limit_bytes > used ? *ram_limit_bytes - used : 0;
         const std::uint64_t share = left / workers / 64 * 64;
         s.slice = std::clamp<std::size_t>(share, s.least_slice(), s.slice);

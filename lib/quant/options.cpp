@@ -42,13 +42,14 @@ void visit_rewrites(OptionVisitor& v, QuantizeOptions& o) {
                       "longer fit it",
               .value = "LIST"},
              o.rearrange);
-    v.option({.name = "smooth",
-              .help = "move the size of input channels from activations into weights (SmoothQuant): "
-                      "0 levels the weights, 1 the activations; needs --imatrix; -1: not at all",
-              .value = "ALPHA",
-              .least = QuantizeOptions::kNoSmoothing,
-              .most = 1},
-             o.smooth);
+    v.option(
+        {.name = "smooth",
+         .help = "move the size of input channels from activations into weights (SmoothQuant): "
+                 "0 levels the weights, 1 the activations; needs --imatrix; -1: not at all",
+         .value = "ALPHA",
+         .least = QuantizeOptions::kNoSmoothing,
+         .most = 1},
+        o.smooth);
 }
 
 }  // namespace

@@ -139,9 +139,9 @@ void RowStream::prepare(const TensorChoice& choice) {
     scanned_ = Charge(Tier::kRam, Purpose::kIo, scan_bytes(choice));
     const WeightFormat& format = *choice.format;
     const bool moved = choice.fold != nullptr && choice.fold->changes_rows();
-    encoder_ = ops::encoder(
-        setup_.isa, format, shape_of(choice),
-        {.column_importance = moved ? choice.fold->importance : choice.importance});
+    encoder_ =
+        ops::encoder(setup_.isa, format, shape_of(choice),
+                     {.column_importance = moved ? choice.fold->importance : choice.importance});
     if (format.info().needs_scan) scan(choice);
 }
 
@@ -336,8 +336,8 @@ TensorError RowStream::load_wide(const Chunk& chunk, std::byte* slice) const {
             setup_.source->read_rows(tensor, 0, 1, row.data(), stored);
         }
         if (choice.merged) {
-            setup_.merge->apply(row_before(choice, chunk.first + r), row,
-                                {row.data() + cols, cols}, change);
+            setup_.merge->apply(row_before(choice, chunk.first + r), row, {row.data() + cols, cols},
+                                change);
         }
         fold(choice.fold, row, out);
     }

@@ -14,11 +14,11 @@ struct TensorFold {
     bool moves_rows = false, moves_columns = false, scales_columns = false, replaced = false;
     std::vector<std::size_t> sites = {};  // of the Folding: what has to be known first
 
-    std::span<const std::int32_t> rows = {};       // row r is the one that was rows[r]; empty: r
-    std::span<const std::int32_t> columns = {};    // column c is the one that was columns[c], ...
-    std::span<const double> scale = {};            // ... times scale[c]
-    std::span<const double> values = {};           // what a norm becomes, as it is written
-    std::span<const float> importance = {};        // of the columns as they are then
+    std::span<const std::int32_t> rows = {};     // row r is the one that was rows[r]; empty: r
+    std::span<const std::int32_t> columns = {};  // column c is the one that was columns[c], ...
+    std::span<const double> scale = {};          // ... times scale[c]
+    std::span<const double> values = {};         // what a norm becomes, as it is written
+    std::span<const float> importance = {};      // of the columns as they are then
 
     // Whether more than the order of rows changes.
     [[nodiscard]] bool changes_rows() const noexcept {

@@ -52,8 +52,7 @@ void gather(benchmark::State& state, const Shape& shape) {
 }
 
 const bool kRegistered = [] {
-    static constexpr Shape kShapes[] = {{"smollm2-135m", 30, 9, 3, 64},
-                                        {"32x128", 32, 32, 8, 128}};
+    static constexpr Shape kShapes[] = {{"smollm2-135m", 30, 9, 3, 64}, {"32x128", 32, 32, 8, 128}};
     for (const Shape& shape : kShapes)
         benchmark::RegisterBenchmark(("gather/" + std::string(shape.name)).c_str(), gather, shape);
     return true;

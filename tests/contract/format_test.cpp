@@ -207,15 +207,15 @@ TEST_SUITE("format") {
             bool exact;
         };
         const std::map<std::string, Known> known{
-            {"f64", {0, true}},         {"f32", {0, true}},         {"f16", {0.0208, true}},    {"bf16", {0.166, true}},
-            {"q8_0", {0.533, true}},    {"q4_0", {8.57, true}},     {"q4_1", {7.78, true}},
-            {"q5_0", {3.99, false}},    {"q5_1", {3.33, false}},    {"q4_k", {6.97, false}},
-            {"q5_k", {3.44, false}},    {"q6_k", {1.66, false}},    {"q2_k", {26.0, false}},
-            {"q3_k", {14.4, false}},    {"iq4_nl", {7.35, false}},  {"iq4_xs", {7.40, false}},
-            {"mxfp4", {11.15, false}},  {"tq1_0", {43.6, true}},    {"tq2_0", {43.6, true}},
-            {"iq2_xxs", {34.7, false}}, {"iq2_xs", {29.86, false}}, {"iq2_s", {24.7, false}},
-            {"iq3_xxs", {18.0, false}}, {"iq3_s", {13.06, false}},  {"iq1_s", {49.7, false}},
-            {"iq1_m", {45.3, false}},   {"nf4", {9.15, true}}};
+            {"f64", {0, true}},        {"f32", {0, true}},         {"f16", {0.0208, true}},
+            {"bf16", {0.166, true}},   {"q8_0", {0.533, true}},    {"q4_0", {8.57, true}},
+            {"q4_1", {7.78, true}},    {"q5_0", {3.99, false}},    {"q5_1", {3.33, false}},
+            {"q4_k", {6.97, false}},   {"q5_k", {3.44, false}},    {"q6_k", {1.66, false}},
+            {"q2_k", {26.0, false}},   {"q3_k", {14.4, false}},    {"iq4_nl", {7.35, false}},
+            {"iq4_xs", {7.40, false}}, {"mxfp4", {11.15, false}},  {"tq1_0", {43.6, true}},
+            {"tq2_0", {43.6, true}},   {"iq2_xxs", {34.7, false}}, {"iq2_xs", {29.86, false}},
+            {"iq2_s", {24.7, false}},  {"iq3_xxs", {18.0, false}}, {"iq3_s", {13.06, false}},
+            {"iq1_s", {49.7, false}},  {"iq1_m", {45.3, false}},   {"nf4", {9.15, true}}};
         const Shape2 shape{64, 2048};
         const std::vector<float> w = normals(shape.rows * shape.cols, 11);
         for (const WeightFormat* format : encoding_formats()) {
@@ -288,8 +288,8 @@ TEST_SUITE("format") {
             }
             std::vector<float> huge = normals(shape.rows * shape.cols, 15);
             huge[512 + 40] = 3e38f;
-            if (info.name == "f32" || info.name == "f64" || info.name == "bf16" || info.name == "mxfp4" ||
-                info.name == "nf4") {
+            if (info.name == "f32" || info.name == "f64" || info.name == "bf16" ||
+                info.name == "mxfp4" || info.name == "nf4") {
                 CHECK_NOTHROW(pack(*format, shape, huge));
             } else {
                 const Error e = error_of([&] { (void)pack(*format, shape, huge); });

@@ -180,8 +180,8 @@ TEST_CASE("rewrite: the plan says what is rewritten, its memory is the ledger's,
 TEST_CASE("rewrite: channels without importance go by their weights, and the plan says so") {
     const Setting s;
     const auto quantize = [&](const std::string& output, const std::vector<std::string>& more) {
-        std::vector<std::string> command = {"-m",   s.model,       "-o",  s.file(output), "--format",
-                                            "f32", "--rearrange", "ffn"};
+        std::vector<std::string> command = {"-m",       s.model, "-o",          s.file(output),
+                                            "--format", "f32",   "--rearrange", "ffn"};
         command.insert(command.end(), more.begin(), more.end());
         must("quantize", command);
         const auto source = ModelSource::open(s.file(output));
@@ -196,8 +196,9 @@ TEST_CASE("rewrite: channels without importance go by their weights, and the pla
     const auto by_weights = quantize("a.gguf", {});
     CHECK(quantize("b.gguf", without) == by_weights);
     CHECK(quantize("c.gguf", {"--imatrix", s.imatrix}) != by_weights);
-    std::vector<std::string> dry = {"-m",     s.model,       "-o",  s.file("d.gguf"), "--dry-run",
-                                    "--format", "f32", "--rearrange", "ffn"};
+    std::vector<std::string> dry = {"-m",        s.model,    "-o",  s.file("d.gguf"),
+                                    "--dry-run", "--format", "f32", "--rearrange",
+                                    "ffn"};
     const auto says = [&](const std::vector<std::string>& more) {
         std::vector<std::string> command = dry;
         command.insert(command.end(), more.begin(), more.end());
@@ -245,10 +246,10 @@ TEST_CASE("rewrite: after smoothing with 1 every activation has size one") {
                              tensor.find("blk") == 0;
             const auto& before = was.entries.at(tensor);
             for (std::size_t c = 0; c < entry.sums.size(); ++c) {
-                const double mean = static_cast<double>(entry.sums[c]) /
-                                    static_cast<double>(entry.counts[0]);
-                const double wanted = static_cast<double>(before.sums[c]) /
-                                      static_cast<double>(before.counts[0]);
+                const double mean =
+                    static_cast<double>(entry.sums[c]) / static_cast<double>(entry.counts[0]);
+                const double wanted =
+                    static_cast<double>(before.sums[c]) / static_cast<double>(before.counts[0]);
                 CHECK(mean == doctest::Approx(fed ? 1 : wanted).epsilon(1e-3));
             }
         }
@@ -268,11 +269,16 @@ TEST_CASE("rewrite: adapters are merged first, whatever moves their rows and col
         const auto merged = reference_logits(s.file("plain.gguf"), tokens);
         CHECK(difference(merged, reference_logits(s.file("out.gguf"), tokens)) < 1e-12);
         CHECK(difference(merged, reference_logits(s.model, tokens)) > 1e-6);
+        // Rows that only move are merged as floats.
+        must("quantize", {"-m", s.model, "-o", s.file("f32.gguf"), "--format", "f32", "--lora",
+                          golden.directory, "--rearrange", "all"});
+        CHECK(difference(merged, reference_logits(s.file("f32.gguf"), tokens)) < 1e-5);
         // In two steps the same: what decides are the merged weights.
         std::vector<std::string> second = s.rewriting("f64", "two.gguf");
         second[1] = s.file("plain.gguf");
         must("quantize", second);
-        const auto one = ModelFile::open(s.file("out.gguf")), two = ModelFile::open(s.file("two.gguf"));
+        const auto one = ModelFile::open(s.file("out.gguf")),
+                   two = ModelFile::open(s.file("two.gguf"));
         for (const TensorEntry& tensor : one->tensors()) {
             CAPTURE(tensor.name);
             std::string a(tensor.bytes, '\0'), b = a;
@@ -301,14 +307,16 @@ TEST_CASE("f64: tools take it, floats survive it and doubles come back to the la
         for (const char* device : {"cpu", "ref"}) {
             std::vector<std::string> a = asked, b = asked;
             a.insert(a.end(), {"-m", s.model, "--device", device, "--activations", "f32"});
-            b.insert(b.end(), {"-m", s.file("wide.gguf"), "--device", device, "--activations", "f32"});
+            b.insert(b.end(),
+                     {"-m", s.file("wide.gguf"), "--device", device, "--activations", "f32"});
             CHECK(must("run", a) == must("run", b));
         }
-        must("evaluate", {"-m", s.file("wide.gguf"), "-f", s.text, "-c", "32", "--chunks", "1", "-o",
-                          s.file("e.json"), "--reference", s.model});
+        must("evaluate", {"-m", s.file("wide.gguf"), "-f", s.text, "-c", "32", "--chunks", "1",
+                          "-o", s.file("e.json"), "--reference", s.model});
         // Doubles: to a directory and back, and copied.
         must("quantize", s.rewriting("f64", "fold.gguf"));
-        must("quantize", {"-m", s.file("fold.gguf"), "-o", s.file("copy.gguf"), "--format", "copy"});
+        must("quantize",
+             {"-m", s.file("fold.gguf"), "-o", s.file("copy.gguf"), "--format", "copy"});
         must("quantize", {"-m", s.file("fold.gguf"), "-o", s.file("hf"), "--container", "hf",
                           "--format", "f64"});
         must("quantize", {"-m", s.file("hf"), "-o", s.file("again.gguf"), "--format", "f64"});
@@ -328,8 +336,9 @@ TEST_CASE("rewrite: a real model's logits stay the same to 1e-12") {
     const TemporaryDirectory directory;
     const std::string out = directory.file("out.gguf");
     const std::string text = directory.write(
-        "text.txt", "Once upon a time there was a model whose channels were all of one size, and "
-                    "nobody could tell how that had come about.\n");
+        "text.txt",
+        "Once upon a time there was a model whose channels were all of one size, and "
+        "nobody could tell how that had come about.\n");
     const std::string imatrix = directory.file("m.gguf");
     must("quantize", {"-m", *model, "--collect-imatrix", text, "-o", imatrix, "-c", "16", "-q"});
     must("quantize", {"-m", *model, "-o", out, "--format", "f64", "--token-embedding-type", "q8_0",

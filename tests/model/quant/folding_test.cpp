@@ -40,7 +40,8 @@ struct Setting {
             const std::string input = input_of(tensor.name);
             const auto seed = static_cast<std::uint64_t>(tensor.layer * 8 + input.back() % 8);
             for (std::int64_t c = 0; c < tensor.cols(); ++c) {
-                const double u = philox(70 + seed, static_cast<std::uint64_t>(c)).v[0] / 4294967296.0;
+                const double u =
+                    philox(70 + seed, static_cast<std::uint64_t>(c)).v[0] / 4294967296.0;
                 entry.sums.push_back(static_cast<float>(std::exp(8 * u - 4)));
             }
         }
@@ -58,8 +59,8 @@ struct Setting {
     }
     [[nodiscard]] std::string file(const std::string& name) const { return directory / name; }
 
-    std::string quantize(const std::string& output, QuantizeOptions options,
-                         int threads = 2, std::optional<std::uint64_t> limit = {}) const {
+    std::string quantize(const std::string& output, QuantizeOptions options, int threads = 2,
+                         std::optional<std::uint64_t> limit = {}) const {
         if (options.model.empty()) options.model = model;
         options.output = file(output);
         options.overwrite = true;
@@ -213,7 +214,8 @@ TEST_CASE("folding: ffn channels ascend by the size of down's columns, gate and 
         const auto means = read_importance(s.imatrix).entries.at(layer("ffn_down.weight")).sums;
         for (std::size_t c = 0; weighed && c < ffn; ++c) keys[c] *= static_cast<double>(means[c]);
         for (std::size_t c = 1; c < ffn; ++c) CHECK(keys[order[c - 1]] <= keys[order[c]]);
-        for (const char* role : {"ffn_gate.weight", "ffn_up.weight", "ffn_gate.bias", "ffn_up.bias"}) {
+        for (const char* role :
+             {"ffn_gate.weight", "ffn_up.weight", "ffn_gate.bias", "ffn_up.bias"}) {
             CAPTURE(role);
             const Rows a = read(*before, layer(role)), b = read(*after, layer(role));
             const std::size_t width = a.size() / ffn;
@@ -243,8 +245,10 @@ TEST_CASE("folding: value channels ascend inside each head, by all columns that 
         const auto means = read_importance(s.imatrix).entries.at(layer("attn_output.weight")).sums;
         for (std::size_t c = 0; weighed && c < squares.size(); ++c)
             squares[c] *= static_cast<double>(means[c]);
-        const Rows v = read(*before, layer("attn_v.weight")), moved = read(*after, layer("attn_v.weight"));
-        const Rows bias = read(*before, layer("attn_v.bias")), moved_bias = read(*after, layer("attn_v.bias"));
+        const Rows v = read(*before, layer("attn_v.weight")),
+                   moved = read(*after, layer("attn_v.weight"));
+        const Rows bias = read(*before, layer("attn_v.bias")),
+                   moved_bias = read(*after, layer("attn_v.bias"));
         for (std::size_t k = 0; k < kKvHeads; ++k) {
             double last = 0;
             for (std::size_t i = 0; i < kDim; ++i) {
@@ -322,7 +326,8 @@ TEST_CASE("folding: f32 weights are the folded doubles narrowed once") {
     const QuantizeOptions smooth = options_of("f32", "", 0.4, t.imatrix);
     const auto before = ModelSource::open(t.model);
     const auto after = ModelSource::open(t.quantize("smooth.gguf", smooth));
-    const Rows n = read(*before, layer("attn_norm.weight")), m = read(*after, layer("attn_norm.weight"));
+    const Rows n = read(*before, layer("attn_norm.weight")),
+               m = read(*after, layer("attn_norm.weight"));
     const Rows w = read(*before, layer("attn_k.weight")), x = read(*after, layer("attn_k.weight"));
     for (std::size_t i = 0; i < w.size(); ++i) {
         const double exact = w[i] * n[i % n.size()];
@@ -405,15 +410,14 @@ TEST_CASE("folding: importance goes where its column goes, and shrinks as its co
     const auto packed = ModelSource::open(s.quantize("packed.gguf", o));
     const auto before = ModelSource::open(s.model);
     const auto means = read_importance(s.imatrix).entries;
-    const auto plain = ModelSource::open(
-        s.quantize("order.gguf", options_of("f64", "all", QuantizeOptions::kNoSmoothing, s.imatrix)));
+    const auto plain = ModelSource::open(s.quantize(
+        "order.gguf", options_of("f64", "all", QuantizeOptions::kNoSmoothing, s.imatrix)));
     for (const char* role : {"ffn_down.weight", "attn_k.weight"}) {
         CAPTURE(role);
         const SourceTensor& tensor = *wide->find(layer(role));
         const auto cols = static_cast<std::size_t>(tensor.cols());
         const Rows was = read(*before, layer(role));
-        const std::vector<std::size_t> order =
-            columns_before(was, read(*plain, layer(role)), cols);
+        const std::vector<std::size_t> order = columns_before(was, read(*plain, layer(role)), cols);
         REQUIRE(order.size() == cols);
         const Rows now = read(*wide, layer(role));
         std::vector<float> importance;
@@ -434,7 +438,8 @@ TEST_CASE("folding: importance goes where its column goes, and shrinks as its co
         format.encoder(shape, {importance})->encode(0, rows, sink);
         Rows wanted(now.size());
         format.decode(block_form(LayoutId::k_q5_0, shape).view(shape, sink.bytes.data()),
-                      {0, shape.rows}, {wanted.data(), DType::kF64, shape.rows, shape.cols, shape.cols});
+                      {0, shape.rows},
+                      {wanted.data(), DType::kF64, shape.rows, shape.cols, shape.cols});
         const Rows got = read(*packed, layer(role));
         std::size_t same = 0;
         for (std::size_t i = 0; i < got.size(); ++i)
@@ -452,6 +457,27 @@ TEST_CASE("folding: threads and chunks never show") {
         CHECK(slurp(s.quantize("three.gguf", o, 3)) == one);
         CHECK(slurp(s.quantize("rows.gguf", o, 2, 1)) == one);  // a row at a time
     }
+}
+
+TEST_CASE("folding: columns that are alike but for the order of their rows are no lottery") {
+    // Sums of the same squares in other orders: which is larger is a matter of rounding, and that
+    // of the order of rows alone.
+    ModelCopy copy = with_outliers();
+    const std::size_t down = copy.index("blk.1.ffn_down.weight");
+    std::vector<float> values(512 * 64);
+    for (std::size_t i = 0; i < values.size(); ++i)
+        values[i] = unit_float(philox(90, (i / 512 + i % 512) % 64).v[0]) - 0.5f;
+    const auto bytes = std::as_bytes(std::span(values));
+    copy.data[down].assign(bytes.begin(), bytes.end());
+    const Setting s(copy);
+    const QuantizeOptions o = options_of("f32", "ffn");
+    const std::string one = slurp(s.quantize("one.gguf", o, 1));
+    CHECK(one == slurp(s.quantize("rows.gguf", o, 2, 1)));
+    CHECK(one == slurp(s.quantize("three.gguf", o, 3, 1)));
+    std::vector<double> sums(512);
+    for (std::size_t i = 0; i < values.size(); ++i)
+        sums[i % 512] += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+    CHECK(std::count(sums.begin(), sums.end(), sums[0]) < 512);  // or nothing was tested
 }
 
 TEST_CASE("folding: stopped while channels are compared or stored, and run again, the same bytes") {

@@ -56,7 +56,8 @@ TEST_CASE("rearrange: heads that share values add their keys and take one order"
     spread_order(of_values, kHeads, kKvHeads, kDim, order);
     for (std::int64_t h = 0; h < kHeads; ++h) {
         for (std::int64_t i = 0; i < kDim; ++i) {
-            const std::int64_t in_head = of_values[static_cast<std::size_t>(h / 3 * kDim + i)] % kDim;
+            const std::int64_t in_head =
+                of_values[static_cast<std::size_t>(h / 3 * kDim + i)] % kDim;
             CHECK(order[static_cast<std::size_t>(h * kDim + i)] == h * kDim + in_head);
         }
     }

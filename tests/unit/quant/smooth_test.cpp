@@ -69,8 +69,7 @@ TEST_CASE("smooth: an outlier channel's error in int8 falls at least five-fold")
     const double before = int8_error(x, w, kWidth);
     for (std::size_t j = 0; j < kWidth; ++j) {
         double squares = 0, peak = 0;
-        for (std::size_t t = 0; t < kTokens; ++t)
-            squares += x[t * kWidth + j] * x[t * kWidth + j];
+        for (std::size_t t = 0; t < kTokens; ++t) squares += x[t * kWidth + j] * x[t * kWidth + j];
         for (std::size_t r = 0; r < kRows; ++r) peak = std::max(peak, std::abs(w[r * kWidth + j]));
         const double s = smoothing_scale(std::sqrt(squares / kTokens), peak, 0.5);
         for (std::size_t t = 0; t < kTokens; ++t) x[t * kWidth + j] /= s;
@@ -91,8 +90,10 @@ TEST_CASE("smooth: what rounding takes from a norm, the columns take back") {
     const struct {
         LayoutId layout;
         double rounding;
-    } forms[] = {{LayoutId::k_f64, 0x1p-52}, {LayoutId::k_f32, 0x1p-23},
-                 {LayoutId::k_f16, 0x1p-10}, {LayoutId::k_bf16, 0x1p-7}};
+    } forms[] = {{LayoutId::k_f64, 0x1p-52},
+                 {LayoutId::k_f32, 0x1p-23},
+                 {LayoutId::k_f16, 0x1p-10},
+                 {LayoutId::k_bf16, 0x1p-7}};
     for (const auto& form : forms) {
         for (const bool difference : {false, true}) {
             CAPTURE(layout_info(form.layout).name);
