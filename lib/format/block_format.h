@@ -85,13 +85,7 @@ class BlockFormat final : public WeightFormat {
                              {weights + column, static_cast<std::size_t>(count * L::kElements)});
                 const float* importance =
                     importance_.empty() ? nullptr : importance_.data() + column;
-                if constexpr (kDoubles) {
-                    encode_blocks(weights + column, importance, count, run.data());
-                } else if (blocks_ != nullptr) {
-                    blocks_(Codec::kLayout, weights + column, importance, count, run.data());
-                } else {
-                    encode_blocks(weights + column, importance, count, run.data());
-                }
+                pack(weights + column, importance, count, run.data());
                 for (std::int64_t i = 0; i < count; ++i) {
                     if (!Codec::finite(run[static_cast<std::size_t>(i)]))
                         throw_too_large(Codec::info(), row, column + i * L::kElements);
@@ -99,6 +93,16 @@ class BlockFormat final : public WeightFormat {
                 sink.append(0,
                             std::as_bytes(std::span(run).first(static_cast<std::size_t>(count))));
             }
+        }
+
+        void pack(const float* weights, const float* importance, std::int64_t count,
+                  Block* out) const {
+            if (blocks_ != nullptr) return blocks_(Codec::kLayout, weights, importance, count, out);
+            encode_blocks(weights, importance, count, out);
+        }
+        static void pack(const double* weights, const float* importance, std::int64_t count,
+                         Block* out) {
+            encode_blocks(weights, importance, count, out);
         }
 
         template <class Real>
