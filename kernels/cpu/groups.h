@@ -258,10 +258,10 @@ inline constexpr int shard_of(LayoutId layout) { return static_cast<int>(layout)
 template <int shard>
 void run_shard(const MatmulGroups& p) {
     switch (p.layout) {
-#define THIMBLE_INTERLEAVED(stored, twin)                           \
-    case LayoutId::k_##twin##_x16:                                  \
-        if constexpr (shard_of(LayoutId::k_##twin##_x16) == shard)  \
-            run_layout<LayoutId::k_##twin##_x16>(p);                \
+#define THIMBLE_INTERLEAVED(stored, twin)                          \
+    case LayoutId::k_##twin##_x16:                                 \
+        if constexpr (shard_of(LayoutId::k_##twin##_x16) == shard) \
+            run_layout<LayoutId::k_##twin##_x16>(p);               \
         return;
 #include "kernels/layout/interleaved.def"
 #undef THIMBLE_INTERLEAVED

@@ -111,17 +111,22 @@ __global__ void __launch_bounds__(kThreads, 2) matmul_mma_kernel(Matmul p) {
     }
 }
 
+// Than what the products' operands hold.
+constexpr bool is_wider(LayoutId id) noexcept {
+    return id == LayoutId::k_f32 || id == LayoutId::k_f64;
+}
+
 }  // namespace
 
 bool supports_matmul_mma(const Matmul& p) noexcept {
-    return is_stored(p.weight.layout) && p.weight.layout != LayoutId::k_f32 && p.weight.cols > 0 &&
+    return is_stored(p.weight.layout) && !is_wider(p.weight.layout) && p.weight.cols > 0 &&
            p.tokens <= std::int64_t{65535} * kTileTokens;
 }
 
 void matmul_mma(const Matmul& p, Stream& stream) {
     const dim3 grid(blocks_for(p.weight.rows, kTileRows), blocks_for(p.tokens, kTileTokens));
     with_stored(p.weight.layout, [&](auto id) {
-        if constexpr (id != LayoutId::k_f32)
+        if constexpr (!is_wider(id))
             launch("matmul_mma", matmul_mma_kernel<id>, {grid, kThreads}, stream, p);
     });
 }

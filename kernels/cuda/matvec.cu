@@ -5,8 +5,8 @@
 // l + 32, ... in order, then the lanes are added.
 // Floor: the weights' bytes; every weight also goes through shared memory once, which bounds
 // layouts of few bits. Shared memory: 33 KiB per block of 256 threads. Occupancy is bound by
-// registers: at 4 and 8 tokens, which take up to 96, two blocks per multiprocessor. f32, f16 and
-// bf16 are read in place and use no shared memory.
+// registers: at 4 and 8 tokens, which take up to 96, two blocks per multiprocessor. f32, f16, bf16
+// and f64 are read in place and use no shared memory.
 #include "kernels/cuda/device/matvec.cuh"
 #include "kernels/cuda/device/unpack.cuh"
 
@@ -17,8 +17,8 @@ constexpr int kPitch = kPart + 1;  // of a lane's columns in shared memory
 
 // Floats that stand by themselves.
 template <LayoutId id>
-inline constexpr bool kPlain =
-    id == LayoutId::k_f32 || id == LayoutId::k_f16 || id == LayoutId::k_bf16;
+inline constexpr bool kPlain = id == LayoutId::k_f32 || id == LayoutId::k_f16 ||
+                               id == LayoutId::k_bf16 || id == LayoutId::k_f64;
 
 template <int kTokens>
 __device__ __forceinline__ void add_products(const Matmul& p, std::int64_t k, float w,

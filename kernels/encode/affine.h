@@ -10,7 +10,8 @@ namespace thimble::encode::THIMBLE_ENCODE_LEVEL {
 static inline void fit_affine(ScaleSearch& fit) {
     const int top = (1 << fit.bits) - 1, middle = (top + 1) / 2;
     if (fit.symmetric) {
-        fit.scale = search_scale(fit.weights, fit.importance, fit.n, {middle, middle - 1}, kOffsets, 3);
+        fit.scale =
+            search_scale(fit.weights, fit.importance, fit.n, {middle, middle - 1}, kOffsets, 3);
         return;
     }
     const ScaleMinimum found =

@@ -39,9 +39,8 @@ struct Layout<LayoutId::k_affine> {
     }
     THIMBLE_HOST_DEVICE static float zero_at(const PackedRow& row, std::int64_t g) {
         const auto* zeros = static_cast<const std::uint8_t*>(row.planes[kZeros]);
-        return zeros != nullptr
-                   ? static_cast<float>(zeros[g]) * zero_unit(row.params.zero_bits)
-                   : static_cast<float>(1 << (row.params.bits - 1));
+        return zeros != nullptr ? static_cast<float>(zeros[g]) * zero_unit(row.params.zero_bits)
+                                : static_cast<float>(1 << (row.params.bits - 1));
     }
     template <class Real>
     THIMBLE_HOST_DEVICE static void unpack(const PackedRow& row, std::int64_t first,

@@ -10,6 +10,7 @@
 #include "kernels/layout/bitmod.h"
 #include "kernels/layout/f16.h"
 #include "kernels/layout/f32.h"
+#include "kernels/layout/f64.h"
 #include "kernels/layout/fp8.h"
 #include "kernels/layout/iq1_m.h"
 #include "kernels/layout/iq1_s.h"

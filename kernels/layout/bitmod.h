@@ -62,8 +62,7 @@ struct Layout<LayoutId::k_bitmod> {
             const int special = Values::special(id_at(row, g));
             unpack_codes<bits>(from, codes);
             for (int i = 0; i < kElements; ++i) {
-                const int value =
-                    codes[i] == Values::kSpecial ? special : Values::value(codes[i]);
+                const int value = codes[i] == Values::kSpecial ? special : Values::value(codes[i]);
                 out[k + i] = scale * static_cast<Real>(value);
             }
         }

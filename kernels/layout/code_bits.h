@@ -16,8 +16,7 @@ THIMBLE_HOST_DEVICE inline void unpack_codes(const std::uint8_t* from, std::uint
         constexpr int kPerByte = 8 / bits;
         for (int i = 0; i < 4 * bits; ++i) {
             for (int j = 0; j < kPerByte; ++j)
-                codes[kPerByte * i + j] =
-                    static_cast<std::uint8_t>(from[i] >> (bits * j) & kMask);
+                codes[kPerByte * i + j] = static_cast<std::uint8_t>(from[i] >> (bits * j) & kMask);
         }
     } else {
         for (int i = 0; i < 4; ++i) {  // 8 codes are `bits` bytes

@@ -20,9 +20,7 @@ double at_width(double narrow, double wide, double cols) {
     return 1 / std::max(1 / wide + part * (1 / narrow - 1 / wide), 0.5 / wide);
 }
 
-bool is_float(LayoutId layout) {
-    return layout == LayoutId::k_f32 || layout == LayoutId::k_f16 || layout == LayoutId::k_bf16;
-}
+bool is_float(LayoutId layout) { return layout_info(layout).block_elements == 1; }
 
 }  // namespace
 

@@ -2,6 +2,7 @@
 #include "format/block_format.h"
 
 #include <cmath>
+#include <limits>
 
 #include "kernels/encode/lanes.h"
 
@@ -41,6 +42,17 @@ void check_finite(const FormatInfo& info, std::int64_t row, std::int64_t column,
     throw Error(Exit::kBadData, row_column(row, column + (bad - weights.begin())),
                 std::string(std::isnan(*bad) ? "NaN" : "infinite") + " weight; " +
                     std::string(info.name) + " holds finite weights only");
+}
+
+void check_finite(const FormatInfo& info, std::int64_t row, std::int64_t column,
+                  std::span<const double> weights) {
+    constexpr double kMost = std::numeric_limits<float>::max();
+    const auto bad = std::find_if_not(weights.begin(), weights.end(),
+                                      [](double w) { return std::abs(w) <= kMost; });
+    if (bad == weights.end()) return;
+    throw Error(Exit::kBadData, row_column(row, column + (bad - weights.begin())),
+                std::string(std::isnan(*bad) ? "NaN" : "infinite or huge") + " weight; " +
+                    std::string(info.name) + " holds weights in the range of f32 only");
 }
 
 void check_importance(const EncodeOptions& options, Shape2 shape) {

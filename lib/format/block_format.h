@@ -5,6 +5,7 @@
 //   static FormatInfo info();
 //   // Packs one block; importance is null or has a value per weight.
 //   static void encode(const float* weights, const float* importance, Block& out);
+//   static void encode(const double*, ...);  // the same, where info().doubles
 //   static bool finite(const Block&);        // scales, or the value itself
 #pragma once
 
@@ -23,6 +24,8 @@ void check_columns(const FormatInfo& info, Shape2 shape);
 // Throws Error(kBadData) naming row and column of the first non-finite weight.
 void check_finite(const FormatInfo& info, std::int64_t row, std::int64_t column,
                   std::span<const float> weights);
+void check_finite(const FormatInfo& info, std::int64_t row, std::int64_t column,
+                  std::span<const double> weights);
 // Throws Error(kUsage) unless importance is empty or has `cols` finite values >= 0.
 void check_importance(const EncodeOptions& options, Shape2 shape);
 [[noreturn]] void throw_too_large(const FormatInfo& info, std::int64_t row, std::int64_t column);
@@ -39,6 +42,9 @@ class BlockFormat final : public WeightFormat {
     using Block = typename L::Block;
     // Blocks encoded between two calls of the sink.
     static constexpr std::int64_t kRun = std::max(1, 2048 / L::kElements);
+    static constexpr bool kDoubles = requires(const double* w, Block& out) {
+        Codec::encode(w, nullptr, out);
+    };
 
     class BlockEncoder final : public Encoder {
       public:
@@ -47,14 +53,29 @@ class BlockFormat final : public WeightFormat {
 
         void encode(std::int64_t first_row, std::span<const float> rows,
                     PlaneSink& sink) const override {
+            encode_rows(first_row, rows, sink);
+        }
+        void encode_doubles(std::int64_t first_row, std::span<const double> rows,
+                            PlaneSink& sink) const override {
+            if constexpr (kDoubles) {
+                encode_rows(first_row, rows, sink);
+            } else {
+                Encoder::encode_doubles(first_row, rows, sink);
+            }
+        }
+
+      private:
+        template <class Real>
+        void encode_rows(std::int64_t first_row, std::span<const Real> rows,
+                         PlaneSink& sink) const {
             const auto size = static_cast<std::int64_t>(rows.size());
             if (cols_ == 0 || size % cols_ != 0) throw_bad_rows(Codec::info());
             for (std::int64_t r = 0; r < size / cols_; ++r)
                 encode_row(first_row + r, rows.data() + r * cols_, sink);
         }
 
-      private:
-        void encode_row(std::int64_t row, const float* weights, PlaneSink& sink) const {
+        template <class Real>
+        void encode_row(std::int64_t row, const Real* weights, PlaneSink& sink) const {
             std::array<Block, static_cast<std::size_t>(kRun)> run;
             const std::int64_t blocks = cols_ / L::kElements;
             for (std::int64_t b = 0; b < blocks; b += kRun) {
@@ -64,11 +85,7 @@ class BlockFormat final : public WeightFormat {
                              {weights + column, static_cast<std::size_t>(count * L::kElements)});
                 const float* importance =
                     importance_.empty() ? nullptr : importance_.data() + column;
-                if (blocks_ != nullptr) {
-                    blocks_(Codec::kLayout, weights + column, importance, count, run.data());
-                } else {
-                    encode_blocks(weights + column, importance, count, run.data());
-                }
+                pack(weights + column, importance, count, run.data());
                 for (std::int64_t i = 0; i < count; ++i) {
                     if (!Codec::finite(run[static_cast<std::size_t>(i)]))
                         throw_too_large(Codec::info(), row, column + i * L::kElements);
@@ -78,7 +95,18 @@ class BlockFormat final : public WeightFormat {
             }
         }
 
-        static void encode_blocks(const float* weights, const float* importance, std::int64_t count,
+        void pack(const float* weights, const float* importance, std::int64_t count,
+                  Block* out) const {
+            if (blocks_ != nullptr) return blocks_(Codec::kLayout, weights, importance, count, out);
+            encode_blocks(weights, importance, count, out);
+        }
+        static void pack(const double* weights, const float* importance, std::int64_t count,
+                         Block* out) {
+            encode_blocks(weights, importance, count, out);
+        }
+
+        template <class Real>
+        static void encode_blocks(const Real* weights, const float* importance, std::int64_t count,
                                   Block* out) {
             for (std::int64_t b = 0; b < count; ++b) {
                 const std::int64_t at = b * L::kElements;

@@ -10,7 +10,7 @@ const LayoutInfo& layout_info(LayoutId id) {
 #define THIMBLE_PLANES(id) {#id, Layout<LayoutId::k_##id>::kElements, 0},
 #include "kernels/layout/layouts.def"
 #undef THIMBLE_LAYOUT
-#define THIMBLE_INTERLEAVED(stored, twin)                         \
+#define THIMBLE_INTERLEAVED(stored, twin)                            \
     {#twin "_x16", Interleaved<LayoutId::k_##twin##_x16>::kElements, \
      sizeof(Interleaved<LayoutId::k_##twin##_x16>::Block), kGroupRows},
 #include "kernels/layout/interleaved.def"

@@ -58,9 +58,9 @@ std::int32_t PlanePicker::bits(const char* name, std::int64_t bytes, std::int64_
                                std::int32_t least, std::int32_t most) const {
     const std::int64_t cols = shape_.cols, bits = 8 * bytes / cols;
     if (cols % elements != 0 || bits < least || bits > most || bits * cols != 8 * bytes) {
-        const std::string known = least == most ? std::to_string(least)
-                                                : std::to_string(least) + " to " +
-                                                      std::to_string(most);
+        const std::string known = least == most
+                                      ? std::to_string(least)
+                                      : std::to_string(least) + " to " + std::to_string(most);
         fail(name, "has rows of " + std::to_string(bytes) + " bytes for " + std::to_string(cols) +
                        " columns; known are " + known + " bits each and multiples of " +
                        std::to_string(elements) + " columns");
@@ -81,7 +81,8 @@ std::int32_t PlanePicker::group(const char* name, std::int64_t groups,
 
 void PlanePicker::finish() const {
     for (std::size_t i = 0; i < planes_.size(); ++i) {
-        if (!taken_[i] && !planes_[i].name.empty()) fail(escaped(planes_[i].name).c_str(), "is not one of this format");
+        if (!taken_[i] && !planes_[i].name.empty())
+            fail(escaped(planes_[i].name).c_str(), "is not one of this format");
     }
 }
 

@@ -25,7 +25,8 @@ class PlanePicker {
     PlaneInfo rows(const char* name, std::initializer_list<DType> types, std::int64_t& n);
     PlaneInfo table(const char* name, std::initializer_list<DType> types, std::int64_t& n);
     [[nodiscard]] bool has(const char* name) const noexcept;
-    // Bits of a code where a row's codes take `bytes` bytes: least to most, rows of whole `elements`.
+    // Bits of a code where a row's codes take `bytes` bytes: least to most, rows of whole
+    // `elements`.
     [[nodiscard]] std::int32_t bits(const char* name, std::int64_t bytes, std::int64_t elements,
                                     std::int32_t least, std::int32_t most) const;
     // Columns under each of a row's `groups` scales: a multiple of `elements`.
@@ -48,8 +49,8 @@ class PlanePicker {
 [[noreturn]] void throw_bad_group(const FormatInfo& info, std::int64_t row, std::int64_t group,
                                   const char* what);
 
-// The largest of `wanted`, its half, its quarter and so on that divides rows of `cols` columns; 0 in
-// `wanted` is a whole row.
+// The largest of `wanted`, its half, its quarter and so on that divides rows of `cols` columns; 0
+// in `wanted` is a whole row.
 [[nodiscard]] std::int64_t dividing_group(std::int64_t wanted, std::int64_t cols);
 // The same; Error(kUsage) where none of them divides.
 [[nodiscard]] std::int64_t checked_group(const char* format, std::int64_t wanted,
@@ -67,9 +68,7 @@ template <class Codec>
 class PlaneFormat final : public WeightFormat {
     using L = Layout<Codec::kLayout>;
     using Options = typename Codec::Options;
-    static constexpr bool kEncodes = requires {
-        Codec::planes(Shape2{}, Options{});
-    };
+    static constexpr bool kEncodes = requires { Codec::planes(Shape2{}, Options{}); };
 
   public:
     explicit PlaneFormat(Options options = {}) : options_(std::move(options)) {}

@@ -91,6 +91,10 @@ PackedForm form_of(const WeightFormat& format, Shape2 shape) {
 
 PackedForm block_form(LayoutId layout, Shape2 shape) { return form_of(format_of(layout), shape); }
 
+void Encoder::encode_doubles(std::int64_t, std::span<const double>, PlaneSink&) const {
+    throw Error(Exit::kFailure, "encode_doubles", "the format takes floats");
+}
+
 PackedForm WeightFormat::form(Shape2, std::span<const PlaneInfo>) const {
     throw Error(Exit::kBadData, std::string(name()), "is stored as one tensor, not as planes");
 }

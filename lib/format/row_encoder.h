@@ -19,7 +19,10 @@ template <class EncodeRow>
 class RowEncoder final : public Encoder {
   public:
     RowEncoder(const FormatInfo& info, Shape2 shape, const EncodeOptions& options, EncodeRow fn)
-        : info_(info), cols_(shape.cols), importance_(options.column_importance), fn_(std::move(fn)) {}
+        : info_(info),
+          cols_(shape.cols),
+          importance_(options.column_importance),
+          fn_(std::move(fn)) {}
 
     void encode(std::int64_t first_row, std::span<const float> rows,
                 PlaneSink& sink) const override {

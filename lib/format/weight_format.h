@@ -28,6 +28,7 @@ struct FormatInfo {
     double error_bound = 0;
     bool needs_scan = false;  // encoder must see all rows before the first is encoded
     bool encodes = true;      // encoder() makes one; else such files come from elsewhere
+    bool doubles = false;     // holds more of a weight than a float does: Encoder::encode_doubles
 };
 
 // Encodes `count` blocks of a row; importance is null or has a value per weight.
@@ -64,6 +65,9 @@ class Encoder {
     // Error(kBadData) at "row R, column C" for a weight not finite, or too large for the scales.
     virtual void encode(std::int64_t first_row, std::span<const float> rows,
                         PlaneSink& sink) const = 0;
+    // The same of F64 rows, where info().doubles; elsewhere Error(kFailure).
+    virtual void encode_doubles(std::int64_t first_row, std::span<const double> rows,
+                                PlaneSink& sink) const;
 };
 
 class WeightFormat {

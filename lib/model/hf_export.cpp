@@ -19,6 +19,7 @@ std::int64_t pairs_row(std::int64_t row, std::int64_t head_dim) {
 
 std::string_view dtype_name(TensorType type) {
     if (type == TensorType::kF16) return "float16";
+    if (type == TensorType::kF64) return "float64";
     return type == TensorType::kBF16 ? "bfloat16" : "float32";
 }
 

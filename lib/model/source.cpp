@@ -37,7 +37,8 @@ std::int64_t halves_row(std::int64_t row, std::int64_t head_dim) {
 }
 
 bool is_plain(TensorType type) {
-    return type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16;
+    return type == TensorType::kF32 || type == TensorType::kF16 || type == TensorType::kBF16 ||
+           type == TensorType::kF64;
 }
 
 }  // namespace
@@ -339,18 +340,20 @@ PackedView ModelSource::read_packed(const SourceTensor& tensor, std::int64_t fir
     return view;
 }
 
-void ModelSource::read_rows(const SourceTensor& tensor, std::int64_t first, std::int64_t count,
-                            float* out, std::vector<std::byte>& scratch) const {
+template <class Real>
+void ModelSource::read(const SourceTensor& tensor, std::int64_t first, std::int64_t count,
+                       Real* out, std::vector<std::byte>& scratch) const {
     if (count == 0) return;
+    constexpr DType kType = sizeof(Real) == sizeof(double) ? DType::kF64 : DType::kF32;
     const std::int64_t cols = tensor.cols();
     if (!tensor.is_stored()) {
-        std::memcpy(out, tensor.values.data(), tensor.values.size() * sizeof(float));
+        std::copy(tensor.values.begin(), tensor.values.end(), out);
         return;
     }
     scratch.resize(tensor.form.bytes(count));
     try {
         const PackedView packed = read_packed(tensor, first, count, scratch.data());
-        format_of(packed.layout).decode(packed, {0, count}, {out, DType::kF32, count, cols, cols});
+        format_of(packed.layout).decode(packed, {0, count}, {out, kType, count, cols, cols});
     } catch (const Error& e) {
         if (e.exit() != Exit::kBadData) throw;
         throw Error(e.exit(),
@@ -358,14 +361,23 @@ void ModelSource::read_rows(const SourceTensor& tensor, std::int64_t first, std:
                     e.problem(), e.hint());
     }
     if (!tensor.is_matrix && tensor.source_row) {
-        const std::vector<float> stored(out, out + cols);
+        const std::vector<Real> stored(out, out + cols);
         for (std::int64_t i = 0; i < cols; ++i) {
             out[i] = stored[static_cast<std::size_t>(tensor.source_row(i))];
         }
     }
-    if (tensor.add != 0) {
-        for (std::int64_t i = 0; i < count * cols; ++i) out[i] += tensor.add;
-    }
+    if (tensor.add == 0) return;
+    for (std::int64_t i = 0; i < count * cols; ++i) out[i] += static_cast<Real>(tensor.add);
+}
+
+void ModelSource::read_rows(const SourceTensor& tensor, std::int64_t first, std::int64_t count,
+                            float* out, std::vector<std::byte>& scratch) const {
+    read(tensor, first, count, out, scratch);
+}
+
+void ModelSource::read_rows(const SourceTensor& tensor, std::int64_t first, std::int64_t count,
+                            double* out, std::vector<std::byte>& scratch) const {
+    read(tensor, first, count, out, scratch);
 }
 
 Metadata ModelSource::gguf_metadata() const {

@@ -69,6 +69,9 @@ class ModelSource {
     // vector is one row.
     void read_rows(const SourceTensor& tensor, std::int64_t first, std::int64_t count, float* out,
                    std::vector<std::byte>& scratch) const;
+    // The same as F64, with all that is stored.
+    void read_rows(const SourceTensor& tensor, std::int64_t first, std::int64_t count, double* out,
+                   std::vector<std::byte>& scratch) const;
     // Rows of a matrix as stored, in canonical order, into out[0 .. tensor.form.bytes(count)): what
     // read_rows decodes. Indices of several planes are checked. Only where add == 0.
     PackedView read_packed(const SourceTensor& tensor, std::int64_t first, std::int64_t count,
@@ -81,6 +84,9 @@ class ModelSource {
     [[nodiscard]] Metadata gguf_metadata() const;
 
   private:
+    template <class Real>
+    void read(const SourceTensor& tensor, std::int64_t first, std::int64_t count, Real* out,
+              std::vector<std::byte>& scratch) const;
     void add_tensors(const TensorRule& rule, std::int64_t layer, const Importer* importer);
     void find_stored(const std::string& stored, const Importer* importer, SourceTensor& tensor);
     void find_plain(const std::string& stored, SourceTensor& tensor);

@@ -178,12 +178,13 @@ PackedView WeightMemory::load_stored(const SourceTensor& tensor, std::byte* out)
     return whole;
 }
 
-std::vector<float> read_vector(const ModelSource& source, const SourceTensor& tensor) {
-    std::vector<float> values(static_cast<std::size_t>(tensor.cols()));
+template <class Real>
+std::vector<Real> read_vector_as(const ModelSource& source, const SourceTensor& tensor) {
+    std::vector<Real> values(static_cast<std::size_t>(tensor.cols()));
     std::vector<std::byte> scratch;
     source.read_rows(tensor, 0, 1, values.data(), scratch);
     const auto bad =
-        std::find_if_not(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+        std::find_if_not(values.begin(), values.end(), [](Real v) { return std::isfinite(v); });
     if (bad != values.end()) {
         throw Error(Exit::kBadData, escaped(source.file().path(), 1024),
                     "tensor '" + tensor.name + "', element " +
@@ -192,14 +193,20 @@ std::vector<float> read_vector(const ModelSource& source, const SourceTensor& te
     return values;
 }
 
+std::vector<float> read_vector(const ModelSource& source, const SourceTensor& tensor) {
+    return read_vector_as<float>(source, tensor);
+}
+
 View WeightMemory::load_vector(const Placed& place) {
     const SourceTensor& tensor = *place.tensor;
-    const std::vector<float> values = read_vector(source_, tensor);
     std::byte* out = memory_.data() + place.offset;
+    const auto put = [&]<class Real>(const std::vector<Real>& values) {
+        std::copy(values.begin(), values.end(), reinterpret_cast<Real*>(out));
+    };
     if (exec_.dtype() == DType::kF64) {
-        std::copy(values.begin(), values.end(), reinterpret_cast<double*>(out));
+        put(read_vector_as<double>(source_, tensor));
     } else {
-        std::copy(values.begin(), values.end(), reinterpret_cast<float*>(out));
+        put(read_vector(source_, tensor));
     }
     return {out, exec_.dtype(), 1, tensor.cols(), tensor.cols()};
 }

@@ -279,9 +279,8 @@ static bool is_twin_of(LayoutId stored, const LayoutParams& params) {
 }
 
 std::optional<LayoutId> resident_layout(LayoutId stored, const LayoutParams& params) {
-#define THIMBLE_INTERLEAVED(of, twin)                             \
-    if (is_twin_of<LayoutId::k_##twin##_x16>(stored, params)) \
-        return LayoutId::k_##twin##_x16;
+#define THIMBLE_INTERLEAVED(of, twin) \
+    if (is_twin_of<LayoutId::k_##twin##_x16>(stored, params)) return LayoutId::k_##twin##_x16;
 #include "kernels/layout/interleaved.def"
 #undef THIMBLE_INTERLEAVED
     return std::nullopt;

@@ -66,7 +66,7 @@ HfOutput::HfOutput(const ModelSource& source, std::vector<TensorChoice>& choices
                         "give --format f16, bf16 or f32");
         }
         choice.copied =
-            !choice.merged && tensor.is_matrix && stored == choice.layout() && tensor.add == 0;
+            !choice.rewritten() && tensor.is_matrix && stored == choice.layout() && tensor.add == 0;
         out.push_back(std::move(choice));
     }
     // As safetensors holds them, widest types first: checkpoints cover what is written in order.

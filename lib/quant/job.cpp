@@ -93,6 +93,7 @@ struct QuantizeJob::State {
     std::string version, output;
     ModelSource source;
     AdapterMerge merge;
+    Folding folding;
     std::vector<TensorChoice> choices;
     std::optional<ColumnImportance> importance;
     std::unique_ptr<HfOutput> hf;  // null: GGUF
@@ -112,7 +113,8 @@ struct QuantizeJob::State {
           output(o.output_path()),
           source(ModelFile::open(o.model)),
           merge(options.adapters, source),
-          choices(choose_formats(source, with_format(options, source), merge)),
+          folding(options, source),
+          choices(choose_formats(source, with_format(options, source), merge, folding)),
           importance(load_importance(options, source)),
           checkpoint_bytes(parse_bytes(options.checkpoint_every, "--checkpoint-every")) {
         if (options.resume && options.measures_error()) {
@@ -122,6 +124,7 @@ struct QuantizeJob::State {
         if (importance) apply_importance(*importance, choices);
         require_importance(choices, options);
         if (!importance) return;
+        folding.use(*importance);
         warn_of_importance(*importance, choices, options.imatrix);
     }
 
@@ -269,6 +272,7 @@ QuantizeJob::QuantizeJob(const QuantizeOptions& options, std::string_view versio
         refuse_for_hf(s.options);
         s.hf = std::make_unique<HfOutput>(s.source, s.choices, s.options.copies());
     }
+    s.folding.use(s.choices, s.hf != nullptr);
     for (const TensorChoice& choice : s.choices) {
         TensorReport report{&choice, choice.tensor->stored_bytes(), 0, {}, {}};
         s.first_spec.push_back(s.specs.size());
@@ -315,6 +319,7 @@ void QuantizeJob::State::add_notes(Plan& plan) const {
         plan.notes.push_back("adapters become part of " + std::to_string(merged) +
                              (merged == 1 ? " matrix" : " matrices"));
     }
+    for (std::string& note : folding.notes()) plan.notes.push_back(std::move(note));
     for (const auto& [format, sum] : formats) {
         plan.notes.push_back(format + ": " + std::to_string(sum.tensors) + " tensors, " +
                              format_bytes(sum.bytes));
@@ -336,16 +341,16 @@ Plan QuantizeJob::plan(int threads, std::uint64_t baseline_bytes,
     if (s.source.file().container() == Container::kHuggingFace && !s.hf)
         vocabulary = std::max(vocabulary, Tokenizer::predict_bytes(s.source.file()));
 
-    const std::uint64_t importance = s.importance ? s.importance->bytes() : 0;
-    plan.at(Tier::kRam, Purpose::kOther) = importance;
+    const std::uint64_t other = (s.importance ? s.importance->bytes() : 0) + s.folding.bytes();
+    plan.at(Tier::kRam, Purpose::kOther) = other;
     plan.at(Tier::kRam, Purpose::kWeights) = s.merge.bytes();
     std::uint64_t scan = 0;
     for (const TensorChoice& c : s.choices) scan = std::max<std::uint64_t>(scan, scan_bytes(c));
     s.slice = s.most_slice();
     const std::uint64_t hash = Buffer::charged_bytes(kHashBufferBytes);
     if (ram_limit_bytes) {
-        const std::uint64_t used = baseline_bytes + vocabulary + importance + s.merge.bytes() +
-                                   scan + (s.options.resume ? hash : 0);
+        const std::uint64_t used = baseline_bytes + vocabulary + other + s.merge.bytes() + scan +
+                                   (s.options.resume ? hash : 0);
         const std::uint64_t left = *ram_limit_bytes > used ? *ram_limit_bytes - used : 0;
         const std::uint64_t share = left / workers / 64 * 64;
         s.slice = std::clamp<std::size_t>(share, s.least_slice(), s.slice);
@@ -388,6 +393,13 @@ bool QuantizeJob::State::store(std::size_t i, Progress& p) {
     resumed_bytes += row_in * static_cast<std::uint64_t>(first);
     RowStream::Sums sums;
     std::int64_t at = first;
+    if (report.choice->fold != nullptr && first < rows) {
+        const auto go_on = [&] { return p.events.progress(p.before, input_bytes); };
+        if (!folding.prepare(*report.choice, p.stream, go_on)) {
+            if (options.resume && first == 0) p.writer.checkpoint({index, 0});
+            return stopped(p.before);
+        }
+    }
     if (report.choice->merged && first < rows) {
         const SourceTensor& tensor = *report.choice->tensor;
         std::function<std::int64_t(std::int64_t)> canonical;
@@ -427,6 +439,7 @@ bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
         throw Error(Exit::kCannotCreate, escaped(s.output, 1024), "the output exists",
                     "give --overwrite to replace it");
     }
+    s.folding.begin();
     const std::unique_ptr<TensorWriter> writer = s.open_writer();
     const Charge disk(Tier::kDisk, Purpose::kWeights, writer->file_bytes());
     RowStream stream(

@@ -39,7 +39,8 @@ void AdapterMerge::load(const SourceTensor& tensor,
     }
 }
 
-void AdapterMerge::apply(std::int64_t r, std::span<float> row, std::span<double> scratch,
+template <class Real>
+void AdapterMerge::apply(std::int64_t r, std::span<Real> row, std::span<double> scratch,
                          TensorError& change) const {
     const std::int64_t canonical = rows_ ? rows_(r) : r;
     std::copy(row.begin(), row.end(), scratch.begin());
@@ -50,12 +51,17 @@ void AdapterMerge::apply(std::int64_t r, std::span<float> row, std::span<double>
     }
     for (std::size_t c = 0; c < row.size(); ++c) {
         const auto was = static_cast<double>(row[c]);
-        row[c] = static_cast<float>(stretch * scratch[c]);
+        row[c] = static_cast<Real>(stretch * scratch[c]);
         const double moved = static_cast<double>(row[c]) - was;
         change.error += moved * moved;
         change.norm += was * was;
         ++change.count;
     }
 }
+
+template void AdapterMerge::apply(std::int64_t, std::span<float>, std::span<double>,
+                                  TensorError&) const;
+template void AdapterMerge::apply(std::int64_t, std::span<double>, std::span<double>,
+                                  TensorError&) const;
 
 }  // namespace thimble

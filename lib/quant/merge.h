@@ -32,9 +32,10 @@ class AdapterMerge {
     // Reads the terms of a matrix. Its written row r is then the canonical row f(r) of `rows`
     // (empty: r).
     void load(const SourceTensor& tensor, std::function<std::int64_t(std::int64_t)> rows);
-    // Written row r of that matrix, [in]; scratch: [in]. Adds what changed to `change`. Safe to
-    // call from several threads.
-    void apply(std::int64_t r, std::span<float> row, std::span<double> scratch,
+    // Written row r of that matrix, [in], floats or doubles; scratch: [in]. Adds what changed to
+    // `change`. Safe to call from several threads.
+    template <class Real>
+    void apply(std::int64_t r, std::span<Real> row, std::span<double> scratch,
                TensorError& change) const;
 
   private:

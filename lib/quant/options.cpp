@@ -33,6 +33,25 @@ void visit_output(OptionVisitor& v, QuantizeOptions& o) {
     o.edits.visit(v);
 }
 
+// Of what the model is, not of what it computes.
+void visit_rewrites(OptionVisitor& v, QuantizeOptions& o) {
+    v.option({.name = "rearrange",
+              .help = "put channels of like size side by side, for blocks that share a scale: ffn "
+                      "(the middle axis), values (inside each value head), or all; the model "
+                      "computes the same, but adapters and importance matrices of the old order no "
+                      "longer fit it",
+              .value = "LIST"},
+             o.rearrange);
+    v.option(
+        {.name = "smooth",
+         .help = "move the size of input channels from activations into weights (SmoothQuant): "
+                 "0 levels the weights, 1 the activations; needs --imatrix; -1: not at all",
+         .value = "ALPHA",
+         .least = QuantizeOptions::kNoSmoothing,
+         .most = 1},
+        o.smooth);
+}
+
 }  // namespace
 
 void QuantizeOptions::visit(OptionVisitor& v) {
@@ -96,6 +115,7 @@ void QuantizeOptions::visit(OptionVisitor& v) {
               .help = "do not use entries of the importance matrix whose name contains this",
               .value = "TEXT"},
              exclude_weights);
+    visit_rewrites(v, *this);
     v.option({.name = "pure",
               .help = "all matrices in the base format of --format: no mix, no better output head"},
              pure);

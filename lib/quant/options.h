@@ -22,6 +22,8 @@ struct QuantizeOptions {
     std::string tensor_type_file;
     std::string output_tensor_type, token_embedding_type;  // "": by --format
     bool leave_output_tensor = false;
+    std::string rearrange;  // "ffn,values", "all"
+    double smooth = kNoSmoothing;
     std::string imatrix;
     std::vector<std::string> include_weights, exclude_weights;  // parts of names of its entries
     bool pure = false;
@@ -40,6 +42,7 @@ struct QuantizeOptions {
     // Types are kept.
     [[nodiscard]] bool copies() const { return format == kCopy; }
     static constexpr const char* kCopy = "copy";
+    static constexpr double kNoSmoothing = -1;
     // The output's path: as given, or beside the input with the format in its name.
     [[nodiscard]] std::string output_path() const;
 };

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::size_t kAlign = 64;
 constexpr std::int64_t kChunksPerGroup = 64;  // of all workers together, between two reports
+constexpr std::int64_t kSurveyColumns = 256;  // of one worker at a time
 
 std::size_t aligned(std::size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
@@ -49,6 +50,22 @@ class SliceSink final : public PlaneSink {
     std::array<std::byte*, kMaxPlanes> next_{};
 };
 
+// A row as it was to the row as it will be.
+template <class Real>
+void fold(const TensorFold* how, std::span<const double> row, Real* out) {
+    if (how != nullptr && how->replaced) {
+        std::transform(how->values.begin(), how->values.end(), out,
+                       [](double v) { return static_cast<Real>(v); });
+        return;
+    }
+    const std::span<const std::int32_t> columns = how ? how->columns : decltype(how->columns){};
+    const std::span<const double> scale = how ? how->scale : decltype(how->scale){};
+    for (std::size_t c = 0; c < row.size(); ++c) {
+        const double w = row[columns.empty() ? c : static_cast<std::size_t>(columns[c])];
+        out[c] = static_cast<Real>(scale.empty() ? w : w * scale[c]);
+    }
+}
+
 }  // namespace
 
 // Rows [first, first + count) of a tensor on their way.
@@ -63,15 +80,34 @@ PackedForm written_form(const TensorChoice& choice) {
     return choice.copied ? choice.tensor->form : form_of(*choice.format, shape_of(choice));
 }
 
+// Whether rows are held in doubles until they are encoded.
+static bool in_doubles(const TensorChoice& choice) {
+    return !choice.copied && choice.format->info().doubles;
+}
+
+// Whether each row is computed in double and then narrowed once.
+static bool is_wide(const TensorChoice& choice) {
+    return !choice.copied &&
+           (in_doubles(choice) || (choice.fold != nullptr && choice.fold->changes_rows()));
+}
+
+// The row that becomes row r.
+static std::int64_t row_before(const TensorChoice& choice, std::int64_t r) {
+    if (choice.fold == nullptr || choice.fold->rows.empty()) return r;
+    return choice.fold->rows[static_cast<std::size_t>(r)];
+}
+
 RowBytes row_bytes(const TensorChoice& choice, bool measure_error) {
     const SourceTensor& tensor = *choice.tensor;
     RowBytes row;
     if (tensor.is_stored()) row.stored = row_of(tensor.form, row.stored_tables);
     if (choice.copied) return row;
-    row.plain = static_cast<std::size_t>(tensor.cols()) * sizeof(float);
+    const auto cols = static_cast<std::size_t>(tensor.cols());
+    row.plain = cols * (in_doubles(choice) ? sizeof(double) : sizeof(float));
     row.packed = row_of(written_form(choice), row.packed_tables);
     if (measure_error) row.decoded = row.plain;
-    if (choice.merged) row.merging = static_cast<std::size_t>(tensor.cols()) * sizeof(double);
+    if (choice.merged) row.scratch += cols * sizeof(double);
+    if (is_wide(choice)) row.scratch += cols * sizeof(double);
     return row;
 }
 
@@ -79,7 +115,7 @@ std::size_t slice_bytes(const RowBytes& row, std::int64_t rows) {
     const auto n = static_cast<std::size_t>(rows);
     return row.stored_tables + aligned(row.stored * n) + aligned(row.plain * n) +
            aligned(row.packed_tables + row.packed * n) + aligned(row.decoded * n) +
-           aligned(row.merging);
+           aligned(row.scratch);
 }
 
 std::size_t scan_bytes(const TensorChoice& choice) {
@@ -102,28 +138,63 @@ void RowStream::prepare(const TensorChoice& choice) {
     if (choice.copied) return;
     scanned_ = Charge(Tier::kRam, Purpose::kIo, scan_bytes(choice));
     const WeightFormat& format = *choice.format;
-    encoder_ = ops::encoder(setup_.isa, format, shape_of(choice),
-                            {.column_importance = choice.importance});
+    const bool moved = choice.fold != nullptr && choice.fold->changes_rows();
+    encoder_ =
+        ops::encoder(setup_.isa, format, shape_of(choice),
+                     {.column_importance = moved ? choice.fold->importance : choice.importance});
     if (format.info().needs_scan) scan(choice);
 }
 
-// Each slice takes a chunk, all at once; then they are seen in order.
-void RowStream::scan(const TensorChoice& choice) try {
+template <class See>
+void RowStream::load_in_turn(const TensorChoice& choice, See&& see) try {
     const std::int64_t fit = chunk_rows(choice), rows = choice.tensor->rows();
     std::mutex unused;
+    std::vector<std::span<const float>> pieces;
     for (std::int64_t first = 0; first < rows; first += fit * setup_.team->threads()) {
         const std::int64_t count = std::min(rows - first, fit * setup_.team->threads());
         const auto load_chunk = [&](std::int64_t begin, std::int64_t end) {
-            load({choice, 0, first + begin, end - begin, unused}, slice(begin / fit));
+            load<float>({choice, 0, first + begin, end - begin, unused}, slice(begin / fit));
         };
         setup_.team->run(count, fit, load_chunk);
+        pieces.clear();
         for (std::int64_t begin = 0; begin < count; begin += fit) {
             const std::int64_t n = std::min(fit, count - begin);
-            encoder_->scan(first + begin, plain({choice, 0, first, n, unused}, slice(begin / fit)));
+            pieces.push_back(plain<float>({choice, 0, first, n, unused}, slice(begin / fit)));
         }
+        if (!see(first, std::span<const std::span<const float>>(pieces))) return;
     }
 } catch (const Error& e) {
     throw placed(e, choice);
+}
+
+void RowStream::scan(const TensorChoice& choice) {
+    load_in_turn(choice, [&](std::int64_t first, std::span<const std::span<const float>> pieces) {
+        for (const std::span<const float> piece : pieces) {
+            encoder_->scan(first, piece);
+            first += std::ssize(piece) / choice.tensor->cols();
+        }
+        return true;
+    });
+}
+
+bool RowStream::survey(const SourceTensor& tensor, const ColumnUse& use,
+                       const std::function<bool()>& go_on) {
+    TensorChoice choice;  // needs no more of a slice than what the matrix becomes
+    choice.tensor = &tensor;
+    choice.merged = setup_.merge->changes(tensor);
+    if (choice.merged) setup_.merge->load(tensor, {});
+    const std::int64_t cols = tensor.cols();
+    bool on = true;
+    load_in_turn(choice, [&](std::int64_t, std::span<const std::span<const float>> pieces) {
+        setup_.team->run(cols, kSurveyColumns, [&](std::int64_t begin, std::int64_t end) {
+            for (const std::span<const float> piece : pieces) {
+                for (std::int64_t at = 0; at < std::ssize(piece); at += cols)
+                    use(piece.data() + at, begin, end);
+            }
+        });
+        return on = go_on();
+    });
+    return on;
 }
 
 std::byte* RowStream::slice(std::int64_t i) noexcept {
@@ -163,87 +234,165 @@ RowStream::Sums RowStream::convert_chunk(const Chunk& chunk, std::byte* slice) c
         copy(chunk, slice);
         return {};
     }
-    const RowBytes row = row_bytes(chunk.choice, setup_.measure_error);
-    const auto count = static_cast<std::size_t>(chunk.count);
-    Sums sums;
-    sums.change = load(chunk, slice);
-    const std::span<float> weights = plain(chunk, slice);
-    const std::span<std::byte> packed(
-        reinterpret_cast<std::byte*>(weights.data()) + aligned(weights.size_bytes()),
-        row.packed_tables + row.packed * count);
-    encode(chunk, weights, packed);
-    if (!setup_.measure_error) return sums;
-    auto* decoded = reinterpret_cast<float*>(packed.data() + aligned(packed.size()));
-    sums.error = measure(chunk, weights, packed, {decoded, weights.size()});
-    return sums;
+    return in_doubles(chunk.choice) ? convert_rows<double>(chunk, slice)
+                                    : convert_rows<float>(chunk, slice);
 } catch (const Error& e) {
     throw placed(e, chunk.choice);
 }
 
-// Where a slice has a chunk's weights.
-std::span<float> RowStream::plain(const Chunk& chunk, std::byte* slice) const {
+template <class Real>
+RowStream::Sums RowStream::convert_rows(const Chunk& chunk, std::byte* slice) const {
     const RowBytes row = row_bytes(chunk.choice, setup_.measure_error);
     const auto count = static_cast<std::size_t>(chunk.count);
-    return {reinterpret_cast<float*>(slice + row.stored_tables + aligned(row.stored * count)),
+    Sums sums;
+    sums.change = load<Real>(chunk, slice);
+    const std::span<Real> weights = plain<Real>(chunk, slice);
+    const std::span<std::byte> packed(
+        reinterpret_cast<std::byte*>(weights.data()) + aligned(weights.size_bytes()),
+        row.packed_tables + row.packed * count);
+    encode<Real>(chunk, weights, packed);
+    if (!setup_.measure_error) return sums;
+    auto* decoded = reinterpret_cast<Real*>(packed.data() + aligned(packed.size()));
+    sums.error = measure<Real>(chunk, weights, packed, {decoded, weights.size()});
+    return sums;
+}
+
+// Where a slice has a chunk's weights.
+template <class Real>
+std::span<Real> RowStream::plain(const Chunk& chunk, std::byte* slice) const {
+    const RowBytes row = row_bytes(chunk.choice, setup_.measure_error);
+    const auto count = static_cast<std::size_t>(chunk.count);
+    return {reinterpret_cast<Real*>(slice + row.stored_tables + aligned(row.stored * count)),
             count * static_cast<std::size_t>(chunk.choice.tensor->cols())};
 }
 
+double* RowStream::scratch(const Chunk& chunk, std::byte* slice) const {
+    const RowBytes row = row_bytes(chunk.choice, setup_.measure_error);
+    return reinterpret_cast<double*>(slice + slice_bytes(row, chunk.count) - aligned(row.scratch));
+}
+
+// The chunk's rows as stored, in the order that they are to have.
+PackedView RowStream::read_stored(const Chunk& chunk, std::byte* out) const {
+    const ModelSource& source = *setup_.source;
+    const SourceTensor& tensor = *chunk.choice.tensor;
+    const TensorFold* fold = chunk.choice.fold;
+    if (fold == nullptr || fold->rows.empty())
+        return source.read_packed(tensor, chunk.first, chunk.count, out);
+    const PackedForm& form = tensor.form;
+    const PackedView view = form.view({chunk.count, tensor.cols()}, out);
+    for (std::size_t p = 0; p < form.planes.size(); ++p) {
+        std::byte* const plane = out + form.plane_offset(p, chunk.count);
+        const std::size_t row_bytes = form.planes[p].row_bytes;
+        if (row_bytes == 0 && form.planes[p].bytes > 0)
+            source.read_plane(tensor, p, {}, {plane, form.planes[p].bytes});
+        for (std::int64_t r = 0; r < chunk.count && row_bytes > 0; ++r) {
+            source.read_plane(tensor, p, {row_before(chunk.choice, chunk.first + r), 1},
+                              {plane + static_cast<std::size_t>(r) * row_bytes, row_bytes});
+        }
+    }
+    if (form.planes.size() > 1) verify(chunk, view);
+    return view;
+}
+
+// Errors name rows as the source has them.
+void RowStream::verify(const Chunk& chunk, const PackedView& view) const {
+    for (std::int64_t r = 0; r < chunk.count; ++r) {
+        const std::int64_t before = row_before(chunk.choice, chunk.first + r);
+        format_of(view.layout).verify(view, {r, 1}, before - r);
+    }
+}
+
 void RowStream::copy(const Chunk& chunk, std::byte* stored) const {
-    const PackedView view =
-        setup_.source->read_packed(*chunk.choice.tensor, chunk.first, chunk.count, stored);
-    format_of(view.layout).verify(view, {0, chunk.count}, chunk.first);
+    const PackedView view = read_stored(chunk, stored);
+    verify(chunk, view);
     write(chunk, view);
 }
 
 // The tensor's weights as they are to be encoded; what merging changes.
+template <class Real>
 TensorError RowStream::load(const Chunk& chunk, std::byte* slice) const {
+    if (is_wide(chunk.choice)) return load_wide<Real>(chunk, slice);
     read(chunk, slice);
     return chunk.choice.merged ? merge(chunk, slice) : TensorError{};
 }
 
+// Row by row: all that is stored, merged and folded in double, then narrowed where need be.
+template <class Real>
+TensorError RowStream::load_wide(const Chunk& chunk, std::byte* slice) const {
+    const TensorChoice& choice = chunk.choice;
+    const SourceTensor& tensor = *choice.tensor;
+    const auto cols = static_cast<std::size_t>(tensor.cols());
+    const std::span<double> row(scratch(chunk, slice), cols);
+    Real* out = plain<Real>(chunk, slice).data();
+    PackedView view;
+    if (tensor.is_matrix) view = read_stored(chunk, slice);
+    TensorError change;
+    for (std::int64_t r = 0; r < chunk.count; ++r, out += cols) {
+        if (tensor.is_matrix) {
+            format_of(view.layout)
+                .decode(view, {r, 1}, {row.data(), DType::kF64, 1, tensor.cols(), tensor.cols()});
+        } else {  // with the architecture's transforms
+            std::vector<std::byte> stored;
+            setup_.source->read_rows(tensor, 0, 1, row.data(), stored);
+        }
+        if (choice.merged) {
+            setup_.merge->apply(row_before(choice, chunk.first + r), row, {row.data() + cols, cols},
+                                change);
+        }
+        fold(choice.fold, row, out);
+    }
+    return change;
+}
+
 void RowStream::read(const Chunk& chunk, std::byte* slice) const {
     const SourceTensor& tensor = *chunk.choice.tensor;
-    const std::span<float> weights = plain(chunk, slice);
+    const std::span<float> weights = plain<float>(chunk, slice);
     if (!tensor.is_matrix || tensor.add != 0) {  // with the architecture's transforms
-        std::vector<std::byte> scratch;
-        setup_.source->read_rows(tensor, chunk.first, chunk.count, weights.data(), scratch);
+        std::vector<std::byte> stored;
+        setup_.source->read_rows(tensor, chunk.first, chunk.count, weights.data(), stored);
         return;
     }
-    const PackedView view = setup_.source->read_packed(tensor, chunk.first, chunk.count, slice);
+    const PackedView view = read_stored(chunk, slice);
     ops::decode_rows(setup_.isa, view, {0, chunk.count},
                      {weights.data(), DType::kF32, chunk.count, view.shape.cols, view.shape.cols});
 }
 
 TensorError RowStream::merge(const Chunk& chunk, std::byte* slice) const {
-    const RowBytes row = row_bytes(chunk.choice, setup_.measure_error);
     const auto cols = static_cast<std::size_t>(chunk.choice.tensor->cols());
-    const std::span<float> weights = plain(chunk, slice);
-    std::byte* const scratch = slice + slice_bytes(row, chunk.count) - aligned(row.merging);
+    const std::span<float> weights = plain<float>(chunk, slice);
+    const std::span<double> row(scratch(chunk, slice), cols);
     TensorError change;
     for (std::int64_t r = 0; r < chunk.count; ++r) {
-        setup_.merge->apply(chunk.first + r,
-                            weights.subspan(static_cast<std::size_t>(r) * cols, cols),
-                            {reinterpret_cast<double*>(scratch), cols}, change);
+        setup_.merge->apply(row_before(chunk.choice, chunk.first + r),
+                            weights.subspan(static_cast<std::size_t>(r) * cols, cols), row, change);
     }
     return change;
 }
 
-void RowStream::encode(const Chunk& chunk, std::span<const float> weights,
+template <class Real>
+void RowStream::encode(const Chunk& chunk, std::span<const Real> weights,
                        std::span<std::byte> packed) const {
     const PackedForm form = written_form(chunk.choice);
     SliceSink sink(form, chunk.count, packed.data());
     if (chunk.first > 0) encoder_->encode(0, {}, sink);  // tables
-    encoder_->encode(chunk.first, weights, sink);
+    if constexpr (std::is_same_v<Real, double>) {
+        encoder_->encode_doubles(chunk.first, weights, sink);
+    } else {
+        encoder_->encode(chunk.first, weights, sink);
+    }
     write(chunk, form.view({chunk.count, chunk.choice.tensor->cols()}, packed.data()));
 }
 
-TensorError RowStream::measure(const Chunk& chunk, std::span<const float> weights,
-                               std::span<const std::byte> packed, std::span<float> decoded) const {
+template <class Real>
+TensorError RowStream::measure(const Chunk& chunk, std::span<const Real> weights,
+                               std::span<const std::byte> packed, std::span<Real> decoded) const {
+    constexpr DType kType = std::is_same_v<Real, double> ? DType::kF64 : DType::kF32;
     const Shape2 shape{chunk.count, chunk.choice.tensor->cols()};
-    chunk.choice.format->decode(written_form(chunk.choice).view(shape, packed.data()), {0, chunk.count},
-                {decoded.data(), DType::kF32, shape.rows, shape.cols, shape.cols});
+    chunk.choice.format->decode(written_form(chunk.choice).view(shape, packed.data()),
+                                {0, chunk.count},
+                                {decoded.data(), kType, shape.rows, shape.cols, shape.cols});
     TensorError sums;
-    sums.compare(weights, decoded);
+    sums.compare(weights, std::span<const Real>(decoded));
     return sums;
 }
 

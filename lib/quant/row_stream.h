@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "core/error.h"
@@ -24,7 +25,7 @@ namespace thimble {
 // Bytes that one row needs in a worker's slice.
 struct RowBytes {
     std::size_t stored = 0, plain = 0, packed = 0, decoded = 0;
-    std::size_t stored_tables = 0, packed_tables = 0, merging = 0;  // besides, however many rows
+    std::size_t stored_tables = 0, packed_tables = 0, scratch = 0;  // besides, however many rows
     [[nodiscard]] std::size_t sum() const noexcept { return stored + plain + packed + decoded; }
 };
 [[nodiscard]] RowBytes row_bytes(const TensorChoice& choice, bool measure_error);
@@ -45,7 +46,7 @@ class RowStream {
         std::size_t slice = 0;  // bytes per worker
         Isa isa = Isa::kPortable;
         bool measure_error = false;
-        const AdapterMerge* merge = nullptr;  // with the terms of the tensor at hand
+        AdapterMerge* merge = nullptr;  // with the terms of the tensor at hand
     };
     struct Sums {
         TensorError error;   // if errors are measured
@@ -73,6 +74,14 @@ class RowStream {
         return true;
     }
 
+    // use(row, begin, end) for columns [begin, end) of each row of a matrix as it is before it is
+    // changed, adapters merged. The rows of a column come in order, several columns at once. Leaves
+    // the matrix's adapters in place of those loaded; false when go_on(), asked now and then on the
+    // calling thread, stopped it.
+    using ColumnUse = std::function<void(const float*, std::int64_t, std::int64_t)>;
+    [[nodiscard]] bool survey(const SourceTensor& tensor, const ColumnUse& use,
+                              const std::function<bool()>& go_on);
+
   private:
     struct Chunk;
     // Makes the tensor's encoder.
@@ -85,16 +94,31 @@ class RowStream {
     [[nodiscard]] std::byte* slice(std::int64_t i) noexcept;
     [[nodiscard]] std::int64_t chunk_rows(const TensorChoice& choice) const;
     [[nodiscard]] Error placed(const Error& e, const TensorChoice& choice) const;
-    [[nodiscard]] std::span<float> plain(const Chunk& chunk, std::byte* slice) const;
+    // Loads as many rows as the slices hold, all at once, then sees them: see(first, pieces) with
+    // the rows from `first` on, in order.
+    template <class See>
+    void load_in_turn(const TensorChoice& choice, See&& see);
+    template <class Real>
+    [[nodiscard]] std::span<Real> plain(const Chunk& chunk, std::byte* slice) const;
+    template <class Real>
+    [[nodiscard]] Sums convert_rows(const Chunk& chunk, std::byte* slice) const;
+    PackedView read_stored(const Chunk& chunk, std::byte* out) const;
+    void verify(const Chunk& chunk, const PackedView& view) const;
     void copy(const Chunk& chunk, std::byte* stored) const;
+    template <class Real>
     TensorError load(const Chunk& chunk, std::byte* slice) const;
+    template <class Real>
+    TensorError load_wide(const Chunk& chunk, std::byte* slice) const;
     void read(const Chunk& chunk, std::byte* slice) const;
     TensorError merge(const Chunk& chunk, std::byte* slice) const;
-    void encode(const Chunk& chunk, std::span<const float> weights,
+    [[nodiscard]] double* scratch(const Chunk& chunk, std::byte* slice) const;
+    template <class Real>
+    void encode(const Chunk& chunk, std::span<const Real> weights,
                 std::span<std::byte> packed) const;
-    [[nodiscard]] TensorError measure(const Chunk& chunk, std::span<const float> weights,
+    template <class Real>
+    [[nodiscard]] TensorError measure(const Chunk& chunk, std::span<const Real> weights,
                                       std::span<const std::byte> packed,
-                                      std::span<float> decoded) const;
+                                      std::span<Real> decoded) const;
     void write(const Chunk& chunk, const PackedView& rows) const;
 
     Setup setup_;

@@ -59,10 +59,12 @@ SharedFormat base_format(const Mix* mix, const QuantizeOptions& options) {
 
 class Chooser {
   public:
-    Chooser(const ModelSource& source, const QuantizeOptions& options, const AdapterMerge& merge)
+    Chooser(const ModelSource& source, const QuantizeOptions& options, const AdapterMerge& merge,
+            const Folding& folding)
         : source_(source),
           options_(options),
           merge_(merge),
+          folding_(folding),
           mix_(options.copies() ? nullptr : find_mix(to_lower(options.format))),
           base_(base_format(mix_, options)),
           rules_(options.tensor_type) {}
@@ -72,9 +74,10 @@ class Chooser {
         std::vector<TensorChoice> choices;
         auto type = mixed.begin();
         for (const SourceTensor& tensor : source_.tensors()) {
-            choices.push_back({.tensor = &tensor});
+            choices.push_back({.tensor = &tensor, .fold = folding_.of(tensor)});
             if (!tensor.is_matrix) {
                 if (keeps_vectors_) choices.back().format = shared_format_of(tensor.layout());
+                if (base_->info().doubles) choices.back().format = base_;
                 continue;
             }
             choose(choices.back(), mixed.empty() ? nullptr : &*type++);
@@ -184,8 +187,8 @@ class Chooser {
         const SourceTensor& tensor = *choice.tensor;
         const LayoutId stored = tensor.layout();
         choice.merged = merge_.changes(tensor);
-        choice.copied =
-            !choice.merged && stored == choice.layout() && tensor.add == 0 && tensor.is_stored();
+        choice.copied = !choice.rewritten() && stored == choice.layout() && tensor.add == 0 &&
+                        tensor.is_stored();
         if (!choice.copied && !choice.format->info().encodes) {
             throw Error(Exit::kUsage, "tensor '" + tensor.name + "'",
                         "there is no encoder for " + std::string(choice.format->name()) +
@@ -200,6 +203,7 @@ class Chooser {
                         std::string(choice.format->name()) + " adds to its error",
                     choice.merged ? "merge into f16, bf16 or f32 weights, or give "
                                     "--allow-requantize"
+                    : choice.fold ? "rewrite f16, bf16 or f32 weights, or give --allow-requantize"
                                   : "start from f16, bf16 or f32 weights, keep them with --format "
                                     "copy, or give --allow-requantize");
     }
@@ -207,6 +211,7 @@ class Chooser {
     const ModelSource& source_;
     const QuantizeOptions& options_;
     const AdapterMerge& merge_;
+    const Folding& folding_;
     const Mix* mix_;
     SharedFormat base_;
     NameRules rules_;
@@ -227,8 +232,8 @@ std::vector<InlineForm> target_forms() {
         if (!mix.alias.empty()) forms.push_back({std::string(mix.alias), {}});
     }
     const auto add = [&](std::string_view name, const WeightFormat& format) {
-        forms.push_back({std::string(name),
-                         list_options([&](OptionVisitor& v) { format.visit_options(v); })});
+        forms.push_back(
+            {std::string(name), list_options([&](OptionVisitor& v) { format.visit_options(v); })});
     };
     for (const auto& format : weight_formats().items()) {
         if (format->info().encodes && find_mix(format->name()) == nullptr)
@@ -245,8 +250,8 @@ std::optional<std::uint32_t> file_type_of(const QuantizeOptions& options) {
 }
 
 std::vector<TensorChoice> choose_formats(const ModelSource& source, const QuantizeOptions& options,
-                                         const AdapterMerge& merge) {
-    return Chooser(source, options, merge).run();
+                                         const AdapterMerge& merge, const Folding& folding) {
+    return Chooser(source, options, merge, folding).run();
 }
 
 }  // namespace thimble

@@ -6,17 +6,28 @@
 
 namespace thimble {
 
-void TensorError::compare(std::span<const float> weights, std::span<const float> stored) noexcept {
+template <class Real>
+static void add_pairs(std::span<const Real> weights, std::span<const Real> stored,
+                      TensorError& sums) noexcept {
     for (std::size_t i = 0; i < weights.size(); ++i) {
         const double w = static_cast<double>(weights[i]), s = static_cast<double>(stored[i]);
         const double difference = s - w;
-        error += difference * difference;
-        norm += w * w;
-        stored_norm += s * s;
-        product += w * s;
-        greatest = std::max(greatest, std::abs(difference));
+        sums.error += difference * difference;
+        sums.norm += w * w;
+        sums.stored_norm += s * s;
+        sums.product += w * s;
+        sums.greatest = std::max(sums.greatest, std::abs(difference));
     }
-    count += weights.size();
+    sums.count += weights.size();
+}
+
+void TensorError::compare(std::span<const float> weights, std::span<const float> stored) noexcept {
+    add_pairs(weights, stored, *this);
+}
+
+void TensorError::compare(std::span<const double> weights,
+                          std::span<const double> stored) noexcept {
+    add_pairs(weights, stored, *this);
 }
 
 void TensorError::add(const TensorError& other) noexcept {

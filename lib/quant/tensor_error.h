@@ -19,6 +19,7 @@ struct TensorError {
     std::uint64_t count = 0;  // weights compared
 
     void compare(std::span<const float> weights, std::span<const float> stored) noexcept;
+    void compare(std::span<const double> weights, std::span<const double> stored) noexcept;
     void add(const TensorError& other) noexcept;
 
     [[nodiscard]] double relative_rmse() const noexcept;  // sqrt(error / norm), 0 without error

@@ -102,16 +102,31 @@ const std::vector<SharedFormat>& encoding_formats() {
         }
         for (const FormatAlias& alias : format_aliases())
             out.push_back(make_format(alias.name, "test"));
-        for (const char* spec :
-             {"affine:fit=minmax", "affine:fit=hqq", "affine:bits=3,group=128,fit=minmax",
-              "affine:bits=2,fit=hqq", "affine:bits=4,group=16", "affine:scale=f32,group=0",
-              "affine:bits=4,group=128,symmetric=true,fit=minmax", "affine:scale=bf16",
-              "affine:bits=8,symmetric=true,fit=minmax", "bitmod:fit=peak", "bitmod:only=er",
-              "bitmod:bits=3,fit=peak,group=64", "bitmod:only=ea,group=32", "bfp:fit=peak",
-              "bfp:bits=2", "bfp:bits=8,group=16,fit=peak", "bfp:group=128,fit=peak",
-              "bipolar:bits=1", "bipolar:bits=2", "bipolar:bits=3", "bipolar:bits=8",
-              "bipolar:bits=4,fit=peak", "bipolar:bits=5,group=64", "fp8:group=128",
-              "nvfp4:fit=peak"})
+        for (const char* spec : {"affine:fit=minmax",
+                                 "affine:fit=hqq",
+                                 "affine:bits=3,group=128,fit=minmax",
+                                 "affine:bits=2,fit=hqq",
+                                 "affine:bits=4,group=16",
+                                 "affine:scale=f32,group=0",
+                                 "affine:bits=4,group=128,symmetric=true,fit=minmax",
+                                 "affine:scale=bf16",
+                                 "affine:bits=8,symmetric=true,fit=minmax",
+                                 "bitmod:fit=peak",
+                                 "bitmod:only=er",
+                                 "bitmod:bits=3,fit=peak,group=64",
+                                 "bitmod:only=ea,group=32",
+                                 "bfp:fit=peak",
+                                 "bfp:bits=2",
+                                 "bfp:bits=8,group=16,fit=peak",
+                                 "bfp:group=128,fit=peak",
+                                 "bipolar:bits=1",
+                                 "bipolar:bits=2",
+                                 "bipolar:bits=3",
+                                 "bipolar:bits=8",
+                                 "bipolar:bits=4,fit=peak",
+                                 "bipolar:bits=5,group=64",
+                                 "fp8:group=128",
+                                 "nvfp4:fit=peak"})
             out.push_back(make_format(spec, "test"));
         return out;
     }();
@@ -145,8 +160,8 @@ void check_damaged_planes(const WeightFormat& format, const Packed& p) {
     for (std::size_t k = 0; k < p.info.size(); ++k) {
         const std::size_t bytes = p.info[k].row_bytes;
         if (bytes != 0)
-            std::memset(bad.sink.planes[k].data() + bytes * static_cast<std::size_t>(rows - 1), 0xff,
-                        bytes);
+            std::memset(bad.sink.planes[k].data() + bytes * static_cast<std::size_t>(rows - 1),
+                        0xff, bytes);
         bad.view.planes[k].data = bad.sink.planes[k].data();
     }
     const Error e = error_of([&] { format.verify(bad.view, {0, rows}); });
@@ -251,14 +266,31 @@ TEST_SUITE("format") {
             bool exact;
         };
         const std::map<std::string, Known> known{
-            {"f32", {0, true}},         {"f16", {0.0208, true}},    {"bf16", {0.166, true}},
-            {"q8_0", {0.533, true}},    {"q4_0", {8.57, true}},     {"q4_1", {7.78, true}},
-            {"q5_0", {3.99, false}},    {"q5_1", {3.33, false}},    {"q4_k", {6.97, false}},
-            {"q5_k", {3.44, false}},    {"q6_k", {1.66, false}},    {"q2_k", {26.0, false}},
-            {"q3_k", {14.4, false}},    {"iq4_nl", {7.35, false}},  {"iq4_xs", {7.40, false}},
-            {"mxfp4", {11.15, false}},  {"tq1_0", {43.6, true}},    {"tq2_0", {43.6, true}},
-            {"iq2_xxs", {34.7, false}}, {"iq2_xs", {29.86, false}}, {"iq2_s", {24.7, false}},
-            {"iq3_xxs", {18.0, false}}, {"iq3_s", {13.06, false}},  {"iq1_s", {49.7, false}},
+            {"f64", {0, true}},
+            {"f32", {0, true}},
+            {"f16", {0.0208, true}},
+            {"bf16", {0.166, true}},
+            {"q8_0", {0.533, true}},
+            {"q4_0", {8.57, true}},
+            {"q4_1", {7.78, true}},
+            {"q5_0", {3.99, false}},
+            {"q5_1", {3.33, false}},
+            {"q4_k", {6.97, false}},
+            {"q5_k", {3.44, false}},
+            {"q6_k", {1.66, false}},
+            {"q2_k", {26.0, false}},
+            {"q3_k", {14.4, false}},
+            {"iq4_nl", {7.35, false}},
+            {"iq4_xs", {7.40, false}},
+            {"mxfp4", {11.15, false}},
+            {"tq1_0", {43.6, true}},
+            {"tq2_0", {43.6, true}},
+            {"iq2_xxs", {34.7, false}},
+            {"iq2_xs", {29.86, false}},
+            {"iq2_s", {24.7, false}},
+            {"iq3_xxs", {18.0, false}},
+            {"iq3_s", {13.06, false}},
+            {"iq1_s", {49.7, false}},
             {"iq1_m", {45.3, false}},
             {"nf4", {9.15, true}},
             {"affine", {8.60, false}},
@@ -366,14 +398,44 @@ TEST_SUITE("format") {
             const std::string spec = spec_of(*format);
             const bool wide_scales = spec.find("scale=f32") != std::string::npos ||
                                      spec.find("scale=bf16") != std::string::npos;
-            if (info.name == "f32" || info.name == "bf16" || info.name == "mxfp4" ||
-                info.name == "nf4" || info.name == "bfp" || info.name == "fp8" ||
-                info.name == "nvfp4" || wide_scales) {
+            if (info.name == "f32" || info.name == "f64" || info.name == "bf16" ||
+                info.name == "mxfp4" || info.name == "nf4" || info.name == "bfp" ||
+                info.name == "fp8" || info.name == "nvfp4" || wide_scales) {
                 CHECK_NOTHROW(pack(*format, shape, huge));
             } else {
                 const Error e = error_of([&] { (void)pack(*format, shape, huge); });
                 CHECK(e.exit() == Exit::kBadData);
                 CHECK(e.where().substr(0, 5) == "row 1");
+            }
+        }
+    }
+
+    TEST_CASE("format contract: doubles are kept by the formats that say so, others take none") {
+        for (const WeightFormat* format : encoding_formats()) {
+            CAPTURE(std::string(format->name()));
+            const FormatInfo info = format->info();
+            const Shape2 shape{3, 256};
+            std::vector<double> w(768);
+            for (std::size_t i = 0; i < w.size(); ++i)
+                w[i] = static_cast<double>(normal(19, i)) * (1 + 0x1p-40 * static_cast<double>(i));
+            const auto encoder = format->encoder(shape, {});
+            BytesSink sink;
+            if (!info.doubles) {
+                const Error e = error_of([&] { encoder->encode_doubles(0, w, sink); });
+                CHECK(e.exit() == Exit::kFailure);
+                continue;
+            }
+            encoder->encode_doubles(0, w, sink);
+            PackedView view = block_form(info.layout, shape).view(shape, sink.planes[0].data());
+            CHECK(sink.planes[0].size() == view.planes[0].bytes);
+            CHECK(unpack(*format, view, {0, 3}) == w);
+            for (const double bad : {double{NAN}, double{INFINITY}, -1e300}) {
+                w[256 + 17] = bad;
+                const Error e = error_of([&] { encoder->encode_doubles(0, w, sink); });
+                CHECK(e.exit() == Exit::kBadData);
+                CHECK(e.where() == "row 1, column 17");
+                std::memcpy(sink.planes[0].data() + (256 + 17) * sizeof bad, &bad, sizeof bad);
+                CHECK(error_of([&] { format->verify(view, {0, 3}); }).exit() == Exit::kBadData);
             }
         }
     }

@@ -61,8 +61,9 @@ TEST_SUITE("encode") {
             if (format->info().encodes && !format->info().needs_scan)
                 formats.push_back(shared_format_of(format->info().layout));
         }
-        for (const char* spec : {"affine:symmetric=true", "affine:bits=2", "affine:bits=8,group=128",
-                                 "bitmod:bits=3", "bitmod:only=ea", "bipolar:bits=2"})
+        for (const char* spec :
+             {"affine:symmetric=true", "affine:bits=2", "affine:bits=8,group=128", "bitmod:bits=3",
+              "bitmod:only=ea", "bipolar:bits=2"})
             formats.push_back(make_format(spec, "test"));
         for (const SharedFormat& format : formats) {
             CAPTURE(spec_of(*format));

@@ -160,17 +160,27 @@ inline Matrix make_planes(LayoutId layout, Shape2 shape, std::uint64_t seed) {
 inline std::vector<std::string> specs_of(LayoutId layout) {
     switch (layout) {
         case LayoutId::k_affine:
-            return {"", "", "affine:bits=2,group=64", "affine:bits=3,group=32", "affine:group=16",
-                    "affine:bits=4,group=32,symmetric=true", "affine:bits=5", "affine:bits=6",
-                    "affine:bits=7,group=32", "affine:bits=8", "affine:bits=8,group=0,symmetric=true",
-                    "affine:bits=2,group=32", "affine:bits=3", "affine:bits=6,group=32"};
+            return {"",
+                    "",
+                    "affine:bits=2,group=64",
+                    "affine:bits=3,group=32",
+                    "affine:group=16",
+                    "affine:bits=4,group=32,symmetric=true",
+                    "affine:bits=5",
+                    "affine:bits=6",
+                    "affine:bits=7,group=32",
+                    "affine:bits=8",
+                    "affine:bits=8,group=0,symmetric=true",
+                    "affine:bits=2,group=32",
+                    "affine:bits=3",
+                    "affine:bits=6,group=32"};
         case LayoutId::k_nf4:
             return {"", ""};
         case LayoutId::k_bitmod:
             return {"bitmod:bits=4,group=64", "bitmod:bits=3"};
         case LayoutId::k_bfp:
-            return {"bfp:bits=2", "bfp:bits=3", "bfp:bits=4", "bfp:bits=5,group=64", "bfp:bits=6",
-                    "bfp:bits=7", "bfp:bits=8", "bfp:group=16"};
+            return {"bfp:bits=2", "bfp:bits=3", "bfp:bits=4", "bfp:bits=5,group=64",
+                    "bfp:bits=6", "bfp:bits=7", "bfp:bits=8", "bfp:group=16"};
         case LayoutId::k_bipolar:
             return {"bipolar:bits=1", "bipolar:bits=2", "bipolar:bits=3", "bipolar:bits=4,group=64",
                     "bipolar:bits=5", "bipolar:bits=6", "bipolar:bits=7", "bipolar:bits=8"};

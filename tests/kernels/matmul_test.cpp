@@ -294,7 +294,8 @@ TEST_CASE("repack keeps every value, whole or piece by piece") {
         for (std::int64_t r = shape.rows; r < padded.shape.rows; ++r) {
             ops::decode_rows(oracle.exec, padded, {r, 1},
                              {decoded.data(), DType::kF64, 1, shape.cols, shape.cols});
-            REQUIRE(std::all_of(decoded.begin(), decoded.end(), [](double v) { return std::fabs(v) < 0x1p-100; }));
+            REQUIRE(std::all_of(decoded.begin(), decoded.end(),
+                                [](double v) { return std::fabs(v) < 0x1p-100; }));
         }
         std::vector<std::byte> pieces(whole.bytes.size(), std::byte{0xff});
         for (std::int64_t r = 0; r < shape.rows; r += ops::kRepackRows) {

@@ -121,8 +121,8 @@ TEST_CASE("quantize copy: row by row, codes and tables are written as all at onc
         QuantizeOptions options;
         options.format = QuantizeOptions::kCopy;
         int packed = 0;
-        for (const TensorChoice& choice :
-             choose_formats(*source, options, AdapterMerge({}, *source))) {
+        for (const TensorChoice& choice : choose_formats(
+                 *source, options, AdapterMerge({}, *source), Folding(options, *source))) {
             if (!choice.tensor->packed) continue;
             ++packed;
             const Written whole = copied(*source, choice, choice.tensor->rows());

@@ -60,7 +60,7 @@ __device__ __forceinline__ int part_columns(std::int64_t first, std::int64_t col
 }
 
 // Columns [first, first + 32) of a row of `cols` columns; first is a multiple of 32, what lies past
-// the row is 0 (only rows of f32, f16 and bf16 end within a part).
+// the row is 0 (only rows of plain floats end within a part).
 template <LayoutId id>
 __device__ __forceinline__ void decode_part(const PackedRow& row, std::int64_t first,
                                             std::int64_t cols, float (&out)[kPart]) {

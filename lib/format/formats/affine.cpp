@@ -111,10 +111,10 @@ class AffineRow {
     }
 
     [[nodiscard]] encode::ScaleSearch least_squares(std::span<const float> group,
-                                          const std::vector<float>& w) const {
+                                                    const std::vector<float>& w) const {
         encode::ScaleSearch fit{.layout = LayoutId::k_affine,
-                             .bits = static_cast<int>(options_.bits),
-                             .weights = group.data()};
+                                .bits = static_cast<int>(options_.bits),
+                                .weights = group.data()};
         fit.importance = w.data(), fit.n = static_cast<int>(group.size());
         fit.symmetric = options_.symmetric;
         search_(fit);
@@ -190,7 +190,7 @@ struct Codec {
     }
     static std::unique_ptr<Encoder> encoder(Shape2 shape, const Options& o,
                                             const EncodeOptions& encode) {
-        return make_row_encoder(info(o), shape, encode, 
+        return make_row_encoder(info(o), shape, encode,
                                 AffineRow(info(o), o, shape.cols, encode.fit));
     }
 

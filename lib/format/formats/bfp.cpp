@@ -16,7 +16,10 @@ struct BfpOptions {
     std::int64_t bits = 4, group = 32;
     std::string fit = "mse";
     void visit(OptionVisitor& v) {
-        v.option({.name = "bits", .help = "of a code, its sign included", .value = "N", .least = 2,
+        v.option({.name = "bits",
+                  .help = "of a code, its sign included",
+                  .value = "N",
+                  .least = 2,
                   .most = 8},
                  bits);
         v.option({.name = "group",

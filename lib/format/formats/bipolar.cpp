@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// bipolar: codes whose bits are all signs, so that products of weights and activations of any widths
-// are sums over pairs of bit planes ("Accelerating Arbitrary-Precision LLMs with Bipolar-INT",
-// AP-LLM, 2024, section 3.1). What finds a group's scale is not published: ours.
+// bipolar: codes whose bits are all signs, so that products of weights and activations of any
+// widths are sums over pairs of bit planes ("Accelerating Arbitrary-Precision LLMs with
+// Bipolar-INT", AP-LLM, 2024, section 3.1). What finds a group's scale is not published: ours.
 #include "format/plane_format.h"
 #include "format/row_encoder.h"
 #include "kernels/encode/groups.h"
@@ -128,7 +128,7 @@ struct Codec {
     }
     static std::unique_ptr<Encoder> encoder(Shape2 shape, const Options& o,
                                             const EncodeOptions& encode) {
-        return make_row_encoder(info(o), shape, encode, 
+        return make_row_encoder(info(o), shape, encode,
                                 BipolarRow(info(o), o, shape.cols, encode.fit));
     }
 

@@ -167,9 +167,9 @@ struct Codec {
     static std::unique_ptr<Encoder> encoder(Shape2 shape, const Options& o,
                                             const EncodeOptions& encode) {
         if (o.bits == 3)
-            return make_row_encoder(info(o), shape, encode, 
+            return make_row_encoder(info(o), shape, encode,
                                     BitmodRow<3>(info(o), o, shape.cols, encode.fit));
-        return make_row_encoder(info(o), shape, encode, 
+        return make_row_encoder(info(o), shape, encode,
                                 BitmodRow<4>(info(o), o, shape.cols, encode.fit));
     }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// fp8: E4M3 values scaled per row or group by a float, or per 32 columns by a power of two (MXFP8 of
-// the "OCP Microscaling Formats (MX) Specification" 1.0, 2023).
-// differs: the specification's conversion takes the peak's own exponent, which clips peaks above
-// 448/512 of the next power of two; here the exponent above is tried, too.
+// fp8: E4M3 values scaled per row or group by a float, or per 32 columns by a power of two (MXFP8
+// of the "OCP Microscaling Formats (MX) Specification" 1.0, 2023). differs: the specification's
+// conversion takes the peak's own exponent, which clips peaks above 448/512 of the next power of
+// two; here the exponent above is tried, too.
 #include "format/plane_format.h"
 #include "format/row_encoder.h"
 
@@ -22,10 +22,9 @@ struct Fp8Options {
                   .least = 0,
                   .most = 1 << 20},
                  group);
-        v.option({.name = "scale",
-                  .help = "f32, or e8m0: powers of two",
-                  .choices = {"f32", "e8m0"}},
-                 scale);
+        v.option(
+            {.name = "scale", .help = "f32, or e8m0: powers of two", .choices = {"f32", "e8m0"}},
+            scale);
     }
     [[nodiscard]] bool powers() const { return scale == "e8m0"; }
     [[nodiscard]] std::int64_t wanted() const { return group == 0 && powers() ? 32 : group; }
@@ -34,9 +33,7 @@ struct Fp8Options {
 class Fp8Row {
   public:
     Fp8Row(const Fp8Options& options, std::int64_t cols)
-        : powers_(options.powers()),
-          cols_(cols),
-          group_(dividing_group(options.wanted(), cols)) {}
+        : powers_(options.powers()), cols_(cols), group_(dividing_group(options.wanted(), cols)) {}
 
     void operator()(std::int64_t, const float* weights, const float* importance,
                     PlaneSink& sink) const {
@@ -64,8 +61,7 @@ class Fp8Row {
                 codes[static_cast<std::size_t>(i)] = code(weights[i], scale);
         }
         sink.append(L::kCodes, std::as_bytes(std::span(codes)));
-        sink.append(L::kScales,
-                    powers_ ? std::as_bytes(std::span(exponents)) : scales.bytes());
+        sink.append(L::kScales, powers_ ? std::as_bytes(std::span(exponents)) : scales.bytes());
     }
 
   private:
@@ -126,8 +122,8 @@ struct Codec {
         form.planes[L::kScales] = picker.rows("scales", {DType::kF32, DType::kU8}, groups);
         form.params.bits = 8;
         form.params.group = picker.group("scales", groups, L::kElements);
-        form.params.scale = form.planes[L::kScales].dtype == DType::kU8 ? ScaleType::kE8m0
-                                                                        : ScaleType::kF32;
+        form.params.scale =
+            form.planes[L::kScales].dtype == DType::kU8 ? ScaleType::kE8m0 : ScaleType::kF32;
         return form;
     }
 

@@ -62,8 +62,7 @@ class Nvfp4Encoder final : public Encoder {
             const std::uint8_t scale = choose(block, w, matrix);
             const float step = e4m3_to_f32(scale) * matrix;
             scales.push_back(scale);
-            for (int i = 0; i < L::kGroup; ++i)
-                codes.push_back(code(block[i], step));
+            for (int i = 0; i < L::kGroup; ++i) codes.push_back(code(block[i], step));
         }
         append_codes(sink, L::kCodes, codes, 4);
         sink.append(L::kScales, std::as_bytes(std::span(scales)));

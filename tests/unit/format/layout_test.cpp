@@ -75,6 +75,11 @@ double weight(LayoutId id, const std::vector<std::uint8_t>& b, std::size_t i) {
             std::memcpy(&f, b.data(), 4);
             return f;
         }
+        case LayoutId::k_f64: {
+            double d;
+            std::memcpy(&d, b.data(), 8);
+            return d;
+        }
         case LayoutId::k_f16:
             return half_value(u16_at(b, 0));
         case LayoutId::k_bf16: {

@@ -184,8 +184,9 @@ TEST_CASE("planes: names, types and sizes are checked against the matrix") {
     CHECK(refusal("affine", shape, {codes, plane("scales", DType::kF16, {4, 3})}) ==
           Exit::kBadData);
     CHECK(refusal("affine", shape, {codes, plane("scales", DType::kF16, {4, 8})}) == Exit::kDone);
-    CHECK(refusal("affine", shape, {codes, scales, plane("zeros", DType::kU8, {4, 4}),
-                                    plane("fine_zeros", DType::kU8, {4, 4})}) == Exit::kBadData);
+    CHECK(refusal("affine", shape,
+                  {codes, scales, plane("zeros", DType::kU8, {4, 4}),
+                   plane("fine_zeros", DType::kU8, {4, 4})}) == Exit::kBadData);
     CHECK(refusal("affine", shape, {plane("codes", DType::kU8, {4, 16}), scales}) ==
           Exit::kBadData);  // one bit
     CHECK(refusal("affine", {3, 128}, {codes, scales}) == Exit::kBadData);
