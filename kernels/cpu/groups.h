@@ -6,7 +6,7 @@
 #pragma once
 
 #include "kernels/cpu/codes.h"
-#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/groups_problem.h"
 
 namespace thimble::cpu::THIMBLE_ISA {
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/groups_problem.h"
 #include "kernels/encode/scale_search.h"
 #include "kernels/layout/dynamic_map.h"
 #include "kernels/layout/isa.h"
@@ -28,30 +29,32 @@ struct MatmulRows {
     bool accumulate;
 };
 
-// 32 columns of a token's activations as 8-bit codes: x = scale * code, to nearest, ties to even.
-// differs: the design page gives K types blocks of 256; one block size serves every format with one
-// quantised input, and is the more accurate.
-struct I8Block {
-    std::int8_t codes[32];
-    float scale;
-    float sum;                        // scale * sum of the codes
-    float half_sums[2];               // the same of columns 0-15 and 16-31
-    std::int32_t negative_sum;        // -(sum of the codes)
-    std::int32_t negative_halves[2];  // of the same halves
+// The columns of bits of a token's activations: code u of `bits` bits is the odd number 2 u - (2^bits
+// - 1), as weights of layout bipolar have them; x = scale * that number, to nearest.
+struct EncodePlanes {
+    const float* x;  // [cols]
+    std::int64_t cols;
+    int bits;
+    // [bits, plane_words(cols)]: bit i of word w belongs to column 32 w + i; zero past the columns.
+    std::uint32_t* planes;
+    float* scale;
 };
+inline constexpr std::int64_t kPlaneWords = 16;  // words come in so many
+inline constexpr std::int64_t plane_words(std::int64_t cols) {
+    return (cols / 32 + kPlaneWords - 1) / kPlaneWords * kPlaneWords;
+}
 
-// The same for groups of 16 rows in an interleaved layout. Input is `x`, or `i8` where that is not
-// null (never for float weights).
-struct MatmulGroups {
-    LayoutId layout;  // ..._x16
-    LayoutParams params;
-    const std::byte* weights;  // first group
-    std::size_t group_bytes;
-    std::int64_t rows, cols;  // rows: what the groups hold, padding not counted
-    const float* x;           // [tokens, cols]
-    std::int64_t tokens, x_stride;
-    const I8Block* i8;  // [tokens, cols / 32]
-    std::int64_t i8_stride;
+// out[t][r] (+)= sum over k of x[t][k] * w[r][k] (+ bias[r]), weights in layout bipolar, by
+// counting bits that differ.
+struct MatmulPlanes {
+    const std::byte* words;  // first of `rows` rows
+    const std::byte* scales;
+    std::size_t word_bytes, scale_bytes;  // of a row
+    int bits, x_bits;
+    std::int64_t rows, cols, group;
+    const std::uint32_t* x;  // [tokens, x_bits, plane_words(cols)]
+    const float* x_scales;   // [tokens]
+    std::int64_t tokens;
     float* out;  // [tokens, rows]
     std::int64_t out_stride;
     const float* bias;  // [rows] or null

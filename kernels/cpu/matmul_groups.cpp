@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matmul of interleaved layouts, by shards, and its 8-bit input.
 #include "kernels/cpu/groups.h"
+#include "kernels/cpu/kernels.h"
 
 namespace thimble::cpu::THIMBLE_ISA {
 
@@ -15,41 +16,59 @@ void matmul_groups(const MatmulGroups& p) {
     kRun[shard_of(p.layout)](p);
 }
 
-// A NaN or infinity makes the block's scale NaN, so that it shows in every output.
-void quantise_i8(const float* x, std::int64_t cols, I8Block* out) {
-    const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    for (std::int64_t b = 0; b < cols / 32; ++b, x += 32) {
-        // Without their signs, floats are ordered as their bits are, NaN highest.
-        vi largest = {};
-        for (int i = 0; i < 32; i += kLanes) {
-            const vi bits = reinterpret_cast<vi>(load(x + i)) & 0x7fffffff;
-            largest = bits > largest ? bits : largest;
-        }
-        std::int32_t top = 0;
-        for (int i = 0; i < kLanes; ++i) top = largest[i] > top ? largest[i] : top;
-        float magnitude;
-        __builtin_memcpy(&magnitude, &top, sizeof magnitude);
-        I8Block& block = out[b];
-        block.scale = (magnitude - magnitude) + magnitude / 127.0f;
-        // Below, the reciprocal would overflow: such a block is zero.
-        const vf inverse = broadcast(magnitude > 1e-30f ? 127.0f / magnitude : 0.0f);
-        std::int32_t codes[32];
-        for (int i = 0; i < 32; i += kLanes) {
-            const vi code = reinterpret_cast<vi>(load(x + i) * inverse + magic) - 0x4b400000;
-            __builtin_memcpy(codes + i, &code, sizeof code);
-        }
-        for (int h = 0; h < 2; ++h) {
-            std::int32_t sum = 0;
-            for (int i = 16 * h; i < 16 * h + 16; ++i) {
-                block.codes[i] = static_cast<std::int8_t>(codes[i]);
-                sum += codes[i];
-            }
-            block.negative_halves[h] = -sum;
-            block.half_sums[h] = block.scale * static_cast<float>(sum);
-        }
-        block.negative_sum = block.negative_halves[0] + block.negative_halves[1];
-        block.sum = block.scale * static_cast<float>(-block.negative_sum);
+namespace {
+
+// The largest |x|, NaN where there is one: without their signs, floats are ordered as their bits
+// are, NaN highest.
+THIMBLE_INLINE float largest_magnitude(const float* x, std::int64_t n) {
+    vi largest = {};
+    for (std::int64_t i = 0; i < n; i += kLanes) {
+        const vi bits = reinterpret_cast<vi>(load(x + i)) & 0x7fffffff;
+        largest = bits > largest ? bits : largest;
     }
+    std::int32_t top = 0;
+    for (int i = 0; i < kLanes; ++i) top = largest[i] > top ? largest[i] : top;
+    float magnitude;
+    __builtin_memcpy(&magnitude, &top, sizeof magnitude);
+    return magnitude;
+}
+
+// A NaN or infinity makes the block's scale NaN, so that it shows in every output.
+THIMBLE_INLINE void quantise_block(const float* x, float magnitude, I8Block& block) {
+    const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    block.scale = (magnitude - magnitude) + magnitude / 127.0f;
+    // Below, the reciprocal would overflow: such a block is zero.
+    const vf inverse = broadcast(magnitude > 1e-30f ? 127.0f / magnitude : 0.0f);
+    std::int32_t codes[32];
+    for (int i = 0; i < 32; i += kLanes) {
+        const vi code = reinterpret_cast<vi>(load(x + i) * inverse + magic) - 0x4b400000;
+        __builtin_memcpy(codes + i, &code, sizeof code);
+    }
+    for (int h = 0; h < 2; ++h) {
+        std::int32_t sum = 0;
+        for (int i = 16 * h; i < 16 * h + 16; ++i) {
+            block.codes[i] = static_cast<std::int8_t>(codes[i]);
+            sum += codes[i];
+        }
+        block.negative_halves[h] = -sum;
+        block.half_sums[h] = block.scale * static_cast<float>(sum);
+    }
+    block.negative_sum = block.negative_halves[0] + block.negative_halves[1];
+    block.sum = block.scale * static_cast<float>(-block.negative_sum);
+}
+
+}  // namespace
+
+void quantise_i8(const float* x, std::int64_t cols, I8Block* out) {
+    for (std::int64_t b = 0; b < cols / 32; ++b)
+        quantise_block(x + 32 * b, largest_magnitude(x + 32 * b, 32), out[b]);
+}
+
+// One scale for all columns, of a magnitude of at least 1e-5.
+void quantise_i8_token(const float* x, std::int64_t cols, I8Block* out) {
+    const float largest = largest_magnitude(x, cols);
+    const float magnitude = largest < 1e-5f ? 1e-5f : largest;
+    for (std::int64_t b = 0; b < cols / 32; ++b) quantise_block(x + 32 * b, magnitude, out[b]);
 }
 
 }  // namespace thimble::cpu::THIMBLE_ISA

@@ -50,16 +50,22 @@ void apply_row_scaled(const Exec& exec, ops::MatmulInput& x, const Linear::Use& 
     if (use.accumulate) ops::add(exec, use.y, y, use.y);
 }
 
-// The one product of codes: as floats, which hold codes and ternary weights exactly.
+// How codes are multiplied: as bytes, which the same rounding gives back, or on the reference device
+// as doubles.
+Exec for_codes(const Exec& exec) {
+    Exec out = exec;
+    out.activations = Activations::kI8Token;
+    return out;
+}
+
 void apply_coded(const Exec& exec, View x, const Linear::Use& use) {
     const WorkspaceScope scope(*exec.workspace);
     const Linear& linear = *use.linear;
     if (!linear.low_rank.empty() || linear.row_scale)
         throw Error(Exit::kFailure, "apply", "a matrix with coded input has no adapters");
-    Exec floats = exec;
-    floats.activations = Activations::kF32;
-    ops::MatmulInput input(floats, product_input(exec, linear, x));
-    ops::matmul(floats, input, ops::Matmul{linear.weight, use.y, linear.bias, use.accumulate});
+    const Exec codes = for_codes(exec);
+    ops::MatmulInput input(codes, product_input(exec, linear, x));
+    ops::matmul(codes, input, ops::Matmul{linear.weight, use.y, linear.bias, use.accumulate});
 }
 
 }  // namespace
@@ -75,7 +81,8 @@ View product_input(const Exec& exec, const Linear& linear, View x) {
 std::size_t apply_bytes(const Exec& exec, std::int64_t tokens, std::int64_t in, bool coded) {
     const std::size_t codes =
         (static_cast<std::size_t>(tokens * in) * size_of(exec.dtype()) + 63) & ~std::size_t{63};
-    return ops::matmul_input_bytes(exec, tokens, in) + (coded ? codes : 0);
+    return coded ? ops::matmul_input_bytes(for_codes(exec), tokens, in) + codes
+                 : ops::matmul_input_bytes(exec, tokens, in);
 }
 
 void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {

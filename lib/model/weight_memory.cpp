@@ -31,6 +31,8 @@ std::uint64_t vector_bytes(const View& v) {
 LayoutId working_layout(const SourceTensor& tensor, const Exec& exec, bool repack) {
     const LayoutId stored = tensor.layout();
     if (!repack || exec.device != Device::kCpu) return stored;
+    // Bit planes are multiplied as they are stored.
+    if (plane_bits(ops::activations_for(stored, exec)) != 0) return stored;
     return ops::resident_layout(stored, tensor.form.params).value_or(stored);
 }
 

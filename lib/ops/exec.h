@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/team.h"
 #include "kernels/layout/isa.h"
@@ -14,8 +15,24 @@ namespace thimble {
 
 // How a packed matmul reads its input. kAuto is a fixed table per (layout, ISA) in
 // ops/activations.cpp, filled from measurements; it never depends on timing or batch size.
-enum class Activations : std::uint8_t { kAuto, kF32, kBf16, kI8 };
-// "f32", "bf16", "i8"; anything else is kAuto.
+// kI8: 8 bits, a scale for 32 columns; kI8Token: a scale for a token; kBits1 to kBits8: bit planes of
+// so many bits, a scale for a token, with weights in bit planes (with others as kAuto).
+enum class Activations : std::uint8_t {
+    kAuto,
+    kF32,
+    kBf16,
+    kI8,
+    kI8Token,
+    kBits1,
+    kBits8 = kBits1 + 7,
+};
+// How many planes; 0: none.
+[[nodiscard]] constexpr int plane_bits(Activations a) noexcept {
+    return a < Activations::kBits1 ? 0
+                                   : static_cast<int>(a) - static_cast<int>(Activations::kBits1) + 1;
+}
+// The names that --activations takes; anything else is kAuto.
+[[nodiscard]] const std::vector<std::string>& activation_names();
 [[nodiscard]] Activations activations_named(std::string_view name);
 
 // Bump allocator for one forward step; its capacity is fixed by the plan before work begins.
@@ -82,7 +99,8 @@ struct Exec {
     }
 };
 
-// What quantised weights meet, kAuto resolved: "f64" (the reference device), "f32", "bf16" or "i8".
+// What quantised weights meet, kAuto resolved: "f64" (the reference device), "f32", "bf16" or
+// "i8", and so on.
 // Float weights always read f32.
 [[nodiscard]] std::string describe_activations(const Exec& exec);
 

@@ -67,6 +67,28 @@ void matmul_stored(const Exec& exec, View in, const Matmul& p) {
         });
 }
 
+// Weights and input in bit planes.
+void matmul_planes(const Exec& exec, const MatmulInput& x, int x_bits, const Matmul& p) {
+    using L = Layout<LayoutId::k_bipolar>;
+    const Shape2 shape = p.weight.shape;
+    const auto& table = kernels(exec.isa);
+    exec.team->run(
+        shape.rows, grain_rows(shape.rows, shape.cols), [&](std::int64_t begin, std::int64_t end) {
+            cpu::MatmulPlanes task{};
+            task.words = p.weight.row(begin, L::kPlanesOfBits);
+            task.scales = p.weight.row(begin, L::kScales);
+            task.word_bytes = p.weight.planes[L::kPlanesOfBits].row_bytes;
+            task.scale_bytes = p.weight.planes[L::kScales].row_bytes;
+            task.bits = p.weight.params.bits, task.x_bits = x_bits;
+            task.rows = end - begin, task.cols = shape.cols, task.group = p.weight.params.group;
+            task.x = x.planes(), task.x_scales = x.plane_scales(), task.tokens = x.view().rows;
+            task.out = p.out.row<float>(0) + begin, task.out_stride = p.out.stride;
+            task.bias = p.bias ? p.bias->row<float>(0) + begin : nullptr;
+            task.accumulate = p.accumulate;
+            table.matmul_planes(task);
+        });
+}
+
 bool is_dense(const Exec& exec) { return !is_ref(exec) && exec.products == Products::kDense; }
 
 bool is_interleaved(LayoutId layout) { return layout_info(layout).block_rows == kGroupRows; }
@@ -89,6 +111,7 @@ void run_groups(const Exec& exec, MatmulInput& x, const Matmul& p, std::int64_t 
     task.x = in.row<float>(0), task.tokens = in.rows, task.x_stride = in.stride;
     switch (activations_for(p.weight.layout, exec)) {
         case Activations::kI8:
+        case Activations::kI8Token:
             task.i8 = x.i8(), task.i8_stride = shape.cols / 32;
             break;
         case Activations::kBf16:
@@ -195,15 +218,26 @@ View MatmulInput::dense() const {
 
 void MatmulInput::prepare(Activations kind) {
     const auto for_tokens = [&](auto fn) { for_rows(exec_, x_.rows, x_.cols, fn); };
-    if (kind == Activations::kI8 && i8_ == nullptr) {
+    if ((kind == Activations::kI8 || kind == Activations::kI8Token) && i8_ == nullptr) {
         const std::int64_t blocks = x_.cols / 32;
         auto* out = reinterpret_cast<cpu::I8Block*>(exec_.workspace->take(
             static_cast<std::size_t>(x_.rows * blocks) * sizeof(cpu::I8Block)));
         const auto& table = kernels(exec_.isa);
-        for_tokens([&](std::int64_t t) {
-            table.quantise_i8(x_.row<float>(t), x_.cols, out + t * blocks);
-        });
+        auto* quantise = kind == Activations::kI8 ? table.quantise_i8 : table.quantise_i8_token;
+        for_tokens([&](std::int64_t t) { quantise(x_.row<float>(t), x_.cols, out + t * blocks); });
         i8_ = out;
+    }
+    const int bits = plane_bits(kind);
+    if (bits != 0 && planes_ == nullptr) {
+        const std::int64_t words = bits * cpu::plane_words(x_.cols);
+        auto* planes = reinterpret_cast<std::uint32_t*>(exec_.workspace->take(
+            static_cast<std::size_t>(x_.rows * words) * sizeof(std::uint32_t)));
+        auto* scales = exec_.workspace->take_view(DType::kF32, 1, x_.rows).row<float>(0);
+        const auto& table = kernels(exec_.isa);
+        for_tokens([&](std::int64_t t) {
+            table.encode_planes({x_.row<float>(t), x_.cols, bits, planes + t * words, scales + t});
+        });
+        planes_ = planes, plane_scales_ = scales;
     }
     if (kind == Activations::kBf16 && bf16_.data == nullptr) {
         const View out = exec_.workspace->take_view(DType::kF32, x_.rows, x_.cols);
@@ -245,6 +279,8 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) 
             matmul_ref(exec, in, p);
         } else if (is_interleaved(p.weight.layout)) {
             matmul_interleaved(exec, x, std::span(&p, 1));
+        } else if (const int bits = plane_bits(activations_for(p.weight.layout, exec))) {
+            matmul_planes(exec, x, bits, p);
         } else {
             matmul_stored(exec, in, p);
         }
@@ -256,13 +292,23 @@ std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64
     if (is_cuda(exec)) return on_cuda::matmul_input_bytes(exec, tokens, in);
     if (is_ref(exec) || exec.activations == Activations::kF32) return 0;
     const auto elements = static_cast<std::size_t>(tokens * in);
+    const int planes = plane_bits(exec.activations);
     const bool i8 = exec.activations == Activations::kI8 ||
-                    (exec.activations == Activations::kAuto && exec.isa != Isa::kPortable);
-    const std::size_t bytes =
+                    exec.activations == Activations::kI8Token ||
+                    ((exec.activations == Activations::kAuto || planes != 0) &&
+                     exec.isa != Isa::kPortable);
+    const auto aligned = [](std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; };
+    std::size_t bytes =
         exec.activations == Activations::kBf16 ? elements * sizeof(float)
         : i8 ? static_cast<std::size_t>(tokens * (in / 32)) * sizeof(cpu::I8Block)
              : 0;
-    return (bytes + 63) & ~std::size_t{63};
+    bytes = aligned(bytes);
+    if (planes != 0) {  // matrices of other layouts may share the input
+        const auto words = static_cast<std::size_t>(tokens * planes * cpu::plane_words(in));
+        bytes += aligned(words * sizeof(std::uint32_t)) +
+                 aligned(static_cast<std::size_t>(tokens) * sizeof(float));
+    }
+    return bytes;
 }
 
 std::size_t matmul_bytes(const Exec& exec, Shape2 weight) {

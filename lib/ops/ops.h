@@ -68,6 +68,9 @@ class MatmulInput {
     void prepare(Activations kind);
     [[nodiscard]] const cpu::I8Block* i8() const noexcept { return i8_; }  // [T, in / 32]
     [[nodiscard]] View bf16() const noexcept { return bf16_; }             // rounded, held as F32
+    // [T, bits, words] and [T], as cpu::EncodePlanes has them.
+    [[nodiscard]] const std::uint32_t* planes() const noexcept { return planes_; }
+    [[nodiscard]] const float* plane_scales() const noexcept { return plane_scales_; }
     // Operand of dense products: there from the start where exec asks for Products::kDense.
     [[nodiscard]] View dense() const;
     [[nodiscard]] on_cuda::InputForms& cuda() noexcept { return *cuda_; }
@@ -77,6 +80,8 @@ class MatmulInput {
     View x_;
     WorkspaceScope scope_;
     const cpu::I8Block* i8_ = nullptr;
+    const std::uint32_t* planes_ = nullptr;
+    const float* plane_scales_ = nullptr;
     View bf16_{}, dense_{};
     std::unique_ptr<on_cuda::InputForms> cuda_;
 };

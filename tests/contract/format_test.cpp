@@ -411,7 +411,7 @@ TEST_SUITE("format") {
     }
 
     TEST_CASE("format contract: doubles are kept by the formats that say so, others take none") {
-        for (const WeightFormat* format : encoding_formats()) {
+        for (const SharedFormat& format : encoding_formats()) {
             CAPTURE(std::string(format->name()));
             const FormatInfo info = format->info();
             const Shape2 shape{3, 256};

@@ -91,7 +91,7 @@ void KvSweepToolOptions::visit(OptionVisitor& v) {
              batch);
     v.option({.name = "activations",
               .help = "how quantised weights read their input",
-              .choices = {"auto", "f32", "bf16", "i8"}},
+              .choices = activation_names()},
              activations);
     v.option({.name = "cache-type-k",
               .help = "type of cached keys",

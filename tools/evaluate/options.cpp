@@ -57,8 +57,10 @@ void EvaluateOptions::visit(OptionVisitor& v) {
     v.option(
         {.name = "activations",
          .help =
-             "how quantised weights read their input; auto: i8 where the CPU has byte dot products",
-         .choices = {"auto", "f32", "bf16", "i8"}},
+             "how quantised weights read their input; auto: i8 (a scale for 32 columns) where the "
+             "CPU has byte dot products; i8-token: one scale for a token; b1 to b8: so many bit "
+             "planes where the weights are bipolar, else auto",
+         .choices = activation_names()},
         activations);
     v.option({.name = "gpu-layers",
               .help = "layers that --device cuda computes; -1: all. Those that do not fit into "
