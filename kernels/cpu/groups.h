@@ -9,6 +9,7 @@
 #include "kernels/cpu/groups_problem.h"
 
 namespace thimble::cpu::THIMBLE_ISA {
+namespace {
 
 // 32 columns of kLanes rows: w[k] = scale[k / (32 / kScales)] * (codes - kOffset) + minimum.
 template <LayoutId id>
@@ -252,8 +253,8 @@ void run_layout(const MatmulGroups& p) {
 }
 
 // The layouts are compiled in shards, as many as there are files of them.
-inline constexpr int kShards = 4;
-inline constexpr int shard_of(LayoutId layout) { return static_cast<int>(layout) % kShards; }
+constexpr int kShards = 4;
+constexpr int shard_of(LayoutId layout) { return static_cast<int>(layout) % kShards; }
 
 template <int shard>
 void run_shard(const MatmulGroups& p) {
@@ -269,5 +270,12 @@ void run_shard(const MatmulGroups& p) {
             return;
     }
 }
+
+}  // namespace
+
+void matmul_groups_0(const MatmulGroups& p);
+void matmul_groups_1(const MatmulGroups& p);
+void matmul_groups_2(const MatmulGroups& p);
+void matmul_groups_3(const MatmulGroups& p);
 
 }  // namespace thimble::cpu::THIMBLE_ISA

@@ -22,9 +22,8 @@ struct I8Block {
     std::int32_t negative_halves[2];  // of the same halves
 };
 
-// out[t][r] (+)= sum over k of x[t][k] * w[r][k] (+ bias[r]), for groups of 16 rows in an interleaved
-// layout. Input is `x`, or `i8` where that is not
-// null (never for float weights).
+// out[t][r] (+)= sum over k of x[t][k] * w[r][k] (+ bias[r]), for groups of 16 rows in an
+// interleaved layout. Input is `x`, or `i8` where that is not null (never for float weights).
 struct MatmulGroups {
     LayoutId layout;  // ..._x16
     LayoutParams params;

@@ -29,7 +29,8 @@ struct MatmulRows {
     bool accumulate;
 };
 
-// The columns of bits of a token's activations: code u of `bits` bits is the odd number 2 u - (2^bits
+// The columns of bits of a token's activations: code u of `bits` bits is the odd number 2 u -
+// (2^bits
 // - 1), as weights of layout bipolar have them; x = scale * that number, to nearest.
 struct EncodePlanes {
     const float* x;  // [cols]

@@ -5,14 +5,9 @@
 
 namespace thimble::cpu::THIMBLE_ISA {
 
-extern template void run_shard<0>(const MatmulGroups&);
-extern template void run_shard<1>(const MatmulGroups&);
-extern template void run_shard<2>(const MatmulGroups&);
-extern template void run_shard<3>(const MatmulGroups&);
-
 void matmul_groups(const MatmulGroups& p) {
-    static constexpr void (*kRun[kShards])(const MatmulGroups&) = {run_shard<0>, run_shard<1>,
-                                                                   run_shard<2>, run_shard<3>};
+    static constexpr void (*kRun[kShards])(const MatmulGroups&) = {
+        matmul_groups_0, matmul_groups_1, matmul_groups_2, matmul_groups_3};
     kRun[shard_of(p.layout)](p);
 }
 

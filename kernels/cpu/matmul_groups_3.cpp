@@ -1,4 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/groups.h"
 
-template void thimble::cpu::THIMBLE_ISA::run_shard<3>(const MatmulGroups&);
+namespace thimble::cpu::THIMBLE_ISA {
+
+void matmul_groups_3(const MatmulGroups& p) { run_shard<3>(p); }
+
+}  // namespace thimble::cpu::THIMBLE_ISA

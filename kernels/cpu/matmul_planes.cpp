@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matmul of bit planes ("Accelerating Arbitrary-Precision LLMs with Bipolar-INT", AP-LLM, 2024,
 // equation 5): with all bits +1 or -1, two words of 32 have the product 32 - 2 popcount(w ^ x), and
-// bits i and j count 2^(i + j) times. A stored row's words are taken 16 at a time, so that a lane is
-// one plane of one tile of 32 columns.
+// bits i and j count 2^(i + j) times. A stored row's words are taken 16 at a time, so that a lane
+// is one plane of one tile of 32 columns.
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/layout/bipolar.h"
@@ -111,8 +111,7 @@ THIMBLE_INLINE void run_tokens(const MatmulPlanes& p, const Lane& lane, std::int
     for (std::int64_t r = 0; r < p.rows; ++r) {
         const auto at = static_cast<std::size_t>(r);
         float sums[T];
-        run_row<T>(p, lane,
-                   reinterpret_cast<const std::uint32_t*>(p.words + at * p.word_bytes),
+        run_row<T>(p, lane, reinterpret_cast<const std::uint32_t*>(p.words + at * p.word_bytes),
                    reinterpret_cast<const std::uint16_t*>(p.scales + at * p.scale_bytes), token,
                    sums);
         for (int t = 0; t < T; ++t) {

@@ -6,7 +6,8 @@
 
 namespace thimble {
 
-// Some widths are those of a wider twin, whose codes these are as well: each twin is code to compile.
+// Some widths are those of a wider twin, whose codes these are as well: each twin is code to
+// compile.
 constexpr int resident_bits(int bits) { return bits == 5 || bits == 7 ? bits + 1 : bits; }
 
 // Each group's scale and zero point repeated for every `columns` columns, at most a bit per weight

@@ -50,8 +50,8 @@ void apply_row_scaled(const Exec& exec, ops::MatmulInput& x, const Linear::Use& 
     if (use.accumulate) ops::add(exec, use.y, y, use.y);
 }
 
-// How codes are multiplied: as bytes, which the same rounding gives back, or on the reference device
-// as doubles.
+// How codes are multiplied: as bytes, which the same rounding gives back, or on the reference
+// device as doubles.
 Exec for_codes(const Exec& exec) {
     Exec out = exec;
     out.activations = Activations::kI8Token;

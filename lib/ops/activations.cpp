@@ -16,9 +16,8 @@ Activations activations_named(std::string_view name) {
 }
 
 const std::vector<std::string>& activation_names() {
-    static const std::vector<std::string> names = {"auto", "f32", "bf16", "i8", "i8-token", "b1",
-                                                   "b2",   "b3",  "b4",   "b5", "b6",       "b7",
-                                                   "b8"};
+    static const std::vector<std::string> names = {
+        "auto", "f32", "bf16", "i8", "i8-token", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8"};
     return names;
 }
 

@@ -15,8 +15,8 @@ namespace thimble {
 
 // How a packed matmul reads its input. kAuto is a fixed table per (layout, ISA) in
 // ops/activations.cpp, filled from measurements; it never depends on timing or batch size.
-// kI8: 8 bits, a scale for 32 columns; kI8Token: a scale for a token; kBits1 to kBits8: bit planes of
-// so many bits, a scale for a token, with weights in bit planes (with others as kAuto).
+// kI8: 8 bits, a scale for 32 columns; kI8Token: a scale for a token; kBits1 to kBits8: bit planes
+// of so many bits, a scale for a token, with weights in bit planes (with others as kAuto).
 enum class Activations : std::uint8_t {
     kAuto,
     kF32,
@@ -28,8 +28,9 @@ enum class Activations : std::uint8_t {
 };
 // How many planes; 0: none.
 [[nodiscard]] constexpr int plane_bits(Activations a) noexcept {
-    return a < Activations::kBits1 ? 0
-                                   : static_cast<int>(a) - static_cast<int>(Activations::kBits1) + 1;
+    return a < Activations::kBits1
+               ? 0
+               : static_cast<int>(a) - static_cast<int>(Activations::kBits1) + 1;
 }
 // The names that --activations takes; anything else is kAuto.
 [[nodiscard]] const std::vector<std::string>& activation_names();

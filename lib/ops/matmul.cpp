@@ -67,28 +67,6 @@ void matmul_stored(const Exec& exec, View in, const Matmul& p) {
         });
 }
 
-// Weights and input in bit planes.
-void matmul_planes(const Exec& exec, const MatmulInput& x, int x_bits, const Matmul& p) {
-    using L = Layout<LayoutId::k_bipolar>;
-    const Shape2 shape = p.weight.shape;
-    const auto& table = kernels(exec.isa);
-    exec.team->run(
-        shape.rows, grain_rows(shape.rows, shape.cols), [&](std::int64_t begin, std::int64_t end) {
-            cpu::MatmulPlanes task{};
-            task.words = p.weight.row(begin, L::kPlanesOfBits);
-            task.scales = p.weight.row(begin, L::kScales);
-            task.word_bytes = p.weight.planes[L::kPlanesOfBits].row_bytes;
-            task.scale_bytes = p.weight.planes[L::kScales].row_bytes;
-            task.bits = p.weight.params.bits, task.x_bits = x_bits;
-            task.rows = end - begin, task.cols = shape.cols, task.group = p.weight.params.group;
-            task.x = x.planes(), task.x_scales = x.plane_scales(), task.tokens = x.view().rows;
-            task.out = p.out.row<float>(0) + begin, task.out_stride = p.out.stride;
-            task.bias = p.bias ? p.bias->row<float>(0) + begin : nullptr;
-            task.accumulate = p.accumulate;
-            table.matmul_planes(task);
-        });
-}
-
 bool is_dense(const Exec& exec) { return !is_ref(exec) && exec.products == Products::kDense; }
 
 bool is_interleaved(LayoutId layout) { return layout_info(layout).block_rows == kGroupRows; }
@@ -148,6 +126,28 @@ void matmul_interleaved(const Exec& exec, MatmulInput& x, std::span<const Matmul
                            first += count;
                        }
                    });
+}
+
+// Weights and input in bit planes.
+void matmul_planes(const Exec& exec, const MatmulInput& x, int x_bits, const Matmul& p) {
+    using L = Layout<LayoutId::k_bipolar>;
+    const Shape2 shape = p.weight.shape;
+    const auto& table = kernels(exec.isa);
+    exec.team->run(
+        shape.rows, grain_rows(shape.rows, shape.cols), [&](std::int64_t begin, std::int64_t end) {
+            cpu::MatmulPlanes task{};
+            task.words = p.weight.row(begin, L::kPlanesOfBits);
+            task.scales = p.weight.row(begin, L::kScales);
+            task.word_bytes = p.weight.planes[L::kPlanesOfBits].row_bytes;
+            task.scale_bytes = p.weight.planes[L::kScales].row_bytes;
+            task.bits = p.weight.params.bits, task.x_bits = x_bits;
+            task.rows = end - begin, task.cols = shape.cols, task.group = p.weight.params.group;
+            task.x = x.planes(), task.x_scales = x.plane_scales(), task.tokens = x.view().rows;
+            task.out = p.out.row<float>(0) + begin, task.out_stride = p.out.stride;
+            task.bias = p.bias ? p.bias->row<float>(0) + begin : nullptr;
+            task.accumulate = p.accumulate;
+            table.matmul_planes(task);
+        });
 }
 
 // Block `b` of a stored row.
@@ -293,15 +293,13 @@ std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64
     if (is_ref(exec) || exec.activations == Activations::kF32) return 0;
     const auto elements = static_cast<std::size_t>(tokens * in);
     const int planes = plane_bits(exec.activations);
-    const bool i8 = exec.activations == Activations::kI8 ||
-                    exec.activations == Activations::kI8Token ||
-                    ((exec.activations == Activations::kAuto || planes != 0) &&
-                     exec.isa != Isa::kPortable);
+    const bool i8 =
+        exec.activations == Activations::kI8 || exec.activations == Activations::kI8Token ||
+        ((exec.activations == Activations::kAuto || planes != 0) && exec.isa != Isa::kPortable);
     const auto aligned = [](std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; };
-    std::size_t bytes =
-        exec.activations == Activations::kBf16 ? elements * sizeof(float)
-        : i8 ? static_cast<std::size_t>(tokens * (in / 32)) * sizeof(cpu::I8Block)
-             : 0;
+    std::size_t bytes = exec.activations == Activations::kBf16 ? elements * sizeof(float)
+                        : i8 ? static_cast<std::size_t>(tokens * (in / 32)) * sizeof(cpu::I8Block)
+                             : 0;
     bytes = aligned(bytes);
     if (planes != 0) {  // matrices of other layouts may share the input
         const auto words = static_cast<std::size_t>(tokens * planes * cpu::plane_words(in));

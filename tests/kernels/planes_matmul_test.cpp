@@ -78,7 +78,8 @@ TEST_CASE("bit planes: all 64 pairs of widths multiply exactly, as whole numbers
                     m.exec.activations = planes_of(x_bits);
                     Guarded in(m.exec, x, tokens), out(DType::kF32, tokens, rows);
                     ops::MatmulInput input(m.exec, in.view());
-                    ops::matmul(m.exec, input, ops::Matmul{w.view, out.view(), std::nullopt, false});
+                    ops::matmul(m.exec, input,
+                                ops::Matmul{w.view, out.view(), std::nullopt, false});
                     CHECK(out.guards_hold());
                     for (std::int64_t t = 0; t < tokens; ++t) {
                         for (std::int64_t r = 0; r < rows; ++r) {
@@ -116,8 +117,9 @@ TEST_CASE("bit planes: scales, bias, wide rows and rounded input agree with doub
             w.bytes.resize(form.bytes(rows));
             w.view = form.view({rows, cols}, w.bytes.data());
             for (std::size_t p = 0; p < 2; ++p)
-                std::copy(sink.planes[p].begin(), sink.planes[p].end(),
-                          w.bytes.begin() + static_cast<std::ptrdiff_t>(form.plane_offset(p, rows)));
+                std::copy(
+                    sink.planes[p].begin(), sink.planes[p].end(),
+                    w.bytes.begin() + static_cast<std::ptrdiff_t>(form.plane_offset(p, rows)));
             decode_all(w);
             const std::vector<float> x = Random(6).normals(tokens * cols);
             const std::vector<float> bias = Random(7).normals(rows);
@@ -132,7 +134,8 @@ TEST_CASE("bit planes: scales, bias, wide rows and rounded input agree with doub
                 for (std::int64_t t = 0; t < tokens; ++t) {
                     const float* row = x.data() + t * cols;
                     float peak = 0;
-                    for (std::int64_t k = 0; k < cols; ++k) peak = std::max(peak, std::fabs(row[k]));
+                    for (std::int64_t k = 0; k < cols; ++k)
+                        peak = std::max(peak, std::fabs(row[k]));
                     const int most = (1 << x_bits) - 1;
                     const double scale = static_cast<double>(peak) / most;
                     double misfit = 0;
@@ -142,8 +145,8 @@ TEST_CASE("bit planes: scales, bias, wide rows and rounded input agree with doub
                             std::nearbyint((static_cast<double>(row[k]) / scale + most) / 2), 0.0,
                             static_cast<double>(most));
                         rounded.push_back(scale * (2 * u - most));
-                        misfit = std::max(misfit, std::fabs(rounded.back() -
-                                                            static_cast<double>(row[k])));
+                        misfit = std::max(misfit,
+                                          std::fabs(rounded.back() - static_cast<double>(row[k])));
                     }
                     CHECK(misfit <= scale * 1.0001);
                     for (std::int64_t r = 0; r < rows; ++r) {
@@ -184,8 +187,8 @@ TEST_CASE("8-bit input with one scale for a token is what that scale rounds to")
         CAPTURE(name(isa));
         Machine m(isa);
         m.exec.activations = Activations::kI8Token;
-        std::vector<std::byte> bytes(
-            ops::packed_bytes(LayoutId::k_tq2_0_x16, {rows, cols}), std::byte{0xff});
+        std::vector<std::byte> bytes(ops::packed_bytes(LayoutId::k_tq2_0_x16, {rows, cols}),
+                                     std::byte{0xff});
         const PackedView resident =
             ops::repack(m.exec, w.view, LayoutId::k_tq2_0_x16, bytes.data());
         Guarded in(m.exec, x, tokens), out(DType::kF32, tokens, rows);
