@@ -43,7 +43,7 @@ THIMBLE_INLINE void quantise_block(const float* x, float magnitude, I8Block& blo
         std::int32_t sum = 0;
         for (int i = 16 * h; i < 16 * h + 16; ++i) {
             block.codes[i] = static_cast<std::int8_t>(codes[i]);
-            sum += codes[i];
+            sum += block.codes[i];  // of bytes: those of a NaN are anything
         }
         block.negative_halves[h] = -sum;
         block.half_sums[h] = block.scale * static_cast<float>(sum);
