@@ -431,7 +431,8 @@ TEST_SUITE("format") {
             CHECK(unpack(*format, view, {0, 3}) == w);
             for (const double bad : {double{NAN}, double{INFINITY}, -1e300}) {
                 w[256 + 17] = bad;
-                const Error e = error_of([&] { encoder->encode_doubles(0, w, sink); });
+                BytesSink refused;
+                const Error e = error_of([&] { encoder->encode_doubles(0, w, refused); });
                 CHECK(e.exit() == Exit::kBadData);
                 CHECK(e.where() == "row 1, column 17");
                 std::memcpy(sink.planes[0].data() + (256 + 17) * sizeof bad, &bad, sizeof bad);
