@@ -11,6 +11,27 @@ namespace thimble {
 
 namespace {
 
+// Names, and behind some the options that they take.
+const std::string& format_help() {
+    static const std::string text = [] {
+        std::string help =
+            "format or mix of the weight matrices, as llama.cpp names and mixes them: q4_k is the "
+            "mix q4_k_m, q4_k with --pure is q4_k everywhere; copy keeps each matrix as it is; "
+            "vectors stay f32. Options follow a name, int4:group=128,fit=hqq:";
+        for (const InlineForm& form : target_forms()) {
+            help += " " + form.name;
+            std::string keys;
+            for (const OptionRecord& option : form.options) {
+                keys += (keys.empty() ? ":" : ",") + std::string(option.info.name) + "=" +
+                        option.values.front();
+            }
+            help += keys;
+        }
+        return help;
+    }();
+    return text;
+}
+
 void visit_output(OptionVisitor& v, QuantizeOptions& o) {
     v.option(
         {.name = "container",
@@ -72,9 +93,7 @@ void QuantizeOptions::visit(OptionVisitor& v) {
               .is_output = true},
              output);
     v.option({.name = "format",
-              .help = "format or mix of the weight matrices, as llama.cpp names and mixes them: "
-                      "q4_k is the mix q4_k_m, q4_k with --pure is q4_k everywhere; copy keeps "
-                      "each matrix as it is; vectors stay f32",
+              .help = format_help().c_str(),
               .value = "FORMAT",
               .inline_forms = target_forms},
              format);
