@@ -44,6 +44,11 @@ std::vector<Figure> figures_of(const Record& record) {
     if (record.speed) {
         out.add("speed.prefill_tokens_per_second", record.speed->prefill_tokens_per_second);
         out.add("speed.decode_tokens_per_second", record.speed->decode_tokens_per_second);
+        out.add("speed.decode_bytes_per_second", record.speed->bytes_per_second());
+    }
+    if (record.encoding) {
+        out.add("encoding.seconds", record.encoding->seconds);
+        out.add("encoding.relative_rmse", record.encoding->relative_rmse);
     }
     out.add("peak_memory.predicted_bytes", static_cast<double>(record.peak.predicted_bytes));
     out.add("peak_memory.measured_bytes", static_cast<double>(record.peak.measured_bytes));

@@ -11,6 +11,8 @@
 namespace thimble::eval {
 namespace {
 
+constexpr const char* kReadLimit = "read_limit_bytes_per_second";
+
 // Each struct is listed once, as fields(io, struct); Writer and Reader walk that list.
 class Writer {
   public:
@@ -110,6 +112,11 @@ void fields(Io& io, T& v) requires std::is_same_v<std::remove_const_t<T>, Speed>
     io("repeats", v.repeats), io("bytes_per_token", v.bytes_per_token);
     io("prefill_tokens_per_second", v.prefill_tokens_per_second);
     io("decode_tokens_per_second", v.decode_tokens_per_second);
+}
+
+template <class Io, class T>
+void fields(Io& io, T& v) requires std::is_same_v<std::remove_const_t<T>, Encoding> {
+    io("seconds", v.seconds), io("relative_rmse", v.relative_rmse);
 }
 
 template <class Io, class T>
@@ -257,7 +264,10 @@ Json to_json(const Record& record) {
     write(out, "perplexity", record.perplexity);
     write(out, "divergence", record.divergence);
     write(out, "speed", record.speed);
+    if (record.speed && record.speed->limit_bytes_per_second > 0)
+        out.set(kReadLimit, record.speed->limit_bytes_per_second);
     write(out, "peak_memory", record.peak);
+    write(out, "encoding", record.encoding);
     out.set("seconds", record.seconds);
     Json tasks = Json::array();
     for (const TaskResult& task : record.tasks) tasks.push(task_json(task));
@@ -285,7 +295,12 @@ Record record_from_json(const Json& json, std::string_view where) {
     read(json, "perplexity", record.perplexity, where);
     read(json, "divergence", record.divergence, where);
     read(json, "speed", record.speed, where);
+    const Json* limit = json.find(kReadLimit);
+    if (limit != nullptr && record.speed)
+        record.speed->limit_bytes_per_second =
+            limit->as_double(std::string(where) + ": " + kReadLimit);
     read(json, "peak_memory", record.peak, where);
+    read(json, "encoding", record.encoding, where);
     if (const Json* seconds = json.find("seconds")) record.seconds = seconds->as_double(where);
     if (const Json* tasks = json.find("tasks")) {
         for (const Json& task : tasks->as_array(where))

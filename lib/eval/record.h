@@ -55,6 +55,18 @@ struct Speed {
     std::int64_t prompt_tokens = 0, decode_tokens = 0, repeats = 0;
     double prefill_tokens_per_second = 0, decode_tokens_per_second = 0;
     std::uint64_t bytes_per_token = 0;  // moved per decoded token at half of decode_tokens
+    // What memory gives these threads, of a machine profile; 0: not known.
+    double limit_bytes_per_second = 0;
+
+    [[nodiscard]] double bytes_per_second() const noexcept {  // of decoding
+        return static_cast<double>(bytes_per_token) * decode_tokens_per_second;
+    }
+};
+
+// How the model's file was made, where a report of quantize tells.
+struct Encoding {
+    double seconds = 0;
+    double relative_rmse = 0;  // of all matrices together; NaN where it was not measured
 };
 
 struct Peak {
@@ -104,6 +116,7 @@ struct Record {
     std::vector<TaskResult> tasks;
     std::vector<Metric> averages;  // means over the texts, each counting the same; if several
     Peak peak;
+    std::optional<Encoding> encoding;
 };
 
 [[nodiscard]] Json to_json(const Record& record);

@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
+#include <functional>
 
 #include "core/strings.h"
 
@@ -30,31 +32,88 @@ std::optional<Estimate> text_figure(const Record& r, std::string_view name,
     return of_first;
 }
 
-std::vector<std::string> cells(const Record& r) {
-    const auto& s = r.speed;
-    const auto of_text = [&](std::string_view name, auto part, int decimals, double unit = 1) {
-        std::optional<Estimate> first;
-        if (const auto& d = r.divergence) first = part(*d);
-        const auto figure = text_figure(r, name, first);
-        return figure ? with_error(*figure, decimals, unit) : kNone;
-    };
-    using Divergence = DivergenceFigures;
+// Whether a column is left out: never, where no record has it, where all have the same.
+enum class Shown : std::uint8_t { kAlways, kKnown, kDiffering };
+struct TableColumn {
+    const char* head;
+    std::function<std::string(const Record&)> cell;
+    Shown shown = Shown::kAlways;
+};
+
+// A figure of the divergence with its error.
+template <class Part>
+TableColumn divergence_column(const char* head, std::string name, Part part, int decimals,
+                              double unit = 1) {
+    return {head, [=](const Record& r) -> std::string {
+                std::optional<Estimate> first;
+                if (r.divergence) first = part(*r.divergence);
+                const auto figure = text_figure(r, name, first);
+                return figure ? with_error(*figure, decimals, unit) : kNone;
+            }};
+}
+
+template <class Cell>
+TableColumn speed_column(const char* head, Cell cell, Shown shown = Shown::kAlways) {
+    return {head, [=](const Record& r) { return r.speed ? cell(*r.speed) : std::string(kNone); },
+            shown};
+}
+
+std::string perplexity_cell(const Record& r) {
     const auto perplexity = text_figure(
         r, "ppl", r.perplexity ? std::optional(r.perplexity->perplexity) : std::nullopt);
-    return {title(r.model),
-            r.model.format,
-            format_bytes(r.model.file_bytes),
-            fixed(r.model.bits_per_weight, 2),
-            perplexity ? with_error(*perplexity, 3) : kNone,
-            of_text(
-                "kld_mean", [](const Divergence& d) { return d.kld; }, 5),
-            of_text(
-                "same_top", [](const Divergence& d) { return d.same_top; }, 2, 100),
-            of_text(
-                "rms_delta_p", [](const Divergence& d) { return d.rms_delta_p; }, 2, 100),
-            s ? fixed(s->decode_tokens_per_second, 1) : kNone,
-            s ? fixed(s->prefill_tokens_per_second, 1) : kNone,
-            format_bytes(r.peak.measured_bytes)};
+    return perplexity ? with_error(*perplexity, 3) : kNone;
+}
+
+std::string limit_cell(const Speed& s) {
+    if (s.limit_bytes_per_second <= 0) return kNone;
+    return fixed(100 * s.bytes_per_second() / s.limit_bytes_per_second, 0);
+}
+
+std::vector<TableColumn> quality_columns() {
+    using Divergence = DivergenceFigures;
+    return {
+        {"PPL", perplexity_cell},
+        divergence_column(
+            "KLD", "kld_mean", [](const Divergence& d) { return d.kld; }, 5),
+        {"KLD 99 %",
+         [](const Record& r) { return r.divergence ? fixed(r.divergence->kld_p99, 3) : kNone; },
+         Shown::kKnown},
+        divergence_column(
+            "same top-1 %", "same_top", [](const Divergence& d) { return d.same_top; }, 2, 100),
+        divergence_column(
+            "RMS Δp %", "rms_delta_p", [](const Divergence& d) { return d.rms_delta_p; }, 2, 100)};
+}
+
+std::vector<TableColumn> columns() {
+    std::vector<TableColumn> out = {
+        {"model", [](const Record& r) { return title(r.model); }},
+        {"format", [](const Record& r) { return r.model.format; }},
+        {"activations", [](const Record& r) { return r.settings.activations; }, Shown::kDiffering},
+        {"size", [](const Record& r) { return format_bytes(r.model.file_bytes); }},
+        {"bits/weight", [](const Record& r) { return fixed(r.model.bits_per_weight, 2); }},
+        {"rel. RMSE %",
+         [](const Record& r) {
+             return r.encoding && std::isfinite(r.encoding->relative_rmse)
+                        ? fixed(100 * r.encoding->relative_rmse, 2)
+                        : kNone;
+         },
+         Shown::kKnown}};
+    for (TableColumn& column : quality_columns()) out.push_back(std::move(column));
+    out.push_back(speed_column(
+        "decode tok/s", [](const Speed& s) { return fixed(s.decode_tokens_per_second, 1); }));
+    out.push_back(speed_column(
+        "decode GB/s", [](const Speed& s) { return fixed(s.bytes_per_second() / 1e9, 1); },
+        Shown::kKnown));
+    out.push_back(speed_column("of read limit %", limit_cell, Shown::kKnown));
+    out.push_back(speed_column(
+        "prefill tok/s", [](const Speed& s) { return fixed(s.prefill_tokens_per_second, 1); }));
+    out.push_back(
+        {"peak memory", [](const Record& r) { return format_bytes(r.peak.measured_bytes); }});
+    out.push_back(
+        {"encode s",
+         [](const Record& r) { return r.encoding ? fixed(r.encoding->seconds, 1) : kNone; },
+         Shown::kKnown});
+    return out;
 }
 
 // One line per different value of `describe`; several mean that their columns do not compare.
@@ -96,9 +155,19 @@ std::string describe_speed(const Record& r) {
 }  // namespace
 
 TableRows model_rows(std::span<const Record> records) {
-    TableRows rows = {{"model", "format", "size", "bits/weight", "PPL", "KLD", "same top-1 %",
-                       "RMS Δp %", "decode tok/s", "prefill tok/s", "peak memory"}};
-    for (const Record& record : records) rows.push_back(cells(record));
+    TableRows rows(records.size() + 1);
+    for (const TableColumn& column : columns()) {
+        std::vector<std::string> cells;
+        for (const Record& record : records) cells.push_back(column.cell(record));
+        const auto all = [&](const std::string& text) {
+            return std::all_of(cells.begin(), cells.end(),
+                               [&](const std::string& cell) { return cell == text; });
+        };
+        if (column.shown == Shown::kKnown && all(kNone)) continue;
+        if (column.shown == Shown::kDiffering && (cells.empty() || all(cells[0]))) continue;
+        rows[0].emplace_back(column.head);
+        for (std::size_t i = 0; i < cells.size(); ++i) rows[i + 1].push_back(std::move(cells[i]));
+    }
     return rows;
 }
 

@@ -77,7 +77,8 @@ void EvaluateOptions::visit(OptionVisitor& v) {
               .most = 1 << 20},
              batch);
     v.option({.name = "profile",
-              .help = "machine profile for predicted times, from run --probe",
+              .help = "machine profile for predicted times, from run --probe; with --bench the "
+                      "result says, too, how near decoding comes to its read bandwidth",
               .value = "FILE",
               .changes_output = false},
              profile);
@@ -164,7 +165,9 @@ void CompareOptions::visit(OptionVisitor& v) {
 void ReportOptions::visit(OptionVisitor& v) {
     v.group("Report");
     v.option({.name = "results",
-              .help = "files that evaluate -o wrote",
+              .help = "files that evaluate -o wrote; speeds and perplexities of one model may "
+                      "come from two of them, and reports of quantize (--json) add how its file "
+                      "was made",
               .value = "FILE",
               .required = true,
               .is_input = true,

@@ -342,7 +342,14 @@ bool Pipeline::score(cli::Context& context, eval::Record& record) {
     };
     if (!suite_.run(run, journal_.get(), progress, release)) return false;
     suite_.results(record);
-    if (options.bench) record.speed = eval::measure_speed(model, options.speed);
+    if (options.bench) {
+        record.speed = eval::measure_speed(model, options.speed);
+        if (device_ == Device::kCpu && !options.profile.empty()) {
+            record.speed->limit_bytes_per_second = cost::find_profile(options.profile)
+                                                       .at(context.team.threads())
+                                                       .read_bytes_per_second;
+        }
+    }
     context.report.set("streamed_bytes", streamed_bytes + model.streamed_bytes());
     return true;
 }

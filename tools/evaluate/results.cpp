@@ -8,6 +8,7 @@
 #include "eval/compare.h"
 #include "eval/lm_eval.h"
 #include "eval/report.h"
+#include "eval/report_join.h"
 #include "io/atomic_file.h"
 #include "pipeline.h"
 
@@ -92,9 +93,10 @@ void run_compare(const CompareOptions& options, cli::Context& context) {
 }
 
 void run_report(const ReportOptions& options, cli::Context& context) {
-    std::vector<eval::Record> records;
+    eval::ReportJoin join;
     for (const std::string& path : options.results)
-        records.push_back(eval::record_from_json(read_json_file(path), path));
+        join.add(read_json_file(path), escaped(path, 1024));
+    const std::vector<eval::Record> records = std::move(join).records();
     context.report.set("report", eval::report_json(records));
     if (!options.output.empty()) {
         refuse_overwriting_inputs(options.output, options.results);

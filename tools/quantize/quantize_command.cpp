@@ -72,10 +72,12 @@ class Quantize {
         context.report.set("resumed_bytes", job_->resumed_bytes());
         context.report.set("seconds", seconds);
         context.report.set("tensors", std::move(tensors));
-        TensorError change;
+        TensorError change, error;
         for (const TensorReport& r : job_->reports()) {
             if (r.change) change.add(*r.change);
+            if (r.error) error.add(*r.error);
         }
+        if (error.count > 0) context.report.set("relative_rmse", error.relative_rmse());
         if (change.count > 0) {
             context.report.set("relative_change", change.relative_rmse());
             log_info("merged: weights moved by " + std::to_string(100 * change.relative_rmse()) +

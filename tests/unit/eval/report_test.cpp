@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "eval/report.h"
+#include "eval/report_join.h"
 
 using namespace thimble;
 using namespace thimble::eval;
@@ -84,4 +85,74 @@ TEST_CASE("eval report: columns line up by characters and notes name what differ
     const std::vector<Record> differing = {sample(), other};
     CHECK(report_text(differing).find("do not compare") != std::string::npos);
     CHECK(report_json(differing).find("results")->as_array("").size() == 2);
+}
+
+namespace {
+
+std::string refusal(ReportJoin& join, const Json& json, const std::string& where) {
+    try {
+        join.add(json, where);
+        (void)std::move(join).records();
+    } catch (const Error& error) {
+        CHECK(error.exit() == Exit::kBadData);
+        return error.what();
+    }
+    return "accepted";
+}
+
+Json made(const std::string& output) {
+    Json json = Json::object();
+    json.set("schema", "thimble.report/1");
+    json.set("tool", "quantize");
+    json.set("output", output);
+    json.set("seconds", 2.5);
+    json.set("relative_rmse", 0.0912);
+    return json;
+}
+
+}  // namespace
+
+TEST_CASE("eval report: a model's quality, its speed and its making share a line") {
+    Record quality = sample(), speed = sample();
+    quality.speed.reset();
+    speed.text.reset(), speed.perplexity.reset(), speed.divergence.reset();
+    speed.reference.reset();
+    speed.peak.measured_bytes = 4096;
+    speed.speed->limit_bytes_per_second = 2e7;
+    for (const bool speed_first : {false, true}) {
+        ReportJoin join;
+        join.add(to_json(speed_first ? speed : quality), "a.json");
+        join.add(made("somewhere/tiny.gguf"), "q.json");
+        join.add(to_json(speed_first ? quality : speed), "b.json");
+        const std::vector<Record> records = std::move(join).records();
+        REQUIRE(records.size() == 1);
+        CHECK(records[0].divergence->kld.value == 0.0125);
+        CHECK(records[0].peak.measured_bytes == 4096);
+        CHECK(records[0].encoding->seconds == 2.5);
+        const std::string text = report_text(records);
+        CHECK(text.find("of read limit %") != std::string::npos);
+        CHECK(text.find(" 31 ") != std::string::npos);  // 123456 * 50.5 of 2e7
+        CHECK(text.find("9.12") != std::string::npos);
+        CHECK(to_json(record_from_json(to_json(records[0]), "r")).dump() ==
+              to_json(records[0]).dump());
+    }
+
+    // Other activations, another file: not the same line; and then the column is shown.
+    Record other = speed;
+    other.settings.activations = "f32";
+    ReportJoin apart;
+    apart.add(to_json(quality), "a.json");
+    apart.add(to_json(other), "b.json");
+    const std::vector<Record> two = std::move(apart).records();
+    CHECK(two.size() == 2);
+    CHECK(report_text(two).find("activations  ") != std::string::npos);
+
+    ReportJoin lone;
+    CHECK(refusal(lone, made("x.gguf"), "q.json") ==
+          "q.json: no result is of the file that it made, 'x.gguf'");
+    ReportJoin dry;
+    Json no_output = made("x");
+    no_output.set("tool", "run");
+    CHECK(refusal(dry, no_output, "q.json").find("is not an evaluation result") !=
+          std::string::npos);
 }
