@@ -20,6 +20,18 @@ std::pair<std::string, std::string> split_reference(const std::string& name) {
     return {name.substr(0, dot), name.substr(dot + 1)};
 }
 
+// "q[a,*]", and "q[*]".
+bool is_pattern(const std::string& id) {
+    const std::size_t open = id.find('[');
+    return open != std::string::npos && id.find('*', open) != std::string::npos;
+}
+// "q[a,b]": a and b.
+std::vector<std::string> places_of(const std::string& id) {
+    const std::size_t open = id.find('[');
+    if (open == std::string::npos || !id.ends_with(']')) return {};
+    return split(id.substr(open + 1, id.size() - open - 2), ',');
+}
+
 class Linker {
   public:
     Linker(Recipe& recipe, const std::vector<std::vector<std::string>>& needs)
@@ -36,11 +48,27 @@ class Linker {
                                    const std::string& hint = {}) {
         return {Exit::kUsage, where, what, hint};
     }
-    // The steps a reference names. "q[*]" and, in `needs`, a bare "q" mean all instances.
+    // The steps a reference names. "q[*]" and, in `needs`, a bare "q" mean all instances; "q[a,*]"
+    // all whose first value is a.
     [[nodiscard]] std::vector<std::size_t> steps_of(const std::string& id,
                                                     const std::string& where) const {
-        const bool star = id.ends_with("[*]");
-        return recipe_.find(star ? id.substr(0, id.size() - 3) : id, where);
+        if (!is_pattern(id)) return recipe_.find(id, where);
+        const std::vector<std::string> wanted = places_of(id);
+        const std::vector<std::size_t> all = recipe_.find(id.substr(0, id.find('[')), where);
+        if (wanted.size() == 1) return all;
+        std::vector<std::size_t> found;
+        for (const std::size_t step : all) {
+            const std::vector<std::string> places = places_of(recipe_.steps[step].id);
+            const auto same = [](const std::string& want, const std::string& is) {
+                return want == "*" || want == is;
+            };
+            if (std::equal(wanted.begin(), wanted.end(), places.begin(), places.end(), same))
+                found.push_back(step);
+        }
+        if (found.empty())
+            throw bad(where, "no step is '" + escaped(id) + "'",
+                      "one is '" + recipe_.steps[all.front()].id + "'");
+        return found;
     }
 
     void link() {
@@ -123,7 +151,7 @@ class Linker {
         if (names.size() == 1 && text == "${" + names[0] + "}") {
             const auto [id, key] = split_reference(names[0].substr(6));
             const std::vector<std::size_t> steps = steps_of(id, where);
-            if (!id.ends_with("[*]") && steps.size() > 1) throw several(id, where);
+            if (!is_pattern(id) && steps.size() > 1) throw several(id, where);
             std::vector<Value> values;
             for (const std::size_t step : steps) values.push_back(value_of(step, key, where));
             return values;
@@ -131,8 +159,9 @@ class Linker {
         const auto named = [&](const std::string& name) -> const Value& {
             const auto [id, key] = split_reference(name.substr(6));
             const std::vector<std::size_t> steps = steps_of(id, where);
-            if (id.ends_with("[*]"))
-                throw bad(where, "'[*]' must stand alone in its text: \"${" + name + "}\"");
+            if (is_pattern(id))
+                throw bad(where, "what means several steps must stand alone in its text: \"${" +
+                                     name + "}\"");
             if (steps.size() > 1) throw several(id, where);
             return value_of(steps.front(), key, where);
         };

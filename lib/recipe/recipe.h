@@ -11,7 +11,7 @@
 //       with: {model: in.gguf, output: "out-${matrix.type}.gguf", format: "${matrix.type}"}
 //     - id: table
 //       uses: evaluate report
-//       with: {files: ["${steps.q[*].json}"]}
+//       with: {files: ["${steps.q[*].json}"]}  # of a matrix of two: q[a,*] has the first's value a
 //     - id: good
 //       uses: evaluate
 //       with: {model: "${steps.q[q4_0].output}", reference: in.gguf, file: text.txt}

@@ -99,6 +99,29 @@ TEST_CASE("recipe: a matrix makes instances, references pick one or all") {
     CHECK(r.find("q[b,f16]", "x") == std::vector<std::size_t>{3});
 }
 
+TEST_CASE("recipe: a star stands for any value of one place of a matrix") {
+    const auto recipe = [](const std::string& what) {
+        return "recipe: 1\n"
+               "steps:\n"
+               "  - id: q\n"
+               "    matrix: {m: [a, b], t: [x, y]}\n"
+               "    uses: quantize\n"
+               "    with: {model: in, output: '${matrix.m}-${matrix.t}'}\n"
+               "  - {id: t, uses: evaluate report, with: {files: '" +
+               what + "'}}\n";
+    };
+    CHECK(value(parse(recipe("${steps.q[b,*].output}")), 4, "files") == "b-x b-y");
+    const Recipe columns = parse(recipe("${steps.q[*,y].output}"));
+    CHECK(value(columns, 4, "files") == "a-y b-y");
+    CHECK(columns.steps[4].needs == std::vector<std::size_t>{1, 3});
+    CHECK(value(parse(recipe("${steps.q[*,*].output}")), 4, "files") == "a-x a-y b-x b-y");
+    CHECK_THROWS_WITH(parse(recipe("${steps.q[c,*].output}")),
+                      doctest::Contains("no step is 'q[c,*]' (one is 'q[a,x]')"));
+    CHECK_THROWS_WITH(parse(recipe("${steps.q[*,*,*].output}")), doctest::Contains("no step is"));
+    CHECK_THROWS_WITH(parse(recipe("p-${steps.q[b,*].output}")),
+                      doctest::Contains("must stand alone"));
+}
+
 TEST_CASE("recipe: a user's path stays the user's through variables and a matrix") {
     const Recipe r = parse(
         "recipe: 1\n"
