@@ -5,6 +5,7 @@
 #include "kernels/encode/affine.h"
 #include "kernels/encode/bipolar.h"
 #include "kernels/encode/bitmod.h"
+#include "kernels/encode/nvfp4.h"
 
 namespace thimble::encode::THIMBLE_ENCODE_LEVEL {
 
@@ -16,6 +17,8 @@ static inline void search_scales(ScaleSearch& fit) {
             return fit_bipolar(fit);
         case LayoutId::k_bitmod:
             return fit_bitmod(fit);
+        case LayoutId::k_nvfp4:
+            return fit_nvfp4(fit);
         default:
             return;
     }

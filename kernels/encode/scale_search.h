@@ -15,7 +15,8 @@ struct ScaleSearch {
     const float* importance = nullptr;  // [n]
     int n = 0;
     bool symmetric = false;        // affine: codes count from the middle
-    int first_id = 0, end_id = 0;  // bitmod: of the datatypes that may be taken
+    int first_id = 0, end_id = 0;  // what may be taken: bitmod's datatypes, nvfp4's scales
+    float unit = 0;                // nvfp4: the matrix's scale
     // Found:
     float scale = 0, minimum = 0;  // scale 0: all weights are zero or nearly so
     int id = 0;

@@ -5,7 +5,7 @@
 // whichever leaves the least error.
 #include "format/plane_format.h"
 #include "format/row_encoder.h"
-#include "kernels/encode/lanes.h"
+#include "kernels/encode/groups.h"
 
 namespace thimble {
 namespace {
@@ -26,8 +26,10 @@ struct Nvfp4Options {
 class Nvfp4Encoder final : public Encoder {
   public:
     Nvfp4Encoder(const FormatInfo& info, Shape2 shape, const Nvfp4Options& options,
-                 std::span<const float> importance)
-        : info_(info), shape_(shape), search_(options.fit == "mse"), importance_(importance) {}
+                 const EncodeOptions& encode)
+        : info_(info), shape_(shape), importance_(encode.column_importance) {
+        if (options.fit == "mse") search_ = encode.fit ? encode.fit : encode::plain::search_scales;
+    }
 
     void scan(std::int64_t first_row, std::span<const float> rows) override {
         for (std::int64_t r = 0; r < rows_in(rows); ++r) {
@@ -76,29 +78,16 @@ class Nvfp4Encoder final : public Encoder {
             return matrix > 0 ? f32_to_e4m3(peak / most / matrix) : std::uint8_t{0};
         };
         const std::uint8_t by_peak = scale_of(kMost);
-        if (!search_ || by_peak == 0) return by_peak;
-        std::uint8_t best = by_peak;
-        double least = error(block, w, e4m3_to_f32(best) * matrix);
+        if (by_peak == 0 || search_ == nullptr) return by_peak;
         // From scales that clip the peak up to those that make it 4.
-        const int first = std::max(by_peak - 2, 1), last = std::min(scale_of(4) + 1, 0x7e);
-        for (int s = first; s <= last; ++s) {
-            const auto scale = static_cast<std::uint8_t>(s);
-            const double left = error(block, w, e4m3_to_f32(scale) * matrix);
-            if (left < least) best = scale, least = left;
-        }
-        return best;
+        encode::ScaleSearch fit{.layout = LayoutId::k_nvfp4, .weights = block};
+        fit.importance = w.data(), fit.n = L::kGroup;
+        fit.first_id = std::max(by_peak - 2, 1), fit.end_id = std::min(scale_of(4) + 2, 0x7f);
+        fit.unit = matrix, fit.id = by_peak;
+        search_(fit);
+        return static_cast<std::uint8_t>(fit.id);
     }
 
-    static double error(const float* block, const std::vector<float>& w, float step) {
-        double sum = 0;
-        for (int i = 0; i < L::kGroup; ++i) {
-            const int twice = E2m1::value(code(block[i], step));
-            const auto missed =
-                static_cast<double>(block[i] - 0.5f * step * static_cast<float>(twice));
-            sum += static_cast<double>(w[static_cast<std::size_t>(i)]) * missed * missed;
-        }
-        return sum;
-    }
     // Of the nearest value, the even code of two.
     static std::uint8_t code(float weight, float step) {
         if (!(step > 0)) return 0;
@@ -111,7 +100,7 @@ class Nvfp4Encoder final : public Encoder {
 
     FormatInfo info_;
     Shape2 shape_;
-    bool search_;
+    encode::SearchScale search_ = nullptr;  // of the least error; null: the peak's scale
     std::span<const float> importance_;
     float peak_ = 0;
 };
@@ -138,7 +127,7 @@ struct Codec {
     }
     static std::unique_ptr<Encoder> encoder(Shape2 shape, const Options& o,
                                             const EncodeOptions& encode) {
-        return std::make_unique<Nvfp4Encoder>(info(o), shape, o, encode.column_importance);
+        return std::make_unique<Nvfp4Encoder>(info(o), shape, o, encode);
     }
 
     static PackedForm form(PlanePicker& picker, Shape2 shape) {
