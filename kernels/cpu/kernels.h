@@ -163,6 +163,19 @@ struct SoftmaxGradient {
     std::uint16_t* ds_bf16;  // [n]
 };
 
+// bfloat16 numbers of one chunk of coded exponents (kernels/layout/exponent_code.h).
+struct DecodeExponents {
+    const std::uint8_t* table;      // [256] of the code
+    const std::uint8_t* exponents;  // [16] of the code's symbols
+    const std::uint16_t* words;     // the chunk
+    const std::uint16_t* words_end;
+    const std::uint16_t* readable_end;  // memory that may be read: fastest some 600 words on
+    const std::uint8_t* rest;           // [count] sign and mantissa: bits 7 and 0 to 6
+    std::int64_t count;
+    std::uint16_t* out;  // [count]
+    bool* sound;         // set: whether the chunk ended where its words do
+};
+
 #define THIMBLE_KERNEL(name, parameters) void(*name) parameters;
 struct KernelTable {
 #include "kernels/cpu/kernels.def"
