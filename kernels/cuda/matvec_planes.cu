@@ -5,7 +5,7 @@
 // takes 32 columns, neighbouring lanes neighbouring ones, and keeps their words for all tokens.
 // Floor: the weights' bytes, or bits * x_bits population counts for each 32 weights and token,
 // 16 in a clock and multiprocessor: with more than 8 pairs of planes the counts. No shared memory.
-// Blocks of 256 threads; occupancy is bound by registers at eight tokens.
+// Blocks of 256 threads; occupancy is bound by registers, or by threads on 8.6 and 8.9.
 #include "kernels/cuda/device/bit_planes.cuh"
 
 namespace thimble::cuda {

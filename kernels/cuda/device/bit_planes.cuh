@@ -21,7 +21,8 @@ __device__ __forceinline__ const std::uint32_t* plane_row(const Matrix& m, std::
 __device__ __forceinline__ float plane_scale(const Matrix& m, std::int64_t r, std::int64_t tile) {
     const auto* scales = reinterpret_cast<const std::uint16_t*>(m.planes[Bipolar::kScales] +
                                                                 r * m.row_bytes[Bipolar::kScales]);
-    return f16_to_f32(__ldg(scales + 32 * tile / m.params.group));
+    const auto tiles_of_group = static_cast<unsigned>(m.params.group) / 32;
+    return f16_to_f32(__ldg(scales + static_cast<unsigned>(tile) / tiles_of_group));
 }
 // With every bit +1 or -1: the largest that so many columns' product can be.
 __device__ __forceinline__ int most_of(const MatmulPlanes& p, int columns) {
