@@ -253,13 +253,14 @@ TEST_SUITE("cuda" * doctest::skip(no_device())) {
             cpu.activations = device.activations = bits;
             const Run want = run(path, cpu, tokens);
             for (const std::int64_t step : {512, 3}) {
+                if (step == 3 && !fine) continue;
                 CAPTURE(step);
                 device.step_tokens = step;
                 const Run got = run(path, device, tokens);
                 // Of 8 bits, one code more or less where the input lay between two; of one bit,
                 // signs alone, which do not.
-                CHECK(most_difference(got, want) <= 0.02 * largest(want));
-                CHECK(most_difference(got, exact) >= (fine ? 1e-4 : 0.1) * largest(exact));
+                CHECK(most_difference(got, want) <= 0.005 * largest(want));
+                CHECK(most_difference(got, exact) >= (fine ? 0.01 : 0.1) * largest(exact));
                 const Plan plan = planned(path, device, std::ssize(tokens));
                 CHECK(got.ram == plan.total_bytes(Tier::kRam));
                 CHECK(got.vram == plan.total_bytes(Tier::kVram));
