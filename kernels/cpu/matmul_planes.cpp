@@ -159,7 +159,8 @@ void encode_planes(const EncodePlanes& p) {
         peak = size > peak ? size : peak;
         bad += p.x[k] * 0.0f;
     }
-    const float scale = p.bits == 1 ? sum_of_magnitudes(p) / static_cast<float>(p.cols) : peak / most;
+    const float scale =
+        p.bits == 1 ? sum_of_magnitudes(p) / static_cast<float>(p.cols) : peak / most;
     *p.scale = scale + bad;
     const float inverse = scale > 1e-30f ? 0.5f / scale : 0.0f;
     for (std::int64_t w = 0; w < stride; ++w) {

@@ -33,7 +33,8 @@ __device__ __forceinline__ void stage_weights(const MatmulPlanes& p, std::int64_
     const int word = lane % (kWords * bits) / bits, plane = lane % bits;
     if (lane < at_once * kWords * bits) {
 #pragma unroll 4
-        for (int r = warp * at_once + lane / (kWords * bits); r < kTileRows; r += kWarps * at_once) {
+        for (int r = warp * at_once + lane / (kWords * bits); r < kTileRows;
+             r += kWarps * at_once) {
             unsigned value = 0;
             if (row + r < p.weight.rows && word < left)
                 value = __ldg(plane_row(p.weight, row + r) + (tile + word) * bits + plane);
@@ -125,8 +126,8 @@ __global__ void __launch_bounds__(kThreads, 2) matmul_planes_kernel(MatmulPlanes
             for (int i = 0; i < 32; ++i) {
                 const int m = i / 16, n = i / 4 % 4, e = i % 4;
                 const float scale = scales[(at.row + 16 * m + 8 * (e / 2) + at.g) * kWords + word];
-                sums[m][n][e] = fmaf(static_cast<float>(most - 2 * counts[m][n][e]), scale,
-                                     sums[m][n][e]);
+                sums[m][n][e] =
+                    fmaf(static_cast<float>(most - 2 * counts[m][n][e]), scale, sums[m][n][e]);
             }
         }
         __syncthreads();

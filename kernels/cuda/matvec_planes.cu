@@ -39,13 +39,14 @@ __global__ void __launch_bounds__(kMatvecThreads) matvec_planes_kernel(MatmulPla
     for (std::int64_t tile = threadIdx.x % 32; tile < tiles; tile += 32) {
         unsigned words[kMostPlanes];
 #pragma unroll
-        for (int i = 0; i < kMostPlanes; ++i) words[i] = i < bits ? __ldg(from + tile * bits + i) : 0;
+        for (int i = 0; i < kMostPlanes; ++i)
+            words[i] = i < bits ? __ldg(from + tile * bits + i) : 0;
         const float scale = plane_scale(p.weight, row, tile);
 #pragma unroll
         for (int t = 0; t < kTokens; ++t) {
             if (t >= p.tokens) break;
-            const int differ = differing(words, bits, p.x + t * p.x_bits * stride + tile, p.x_bits,
-                                         stride);
+            const int differ =
+                differing(words, bits, p.x + t * p.x_bits * stride + tile, p.x_bits, stride);
             sums[t] = fmaf(static_cast<float>(most - 2 * differ), scale, sums[t]);
         }
     }

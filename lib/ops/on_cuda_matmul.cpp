@@ -2,8 +2,9 @@
 // Which kernel multiplies, by layout, activations and number of tokens. A few tokens: one pass over
 // the weights, in 8 bits where the layout has dot products of bytes and --activations allows, else
 // in floats. More: cuBLAS for f16 and bf16, tensor cores for the layouts that have them, both with
-// the input rounded to 16 bits (finer than 8-bit codes); with --activations f32 always floats. Weights
-// in bit planes with --activations b1 to b8: bits of both are counted, whatever the number of tokens.
+// the input rounded to 16 bits (finer than 8-bit codes); with --activations f32 always floats.
+// Weights in bit planes with --activations b1 to b8: bits of both are counted, whatever the number
+// of tokens.
 #include "ops/cuda_matrix.h"
 #include "ops/on_cuda.h"
 

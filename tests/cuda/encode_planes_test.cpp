@@ -52,6 +52,29 @@ Planes on_cpu(Isa isa, const std::vector<float>& x, std::int64_t rows, std::int6
     return out;
 }
 
+void check_as_on_cpu(const std::vector<float>& x, std::int64_t rows, std::int64_t cols,
+                     std::int64_t stride, int bits) {
+    const Planes got = on_device(x, rows, cols, stride, bits);
+    for (int isa = 0; isa <= static_cast<int>(best_isa()); ++isa) {
+        CAPTURE(isa);
+        const Planes want = on_cpu(static_cast<Isa>(isa), x, rows, cols, stride, bits);
+        CHECK(got.scales == want.scales);
+        CHECK(got.words == want.words);
+    }
+}
+
+// Values halfway between two codes as nearly as floats are, and their neighbours.
+void at_bounds(std::span<float> row, int bits) {
+    const int most = (1 << bits) - 1;
+    row[0] = 1.2345678f;
+    const double scale = static_cast<double>(row[0] / static_cast<float>(most));
+    for (std::size_t k = 1; k < row.size(); ++k) {
+        const auto code = static_cast<int>(k / 3) % most;
+        row[k] = static_cast<float>(scale * (2 * code + 1 - most));
+        if (k % 3 != 0) row[k] = std::nextafter(row[k], k % 3 == 1 ? -10.0f : 10.0f);
+    }
+}
+
 }  // namespace
 
 void check_encode_planes() {
@@ -61,22 +84,16 @@ void check_encode_planes() {
         for (std::int64_t k = kCols; k < kStride; ++k)
             x[static_cast<std::size_t>(r * kStride + k)] = std::numeric_limits<float>::quiet_NaN();
     }
-    std::fill_n(x.begin() + kStride, kCols, 0.0f);          // a row of zeros
+    std::fill_n(x.begin() + kStride, kCols, 0.0f);           // a row of zeros
     x[2 * kStride + 7] = 1e30f, x[2 * kStride + 8] = -0.0f;  // one that is nearly zero
     for (std::int64_t k = 0; k < kCols; ++k)                 // ties, and a scale of 1
         x[static_cast<std::size_t>(3 * kStride + k)] = static_cast<float>(k % 16 - 8);
     for (int bits = 1; bits <= 8; ++bits) {
+        at_bounds(std::span(x).subspan(4 * kStride, kCols), bits);
         for (const std::int64_t cols : {std::int64_t{32}, kCols}) {
             CAPTURE(bits);
             CAPTURE(cols);
-            const Planes got = on_device(x, kRows, cols, kStride, bits);
-            for (int isa = 0; isa <= static_cast<int>(best_isa()); ++isa) {
-                CAPTURE(isa);
-                const Planes want =
-                    on_cpu(static_cast<Isa>(isa), x, kRows, cols, kStride, bits);
-                CHECK(got.scales == want.scales);
-                CHECK(got.words == want.words);
-            }
+            check_as_on_cpu(x, kRows, cols, kStride, bits);
         }
         // Codes by their definition: x / scale is within 1 of 2 u - most.
         const Planes one = on_device(x, 1, kCols, kStride, bits);
@@ -91,6 +108,9 @@ void check_encode_planes() {
                              static_cast<float>(value)) <= 1.0001f);
         }
     }
+    // Sums of few columns, whose order shows.
+    check_as_on_cpu(values(40 * 32, 3), 40, 32, 32, 1);
+    check_as_on_cpu(values(40 * 288, 4), 40, 288, 288, 1);
     for (const float bad :
          {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
         for (const int bits : {1, 4}) {

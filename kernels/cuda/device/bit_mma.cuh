@@ -37,10 +37,10 @@ inline void count_differing(int (&d)[4], const unsigned (&a)[4], const unsigned 
 #else
 
 // `operation`: xor or and.
-#define THIMBLE_BIT_MMA(operation, d, a0, a1, a2, a3, b0, b1)                             \
-    asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32." operation                     \
-        ".popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"           \
-        : "+r"((d)[0]), "+r"((d)[1]), "+r"((d)[2]), "+r"((d)[3])                          \
+#define THIMBLE_BIT_MMA(operation, d, a0, a1, a2, a3, b0, b1)                   \
+    asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32." operation           \
+        ".popc {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+        : "+r"((d)[0]), "+r"((d)[1]), "+r"((d)[2]), "+r"((d)[3])                \
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
 
 __device__ __forceinline__ void count_differing(int (&d)[4], const unsigned (&a)[4],
