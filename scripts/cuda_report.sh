@@ -6,7 +6,7 @@
 #   cuda_report.sh [--targets "80 86 89 90"] [--sass] [--jobs 2] [KERNEL.cu...]
 #     --targets  compute capabilities to compile for
 #     --sass     also count, from cuobjdump, instructions that the kernels are built around: 128-bit global
-#                loads (LDG.E.128), tensor cores (HMMA, IMMA) and dp4a (IDP)
+#                loads (LDG.E.128), tensor cores (HMMA, IMMA, BMMA) and dp4a (IDP)
 #     --jobs     nvcc processes at once
 # Files: all of kernels/cuda unless named. Exit codes: 0; 1 if a kernel spills or does not compile; 2 for a
 # wrong command line; 77 if nvcc (or, for --sass, cuobjdump) is missing.
@@ -81,7 +81,7 @@ kind == "ptx" && $1 == ".maxntid" { gsub(/,/, " "); threads[entry] = $2 * ($3 ==
 kind == "sass" && /code for sm_/ { target = $NF; sub(/.*sm_/, "", target); target += 0 }
 kind == "sass" && /Function :/ { entry = $NF }
 kind == "sass" && /LDG\.E\.([A-Z0-9]+\.)*128/ { loads[entry, target]++ }
-kind == "sass" && /[HI]MMA\./ { mma[entry, target]++ }
+kind == "sass" && /[BHI]MMA\./ { mma[entry, target]++ }
 kind == "sass" && /IDP\./ { dots[entry, target]++ }
 kind == "log" && /Compiling entry function/ { split($0, part, "'"); entry = part[2]; target = substr(part[4], 4) + 0 }
 kind == "log" && /bytes spill stores/ { spilled = $5 + $9 }

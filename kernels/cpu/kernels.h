@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/groups_problem.h"
 #include "kernels/encode/scale_search.h"
+#include "kernels/layout/bit_planes.h"
 #include "kernels/layout/dynamic_map.h"
 #include "kernels/layout/isa.h"
 #include "kernels/layout/layout.h"
@@ -29,21 +30,15 @@ struct MatmulRows {
     bool accumulate;
 };
 
-// The columns of bits of a token's activations: code u of `bits` bits is the odd number 2 u -
-// (2^bits
-// - 1), as weights of layout bipolar have them; x = scale * that number, to nearest.
+// The bits of a token's activations: code u of `bits` bits is the odd number 2 u - (2^bits - 1), as
+// weights of layout bipolar have them; x = scale * that number, to nearest. One bit: the sign.
 struct EncodePlanes {
     const float* x;  // [cols]
     std::int64_t cols;
     int bits;
-    // [bits, plane_words(cols)]: bit i of word w belongs to column 32 w + i; zero past the columns.
-    std::uint32_t* planes;
+    std::uint32_t* planes;  // [bits, plane_words(cols)], layout/bit_planes.h
     float* scale;
 };
-inline constexpr std::int64_t kPlaneWords = 16;  // words come in so many
-inline constexpr std::int64_t plane_words(std::int64_t cols) {
-    return (cols / 32 + kPlaneWords - 1) / kPlaneWords * kPlaneWords;
-}
 
 // out[t][r] (+)= sum over k of x[t][k] * w[r][k] (+ bias[r]), weights in layout bipolar, by
 // counting bits that differ.

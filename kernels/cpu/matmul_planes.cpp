@@ -123,6 +123,23 @@ THIMBLE_INLINE void run_tokens(const MatmulPlanes& p, const Lane& lane, std::int
     }
 }
 
+// In the order of layout/bit_planes.h.
+float sum_of_magnitudes(const EncodePlanes& p) {
+    float sums[kPlaneSums] = {}, total = 0;
+    for (std::int64_t first = 0; first < p.cols; first += kPlaneSums) {
+        const std::int64_t left = p.cols - first;
+        const int n = left < kPlaneSums ? static_cast<int>(left) : kPlaneSums;
+        for (int i = 0; i < n; ++i) sums[i] += __builtin_fabsf(p.x[first + i]);
+    }
+    for (int first = 0; first < kPlaneSums; first += 32) {
+        for (int half = 16; half > 0; half /= 2) {
+            for (int i = first; i < first + half; ++i) sums[i] += sums[i + half];
+        }
+        total += sums[first];
+    }
+    return total;
+}
+
 }  // namespace
 
 void matmul_planes(const MatmulPlanes& p) {
@@ -136,14 +153,14 @@ void matmul_planes(const MatmulPlanes& p) {
 void encode_planes(const EncodePlanes& p) {
     const std::int64_t stride = plane_words(p.cols);
     const auto most = static_cast<float>((1 << p.bits) - 1);
-    float peak = 0, sum = 0, bad = 0;
+    float peak = 0, bad = 0;
     for (std::int64_t k = 0; k < p.cols; ++k) {
         const float size = __builtin_fabsf(p.x[k]);
         peak = size > peak ? size : peak;
-        sum += size;
         bad += p.x[k] * 0.0f;
     }
-    const float scale = p.bits == 1 ? sum / static_cast<float>(p.cols) : peak / most;
+    const float scale =
+        p.bits == 1 ? sum_of_magnitudes(p) / static_cast<float>(p.cols) : peak / most;
     *p.scale = scale + bad;
     const float inverse = scale > 1e-30f ? 0.5f / scale : 0.0f;
     for (std::int64_t w = 0; w < stride; ++w) {

@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/failure.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/layout/bit_planes.h"
 #include "kernels/layout/layout.h"
 
 namespace thimble::cuda {
@@ -117,6 +118,17 @@ struct QuantiseI8 {
     float* sums;         // [rows, cols / 32, 2]: scale * sum of the codes of columns 0-15, 16-31
 };
 
+// Rows as bit planes: code u of `bits` bits is the odd number 2 u - (2^bits - 1), as weights of
+// layout bipolar have them; x = scale * that number, to nearest. One bit: the sign, and the mean
+// magnitude. The bits and scales that cpu::encode_planes gives.
+struct EncodePlanes {
+    const float* x;
+    std::int64_t rows, cols, stride;  // cols a multiple of 32
+    int bits;                         // 1 to 8
+    std::uint32_t* planes;            // [rows, bits, plane_words(cols)], layout/bit_planes.h
+    float* scales;                    // [rows]; NaN where a value is not finite
+};
+
 // Floats to f16 or bf16, to nearest, ties to even.
 struct Narrow {
     const float* x;
@@ -140,7 +152,20 @@ struct Matmul {
     const float* bias;  // [rows] or null
     bool accumulate;
 };
-// matvec, matvec_half, matvec_i8: at most this many tokens.
+// The same with both factors in bit planes, by counting bits that differ; whole numbers until a
+// group of columns ends.
+struct MatmulPlanes {
+    Matrix weight;           // layout bipolar
+    const std::uint32_t* x;  // [T, x_bits, plane_words(cols)], 16-byte aligned: EncodePlanes
+    const float* x_scales;   // [T]
+    int x_bits;
+    std::int64_t tokens;
+    float* out;  // [T, rows]
+    std::int64_t out_stride;
+    const float* bias;  // [rows] or null
+    bool accumulate;
+};
+// matvec, matvec_half, matvec_i8, matvec_planes: at most this many tokens.
 inline constexpr std::int64_t kMatvecTokens = 8;
 
 class Blas;  // blas.h

@@ -10,6 +10,27 @@ namespace {
 
 constexpr std::size_t kLogitBytes = std::size_t{32} << 20;
 
+bool in_planes(const UnitSpec& unit) {
+    return std::ranges::any_of(unit.matrices, [](const UnitSpec::Matrix& m) {
+        return m.weight->layout() == LayoutId::k_bipolar;
+    });
+}
+
+// What the CPU would do with these activations and a CUDA device does not.
+void refuse_activations(Activations activations, const std::vector<UnitSpec>& units) {
+    if (activations == Activations::kI8Token) {
+        throw Error(Exit::kUsage, "--activations i8-token",
+                    "a CUDA device has no products of bytes with one scale for a token",
+                    "use --activations auto, or --device cpu");
+    }
+    const int bits = plane_bits(activations);
+    if (bits != 0 && std::ranges::none_of(units, in_planes)) {
+        throw Error(Exit::kUsage, "--activations b" + std::to_string(bits),
+                    "none of the model's weights are in bit planes",
+                    "make them so by quantize --format bipolar; or use --activations auto");
+    }
+}
+
 }  // namespace
 
 RunnerPlan::RunnerPlan(const ModelSource& source, const RunnerOptions& options)
@@ -23,6 +44,7 @@ RunnerPlan::RunnerPlan(const ModelSource& source, const RunnerOptions& options)
                     "there are no kernels of recurrent layers on a CUDA device",
                     "use --device cpu");
     }
+    if (options.device == Device::kCuda) refuse_activations(options.activations, units);
     exec.device = options.device == Device::kCuda ? Device::kCpu : options.device;
     exec.isa = options.isa;
     // Coded inputs are floats, whatever is asked.

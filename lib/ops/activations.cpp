@@ -24,12 +24,12 @@ const std::vector<std::string>& activation_names() {
 std::string describe_activations(const Exec& exec) {
     if (ops::is_ref(exec)) return "f64";
     if (exec.activations == Activations::kF32) return "f32";
-    if (ops::is_cuda(exec)) return "i8 and 16 bits";
-    if (exec.activations == Activations::kBf16) return "bf16";
+    const int bits = plane_bits(exec.activations);
+    const bool cuda = ops::is_cuda(exec);
+    if (exec.activations == Activations::kBf16 && !cuda) return "bf16";
     if (exec.activations == Activations::kI8Token) return "i8, a scale for a token";
     const bool i8 = exec.activations == Activations::kI8 || exec.isa != Isa::kPortable;
-    const std::string plain = i8 ? "i8" : "f32";
-    const int bits = plane_bits(exec.activations);
+    const std::string plain = cuda ? "i8 and 16 bits" : i8 ? "i8" : "f32";
     return bits == 0 ? plain : std::to_string(bits) + " bit planes, else " + plain;
 }
 

@@ -229,7 +229,7 @@ void MatmulInput::prepare(Activations kind) {
     }
     const int bits = plane_bits(kind);
     if (bits != 0 && planes_ == nullptr) {
-        const std::int64_t words = bits * cpu::plane_words(x_.cols);
+        const std::int64_t words = bits * plane_words(x_.cols);
         auto* planes = reinterpret_cast<std::uint32_t*>(exec_.workspace->take(
             static_cast<std::size_t>(x_.rows * words) * sizeof(std::uint32_t)));
         auto* scales = exec_.workspace->take_view(DType::kF32, 1, x_.rows).row<float>(0);
@@ -302,7 +302,7 @@ std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64
                              : 0;
     bytes = aligned(bytes);
     if (planes != 0) {  // matrices of other layouts may share the input
-        const auto words = static_cast<std::size_t>(tokens * planes * cpu::plane_words(in));
+        const auto words = static_cast<std::size_t>(tokens * planes * plane_words(in));
         bytes += aligned(words * sizeof(std::uint32_t)) +
                  aligned(static_cast<std::size_t>(tokens) * sizeof(float));
     }

@@ -35,6 +35,8 @@ struct InputForms {
     const std::int8_t* codes = nullptr;  // and their scales and sums: kernels/cuda/kernels.h
     const float *scales = nullptr, *sums = nullptr;
     const std::uint16_t *f16 = nullptr, *bf16 = nullptr;
+    const std::uint32_t* planes = nullptr;  // of exec.activations' bits
+    const float* plane_scales = nullptr;
 };
 void matmul(const Exec& exec, View x, InputForms& forms, const Matmul& problem);
 [[nodiscard]] std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens,

@@ -3,6 +3,8 @@
 // the weights, in 8 bits where the layout has dot products of bytes and --activations allows, else
 // in floats. More: cuBLAS for f16 and bf16, tensor cores for the layouts that have them, both with
 // the input rounded to 16 bits (finer than 8-bit codes); with --activations f32 always floats.
+// Weights in bit planes with --activations b1 to b8: bits of both are counted, whatever the number
+// of tokens.
 #include "ops/cuda_matrix.h"
 #include "ops/on_cuda.h"
 
@@ -68,6 +70,35 @@ const std::uint16_t* narrow(const Exec& exec, View x, LayoutId layout, InputForm
     return form;
 }
 
+void of_planes(const Exec& exec, View x, InputForms& forms, const Matmul& p) {
+    const int bits = plane_bits(exec.activations);
+    if (forms.planes == nullptr) {
+        auto* planes = take<std::uint32_t>(exec, x.rows * bits * plane_words(x.cols));
+        auto* scales = take<float>(exec, x.rows);
+        launch(exec, cuda::supports_encode_planes, cuda::encode_planes,
+               cuda::EncodePlanes{.x = floats(x),
+                                  .rows = x.rows,
+                                  .cols = x.cols,
+                                  .stride = x.stride,
+                                  .bits = bits,
+                                  .planes = planes,
+                                  .scales = scales});
+        forms.planes = planes, forms.plane_scales = scales;
+    }
+    const cuda::MatmulPlanes problem{.weight = matrix(p.weight),
+                                     .x = forms.planes,
+                                     .x_scales = forms.plane_scales,
+                                     .x_bits = bits,
+                                     .tokens = x.rows,
+                                     .out = floats(p.out),
+                                     .out_stride = p.out.stride,
+                                     .bias = p.bias ? floats(*p.bias) : nullptr,
+                                     .accumulate = p.accumulate};
+    if (cuda::supports_matvec_planes(problem))
+        return launch(exec, cuda::supports_matvec_planes, cuda::matvec_planes, problem);
+    launch(exec, cuda::supports_matmul_planes, cuda::matmul_planes, problem);
+}
+
 void few(const Exec& exec, View x, InputForms& forms, const Matmul& p, bool exact) {
     cuda::Matmul problem = problem_of(x, p);
     if (is_half(p.weight.layout) && cuda::supports_matvec_half(problem))
@@ -106,6 +137,8 @@ std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::size_t{63};
 
 void matmul(const Exec& exec, View x, InputForms& forms, const Matmul& problem) {
     if (x.rows == 0) return;
+    if (problem.weight.layout == LayoutId::k_bipolar && plane_bits(exec.activations) != 0)
+        return of_planes(exec, x, forms, problem);
     const bool exact = exec.activations == Activations::kF32;
     if (x.rows <= cuda::kMatvecTokens) return few(exec, x, forms, problem, exact);
     many(exec, x, forms, problem, exact);
@@ -119,7 +152,13 @@ std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64
                            aligned(static_cast<std::size_t>(2 * blocks) * sizeof(float));
     const std::size_t many_bytes =
         tokens > cuda::kMatvecTokens ? 2 * aligned(static_cast<std::size_t>(2 * tokens * in)) : 0;
-    return std::max(few_bytes, many_bytes);
+    const std::int64_t words = tokens * plane_bits(exec.activations) * plane_words(in);
+    const std::size_t plane_bytes =
+        words == 0 ? 0
+                   : aligned(static_cast<std::size_t>(words) * sizeof(std::uint32_t)) +
+                         aligned(static_cast<std::size_t>(tokens) * sizeof(float));
+    // Matrices of other layouts may share the input.
+    return std::max(few_bytes, many_bytes) + plane_bytes;
 }
 
 }  // namespace thimble::ops::on_cuda

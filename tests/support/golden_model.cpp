@@ -35,11 +35,20 @@ GoldenModel load(const std::string& name) {
 
 class Collect final : public PlaneSink {
   public:
-    void append(int, std::span<const std::byte> part) override {
-        bytes.insert(bytes.end(), part.begin(), part.end());
+    void append(int plane, std::span<const std::byte> part) override {
+        planes[plane].insert(planes[plane].end(), part.begin(), part.end());
     }
-    std::vector<std::byte> bytes;
+    std::vector<std::byte> planes[kMaxPlanes];
 };
+
+void add_specs(ModelCopy& copy, const SourceTensor& tensor, const PackedForm& form, Shape2 shape) {
+    if (!has_planes(form.layout)) {
+        copy.specs.push_back({tensor.name, *tensor_type_of(form.layout), tensor.dims});
+        return;
+    }
+    copy.metadata.set(std::string(kFormatKey) + tensor.name, describe_planes(form, shape));
+    for (TensorSpec& spec : plane_specs(tensor.name, form)) copy.specs.push_back(std::move(spec));
+}
 
 }  // namespace
 
@@ -82,20 +91,22 @@ ModelCopy ModelCopy::as_gguf(const std::string& directory, const std::string& fo
 }
 
 ModelCopy ModelCopy::as_gguf(const ModelSource& source, const std::string& format) {
-    const WeightFormat& wanted = weight_formats().get(format, "test");
-    const WeightFormat& plain = weight_formats().get("f32", "test");
+    const SharedFormat wanted = make_format(format, "test"), plain = make_format("f32", "test");
     ModelCopy copy;
     copy.metadata = source.gguf_metadata();
     for (const SourceTensor& tensor : source.tensors()) {
-        const bool packs = tensor.is_matrix && tensor.cols() % wanted.info().block_elements == 0;
-        const WeightFormat& used = packs ? wanted : plain;
-        std::vector<float> rows(static_cast<std::size_t>(tensor.rows() * tensor.cols()));
+        const bool packs = tensor.is_matrix && tensor.cols() % wanted->info().block_elements == 0;
+        const WeightFormat& used = packs ? *wanted : *plain;
+        const Shape2 shape{tensor.rows(), tensor.cols()};
+        std::vector<float> rows(static_cast<std::size_t>(shape.rows * shape.cols));
         std::vector<std::byte> scratch;
         source.read_rows(tensor, 0, tensor.rows(), rows.data(), scratch);
         Collect sink;
-        used.encoder({tensor.rows(), tensor.cols()}, {})->encode(0, rows, sink);
-        copy.specs.push_back({tensor.name, *tensor_type_of(used.info().layout), tensor.dims});
-        copy.data.push_back(std::move(sink.bytes));
+        used.encoder(shape, {})->encode(0, rows, sink);
+        add_specs(copy, tensor, form_of(used, shape), shape);
+        for (std::vector<std::byte>& plane : sink.planes) {
+            if (!plane.empty()) copy.data.push_back(std::move(plane));
+        }
     }
     return copy;
 }
@@ -107,14 +118,7 @@ ModelCopy ModelCopy::as_packed_gguf(const std::string& directory) {
     for (const SourceTensor& tensor : source->tensors()) {
         std::vector<std::byte> rows(tensor.form.bytes(tensor.rows()));
         const PackedView view = source->read_packed(tensor, 0, tensor.rows(), rows.data());
-        if (has_planes(tensor.layout())) {
-            copy.metadata.set(std::string(kFormatKey) + tensor.name,
-                              describe_planes(tensor.form, view.shape));
-            for (TensorSpec& spec : plane_specs(tensor.name, tensor.form))
-                copy.specs.push_back(std::move(spec));
-        } else {
-            copy.specs.push_back({tensor.name, *tensor_type_of(tensor.layout()), tensor.dims});
-        }
+        add_specs(copy, tensor, tensor.form, view.shape);
         for (int p = 0; p < view.n_planes; ++p) {
             const PlaneView& plane = view.planes[static_cast<std::size_t>(p)];
             if (plane.bytes > 0) copy.data.emplace_back(plane.data, plane.data + plane.bytes);

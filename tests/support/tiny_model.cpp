@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "model/source.h"
 #include "text/tokenizer.h"
 
 namespace thimble::test {
@@ -35,8 +36,9 @@ Pieces make_pieces(std::size_t count) {
 }  // namespace
 
 ModelCopy tiny_model(const std::string& golden_name, const std::string& format) {
-    ModelCopy copy = ModelCopy::as_gguf(golden_directory(golden_name), format);
-    Pieces pieces = make_pieces(copy.specs[copy.index("token_embd.weight")].dims[0]);
+    const auto source = ModelSource::open(golden_directory(golden_name));
+    ModelCopy copy = ModelCopy::as_gguf(*source, format);
+    Pieces pieces = make_pieces(static_cast<std::size_t>(source->spec().vocab));
     std::vector<float> scores(pieces.texts.size(), 0.0f);
     const auto set_array = [&](const std::string& name, MetaElements elements) {
         copy.metadata.set("tokenizer.ggml." + name,

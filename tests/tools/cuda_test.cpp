@@ -3,6 +3,7 @@
 // what to be.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
@@ -155,6 +156,44 @@ TEST_SUITE("cuda" * doctest::skip(!emulated())) {
                                directory.file("q.gguf"), "--device", "cuda"});
         CHECK(result.exit == 2);
         CHECK(result.err.find("--device cpu") != std::string::npos);
+    }
+
+    TEST_CASE("cuda: activations that device or weights do not have are refused in one line") {
+        const test::TemporaryDirectory directory;
+        const std::string bytes = directory.file("q8_0.gguf"), planes = directory.file("b3.gguf");
+        test::write_tiny_model(bytes, "llama-tied", "q8_0");
+        test::write_tiny_model(planes, "llama-tied", "bipolar:bits=3");
+        const auto with = [&](const std::string& model, const std::string& device,
+                              const std::string& activations) {
+            return run(model, {"-n", "4", "--device", device, "--activations", activations});
+        };
+        for (const auto& [activations, way] :
+             {std::pair{"i8-token", "--device cpu"}, {"b4", "--format bipolar"}}) {
+            CAPTURE(activations);
+            const auto refused = with(bytes, "cuda", activations);
+            CHECK(refused.exit == 2);
+            CHECK(refused.out.empty());
+            CHECK(std::count(refused.err.begin(), refused.err.end(), '\n') == 1);
+            CHECK(refused.err.find(std::string("--activations ") + activations) !=
+                  std::string::npos);
+            CHECK(refused.err.find(way) != std::string::npos);
+            CHECK(with(bytes, "cpu", activations).exit == 0);
+        }
+        const auto cpu = with(planes, "cpu", "b4"), device = with(planes, "cuda", "b4");
+        INFO(device.err);
+        CHECK(cpu.exit == 0);
+        CHECK(device.exit == 0);
+        CHECK(device.out == cpu.out);
+        // A reference without bit planes is read as it would be unasked.
+        const std::string record = directory.file("record.json");
+        const auto compared = test::run_process(
+            {test::tool_path("evaluate"), "-m", planes, "--reference", bytes, "-f",
+             "/usr/share/common-licenses/GPL-3", "-c", "16", "--chunks", "1", "--device", "cuda",
+             "--activations", "b4", "--json", record, "--progress", "none"});
+        INFO(compared.err);
+        REQUIRE(compared.exit == 0);
+        CHECK(test::read_file(record).find("4 bit planes, else i8 and 16 bits") !=
+              std::string::npos);
     }
 
     TEST_CASE("cuda: SmolLM2 gives the CPU's greedy tokens with all, some and no layers there") {

@@ -170,6 +170,11 @@ RunnerOptions Pipeline::model_options() const {
 RunnerOptions Pipeline::reference_options() const {
     RunnerOptions out = runner_options();
     out.weight_bytes = reference_weight_bytes_;
+    // A model that has no bit planes reads its input as it would unasked, on every device.
+    const auto in_planes = [](const SourceTensor& t) { return t.layout() == LayoutId::k_bipolar; };
+    if (plane_bits(out.activations) != 0 && reference_ &&
+        std::ranges::none_of(reference_->tensors(), in_planes))
+        out.activations = Activations::kAuto;
     return out;
 }
 

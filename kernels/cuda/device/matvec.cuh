@@ -14,7 +14,8 @@ namespace thimble::cuda {
 inline constexpr int kMatvecRows = 8;  // of a block
 inline constexpr int kMatvecThreads = 32 * kMatvecRows;
 
-__device__ __forceinline__ void write_output(const Matmul& p, std::int64_t token, std::int64_t row,
+template <class Problem>
+__device__ __forceinline__ void write_output(const Problem& p, std::int64_t token, std::int64_t row,
                                              float sum) {
     float& out = p.out[token * p.out_stride + row];
     if (p.bias != nullptr) sum += p.bias[row];
@@ -41,7 +42,8 @@ void with_tokens(std::int64_t tokens, Fn&& fn) {
     fn(std::integral_constant<int, 8>{});
 }
 
-inline LaunchShape matvec_shape(const Matmul& p) {
+template <class Problem>
+LaunchShape matvec_shape(const Problem& p) {
     return {p.tokens > 0 ? blocks_for(p.weight.rows, kMatvecRows) : 0, kMatvecThreads};
 }
 

@@ -119,6 +119,9 @@ T __ldg(const T* p) {
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+// Never contracted to one fused operation.
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
 inline float fmaf(float a, float b, float c) { return std::fma(a, b, c); }
 inline void sincos(double x, double* s, double* c) { *s = std::sin(x), *c = std::cos(x); }
 inline int __dp4a(int a, int b, int c) {

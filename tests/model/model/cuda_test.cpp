@@ -237,4 +237,60 @@ TEST_SUITE("cuda" * doctest::skip(no_device())) {
             CHECK(most <= 2e-4 * size);
         }
     }
+
+    TEST_CASE("cuda: bit planes meet bit planes as on the CPU, in as much memory as was planned") {
+        const test::TempDir directory;
+        const auto& golden = test::golden_model("llama-tied");
+        const auto& tokens = golden.prompts[1].tokens;
+        REQUIRE(tokens.size() > 8);  // more than a matrix-vector product takes
+        const std::string path = directory / "planes.gguf";
+        test::ModelCopy::as_gguf(golden.directory, "bipolar:bits=3").write_gguf(path);
+        const Run exact = run(path, options_on(Device::kCuda), tokens);
+        for (const Activations bits : {Activations::kBits1, Activations::kBits8}) {
+            const bool fine = bits == Activations::kBits8;
+            CAPTURE(fine);
+            RunnerOptions cpu = options_on(Device::kCpu), device = options_on(Device::kCuda);
+            cpu.activations = device.activations = bits;
+            const Run want = run(path, cpu, tokens);
+            for (const std::int64_t step : {512, 3}) {
+                if (step == 3 && !fine) continue;
+                CAPTURE(step);
+                device.step_tokens = step;
+                const Run got = run(path, device, tokens);
+                // Of 8 bits, one code more or less where the input lay between two; of one bit,
+                // signs alone, which do not.
+                CHECK(most_difference(got, want) <= 0.005 * largest(want));
+                CHECK(most_difference(got, exact) >= (fine ? 0.01 : 0.1) * largest(exact));
+                const Plan plan = planned(path, device, std::ssize(tokens));
+                CHECK(got.ram == plan.total_bytes(Tier::kRam));
+                CHECK(got.vram == plan.total_bytes(Tier::kVram));
+            }
+        }
+    }
+
+    TEST_CASE("cuda: activations that a device does not have are refused, naming another way") {
+        const test::TempDir directory;
+        const auto& golden = test::golden_model("llama-tied");
+        const std::string path = directory / "q8_0.gguf";
+        test::ModelCopy::as_gguf(golden.directory, "q8_0").write_gguf(path);
+        const auto source = ModelSource::open(path);
+        const auto refusal = [&](Device device, Activations activations) -> std::string {
+            RunnerOptions options = options_on(device);
+            options.activations = activations;
+            Plan plan;
+            try {
+                Runner::add_to_plan(plan, *source, options, 1, 1, 1);
+            } catch (const Error& e) {
+                CHECK(e.exit() == Exit::kUsage);
+                return e.what();
+            }
+            return {};
+        };
+        CHECK(refusal(Device::kCuda, Activations::kI8Token).find("--activations i8-token") == 0);
+        CHECK(refusal(Device::kCuda, Activations::kBits1).find("--activations b1") == 0);
+        CHECK(refusal(Device::kCuda, Activations::kBits8).find("--activations b8") == 0);
+        CHECK(refusal(Device::kCuda, Activations::kI8).empty());
+        CHECK(refusal(Device::kCpu, Activations::kI8Token).empty());
+        CHECK(refusal(Device::kCpu, Activations::kBits8).empty());
+    }
 }
