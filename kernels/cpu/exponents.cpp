@@ -31,7 +31,8 @@ struct Streams {
     std::int32_t bits[Code::kStreams] = {};     // of it that are there
 };
 
-// A step's symbols, their codes' lengths on top; where there is room, words are read whether or not they are wanted.
+// A step's symbols, their codes' lengths on top; where there is room, words are read whether or not
+// they are wanted.
 template <bool room>
 THIMBLE_INLINE void step(Streams& s, Words& words, const std::uint8_t* table,
                          std::uint8_t* symbols) {
@@ -114,8 +115,7 @@ THIMBLE_INLINE __m512i exponents_of(const std::uint8_t* symbols, __m512i of_symb
     const __m512i symbol = _mm512_and_si512(_mm512_loadu_si512(symbols), low);
     const __mmask64 escaped = _mm512_cmpeq_epi8_mask(symbol, low);
     const __m512i found = _mm512_shuffle_epi8(of_symbol, symbol);
-    const __m512i out =
-        _mm512_mask_expand_epi8(found, escaped, _mm512_loadu_si512(escapes));
+    const __m512i out = _mm512_mask_expand_epi8(found, escaped, _mm512_loadu_si512(escapes));
     escapes += __builtin_popcountll(escaped);
     return out;
 }
@@ -144,9 +144,10 @@ THIMBLE_INLINE void merge(__m512i exponent, const std::uint8_t* rest, std::uint1
 #endif
 
 // Numbers one by one.
-THIMBLE_INLINE void merge(const std::uint8_t* symbols, std::int64_t n, const std::uint8_t* exponents,
-                          const std::uint8_t*& escapes, const std::uint8_t* escapes_end,
-                          const std::uint8_t* rest, std::uint16_t* out) {
+THIMBLE_INLINE void merge(const std::uint8_t* symbols, std::int64_t n,
+                          const std::uint8_t* exponents, const std::uint8_t*& escapes,
+                          const std::uint8_t* escapes_end, const std::uint8_t* rest,
+                          std::uint16_t* out) {
     for (std::int64_t i = 0; i < n; ++i) {
         const int symbol = symbols[i] & 15;
         unsigned e = exponents[symbol];

@@ -26,15 +26,15 @@ struct ExponentCode {
     static constexpr int kStreams = 32;
     static constexpr int kChunk = 32768;
     static constexpr int kSymbols = 16, kEscape = 15;
-    static constexpr int kLongest = 8;                // bits of a code
-    static constexpr int kStep = 2 * kStreams;        // numbers between two looks for words
+    static constexpr int kLongest = 8;          // bits of a code
+    static constexpr int kStep = 2 * kStreams;  // numbers between two looks for words
     static constexpr int kWordBits = 16;
 
     std::uint8_t exponents[kSymbols] = {};  // of symbols; the last, and those without code, are 0
     std::uint8_t lengths[kSymbols] = {};    // bits of a symbol's code; 0: it has none
 
-    // Whether each row of bits begins with exactly one code. One symbol alone has a code of one bit,
-    // and any bit stands for it.
+    // Whether each row of bits begins with exactly one code. One symbol alone has a code of one
+    // bit, and any bit stands for it.
     [[nodiscard]] bool sound() const noexcept {
         int sum = 0, count = 0;
         for (const std::uint8_t length : lengths) {

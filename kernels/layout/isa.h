@@ -7,7 +7,7 @@ namespace thimble {
 enum class Isa : int {
     kPortable = 0,  // the compiler's baseline (SSE2 on x86-64)
     kAvx2 = 1,      // AVX2, FMA, F16C, BMI2
-    // F, BW, DQ, VL, VBMI, VNNI, VPOPCNTDQ: Ice Lake, Zen 4 and newer.
+    // F, BW, DQ, VL, VBMI, VBMI2, VNNI, VPOPCNTDQ: Ice Lake, Zen 4 and newer.
     // differs: the design page asks for BF16 too, which no kernel needs and Ice Lake lacks.
     kAvx512 = 2,
 };

@@ -35,7 +35,7 @@ class ExponentCoder {
     void encode(std::span<const std::uint16_t> numbers, std::vector<std::uint16_t>& words) const;
 
   private:
-    std::array<std::uint8_t, 256> symbols_{};              // of exponents
+    std::array<std::uint8_t, 256> symbols_{};  // of exponents
     std::array<std::uint8_t, ExponentCode::kSymbols> codes_{}, lengths_{};
 };
 

@@ -49,7 +49,7 @@ Isa detect() {
     if ((states & 0x6) != 0x6 || !bits(seven.b, {5 /*AVX2*/, 8 /*BMI2*/})) return Isa::kPortable;
     const bool wide = (states & 0xe6) == 0xe6 &&
                       bits(seven.b, {16 /*F*/, 17 /*DQ*/, 30 /*BW*/, 31 /*VL*/}) &&
-                      bits(seven.c, {1 /*VBMI*/, 11 /*VNNI*/, 14 /*VPOPCNTDQ*/});
+                      bits(seven.c, {1 /*VBMI*/, 6 /*VBMI2*/, 11 /*VNNI*/, 14 /*VPOPCNTDQ*/});
     return wide ? Isa::kAvx512 : Isa::kAvx2;
 }
 #else

@@ -75,7 +75,7 @@ class Quantize {
         TensorError change, error;
         for (const TensorReport& r : job_->reports()) {
             if (r.change) change.add(*r.change);
-            if (r.error) error.add(*r.error);
+            if (r.error && r.choice->tensor->is_matrix) error.add(*r.error);
         }
         if (error.count > 0) context.report.set("relative_rmse", error.relative_rmse());
         if (change.count > 0) {
