@@ -125,6 +125,10 @@ const std::vector<SharedFormat>& encoding_formats() {
                                  "bipolar:bits=8",
                                  "bipolar:bits=4,fit=peak",
                                  "bipolar:bits=5,group=64",
+                                 "nf4:nested=false",
+                                 "nf4:group=256",
+                                 "fp4:nested=false",
+                                 "fp4:group=128,nested=false",
                                  "fp8:group=128",
                                  "nvfp4:fit=peak"})
             out.push_back(make_format(spec, "test"));
@@ -293,6 +297,9 @@ TEST_SUITE("format") {
             {"iq1_s", {49.7, false}},
             {"iq1_m", {45.3, false}},
             {"nf4", {9.15, true}},
+            {"nf4:nested=false", {9.13, true}},
+            {"nf4:values=fp4", {12.25, true}},
+            {"nf4:values=fp4,nested=false", {12.25, true}},
             {"affine", {8.60, false}},
             {"affine:bits=8,symmetric=true,fit=minmax", {0.593, true}},
             {"affine:group=128,symmetric=true,fit=minmax", {11.68, true}},

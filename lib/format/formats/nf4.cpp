@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// nf4: 4-bit codes into a table of 16 values, as bitsandbytes checkpoints hold them (fp4 has
-// another table). Encoded as in "QLoRA: Efficient Finetuning of Quantized LLMs" (2023): 64 weights
-// share their largest magnitude, codes are of the nearest value, peaks are nested; importance is
-// not used.
-// differs: rows that are no multiple of 64 have groups of 32; see nested_peaks.h, too.
+// nf4: 4-bit codes into a table of 16 values, nf4's or fp4's, as bitsandbytes checkpoints hold
+// them. Encoded as in "QLoRA: Efficient Finetuning of Quantized LLMs" (2023): the weights of a
+// group share their largest magnitude, codes are of the nearest value, peaks are nested or floats;
+// importance is not used. differs: groups do not cross rows; see nested_peaks.h, too.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -26,38 +25,114 @@ constexpr std::array<float, 16> kLevels = {-1.0f,        -0.6961928f,  -0.525073
                                            0.0795803f,   0.1609302f,   0.2461123f,    0.33791524f,
                                            0.44070983f,  0.562617f,    0.72295684f,   1.0f};
 static_assert(L::kNestedGroup == NestedPeaks::kGroup);
-constexpr int kZero = 7;
-constexpr std::int64_t kGroup = 64;
-constexpr std::int64_t kRun = 2048;  // weights between two calls of the sink
+// Twelfths, by the code without its sign: E2M1 with a subnormal that is an eighth of the usual one.
+constexpr std::array<float, 8> kFp4 = {0,         0.0625f / 12, 8.0f / 12, 1,
+                                       4.0f / 12, 0.5f,         2.0f / 12, 0.25f};
+constexpr int kSign = 8;
+constexpr std::int64_t kRun = 4096;  // weights between two calls of the sink, the widest group
+constexpr std::int64_t kStep = 64;   // weights at a time
+
+struct Nf4Options {
+    std::string values = "nf4";
+    bool nested = true;
+    std::int64_t group = 64;
+    void visit(OptionVisitor& v) {
+        v.option({.name = "values",
+                  .help = "nf4: quantiles of the normal distribution; fp4: floating point",
+                  .choices = {"nf4", "fp4"}},
+                 values);
+        v.option(
+            {.name = "nested",
+             .help = "peaks take 8 bits and a scale for every 256 (double quantisation), not 32"},
+            nested);
+        v.option(
+            {.name = "group",
+             .help = "columns under one peak, a power of two, halved until that divides the row",
+             .value = "N",
+             .least = 32,
+             .most = 4096},
+            group);
+    }
+};
 
 // A 32nd of [-1, 1] and what is in it: at most one number above which the next code is nearer.
 struct Cell {
     float middle = std::numeric_limits<float>::infinity();
-    std::int32_t code = 0;  // up to the middle
+    std::int32_t code = 0, above = 0;  // up to the middle, and above
 };
-constexpr int kCells = 2 * 32 + 1;  // the last is of 1
 
-const std::array<Cell, kCells>& cells() {
-    static const std::array<Cell, kCells> made = [] {
-        std::array<Cell, kCells> out{};
-        for (std::size_t i = 0; i + 1 < kLevels.size(); ++i) {
-            const float middle = middle_of(kLevels[i], kLevels[i + 1]);
-            auto cell = static_cast<std::size_t>(32 * (middle + 1));
-            out[cell].middle = middle;
-            while (++cell < kCells) ++out[cell].code;
+// Sixteen values and the codes of numbers of [-1, 1] that are nearest to them.
+class Codebook {
+  public:
+    explicit Codebook(bool fp4) : has_sign_(fp4), zero_(fp4 ? 0 : 7) {
+        if (!fp4) {
+            values_ = kLevels;
+            fill({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15});
+            return;
         }
-        return out;
-    }();
-    return made;
+        for (std::size_t i = 0; i < kFp4.size(); ++i)
+            values_[i] = kFp4[i], values_[kSign + i] = -kFp4[i];
+        fill({0, 1, 6, 7, 4, 5, 2, 3});
+    }
+    [[nodiscard]] const std::array<float, 16>& values() const noexcept { return values_; }
+    [[nodiscard]] int zero() const noexcept { return zero_; }
+
+    // The lower code of two where x is in the middle; of floating point, that of the smaller
+    // magnitude.
+    void find(const float* x, std::int32_t* codes) const {
+        std::array<float, kStep> size;
+        std::array<std::int32_t, kStep> at;
+        const lanes::Lanes half = lanes::spread(32);
+        for (std::int64_t i = 0; i < kStep; i += lanes::kLanes) {
+            const lanes::Lanes part = lanes::load(x + i);
+            const lanes::Lanes within = has_sign_ ? lanes::magnitude(part) : part;
+            lanes::store(size.data() + i, within);
+            lanes::store(at.data() + i, lanes::truncate(within * half + half));
+        }
+        for (std::size_t i = 0; i < kStep; ++i) {
+            const Cell& cell = cells_[static_cast<std::size_t>(at[i])];
+            const std::int32_t code = size[i] > cell.middle ? cell.above : cell.code;
+            codes[i] = has_sign_ && x[i] < 0 ? code | kSign : code;
+        }
+    }
+
+  private:
+    // `codes` by ascending values, all of them or those of the magnitudes.
+    void fill(const std::vector<std::int32_t>& codes) {
+        const auto value = [&](std::size_t i) {
+            return values_[static_cast<std::size_t>(codes[i])];
+        };
+        std::size_t cell = 0;
+        for (std::size_t i = 0; i + 1 < codes.size(); ++i) {
+            const float middle = middle_of(value(i), value(i + 1));
+            const auto border = static_cast<std::size_t>(32 * (middle + 1));
+            for (; cell <= border; ++cell) cells_[cell].code = codes[i];
+            cells_[border].middle = middle;
+            cells_[border].above = codes[i + 1];
+        }
+        for (; cell < cells_.size(); ++cell) cells_[cell].code = codes.back();
+    }
+
+    bool has_sign_;
+    int zero_;
+    std::array<float, 16> values_{};
+    std::array<Cell, 2 * 32 + 1> cells_;  // the last is of 1
+};
+
+const Codebook& codebook_of(const Nf4Options& o) {
+    static const Codebook nf4(false), fp4(true);
+    return o.values == "fp4" ? fp4 : nf4;
 }
 
 class Nf4Encoder final : public Encoder {
   public:
-    Nf4Encoder(const FormatInfo& info, Shape2 shape, std::int64_t group)
+    Nf4Encoder(const FormatInfo& info, Shape2 shape, const Nf4Options& options)
         : info_(info),
+          codebook_(codebook_of(options)),
+          nested_(options.nested),
           cols_(shape.cols),
-          group_(group),
-          left_(shape.rows * (cols_ / group)),
+          group_(dividing_group(options.group, shape.cols)),
+          left_(nested_ ? shape.rows * (cols_ / group_) : 0),
           peaks_(left_) {}
 
     void scan(std::int64_t first_row, std::span<const float> rows) override {
@@ -77,8 +152,12 @@ class Nf4Encoder final : public Encoder {
         if (left_ != 0) throw Error(Exit::kFailure, std::string(info_.name), "encode before scan");
         const std::int64_t count = rows_in(rows);
         if (first_row == 0) append_tables(sink);
-        for (std::int64_t r = 0; r < count; ++r)
-            encode_row(first_row + r, rows.data() + r * cols_, sink);
+        for (std::int64_t r = 0; r < count; ++r) {
+            const float* row = rows.data() + r * cols_;
+            if (!nested_)
+                check_finite(info_, first_row + r, 0, {row, static_cast<std::size_t>(cols_)});
+            encode_row(first_row + r, row, sink);
+        }
     }
 
   private:
@@ -96,7 +175,8 @@ class Nf4Encoder final : public Encoder {
     }
 
     void append_tables(PlaneSink& sink) const {
-        sink.append(L::kValues, std::as_bytes(std::span(kLevels)));
+        sink.append(L::kValues, std::as_bytes(std::span(codebook_.values())));
+        if (!nested_) return;
         sink.append(L::kValues, std::as_bytes(peaks_.values()));
         const float mean = peaks_.mean();
         sink.append(L::kNested, std::as_bytes(std::span(&mean, 1)));
@@ -108,90 +188,98 @@ class Nf4Encoder final : public Encoder {
 
     void encode_row(std::int64_t row, const float* weights, PlaneSink& sink) const {
         std::array<std::uint8_t, kRun / 2> codes;
-        std::array<std::uint8_t, kRun / L::kElements> peaks;
+        std::array<float, kRun / L::kElements> peaks;
+        std::array<std::uint8_t, kRun / L::kElements> peak_codes;
         const auto origin = static_cast<std::int32_t>(row * (cols_ / group_));
-        sink.append(L::kOrigin, std::as_bytes(std::span(&origin, 1)));
+        if (nested_) sink.append(L::kOrigin, std::as_bytes(std::span(&origin, 1)));
         for (std::int64_t first = 0; first < cols_; first += kRun) {
             const std::int64_t groups = std::min(kRun, cols_ - first) / group_;
             for (std::int64_t g = 0; g < groups; ++g) {
                 const float* group = weights + first + g * group_;
-                const float peak = peak_of(group);
-                peaks[static_cast<std::size_t>(g)] = peaks_.code(origin + first / group_ + g, peak);
-                encode_group(group, peak, codes.data() + g * group_ / 2);
+                const auto at = static_cast<std::size_t>(g);
+                peaks[at] = peak_of(group);
+                encode_group(group, peaks[at], codes.data() + g * group_ / 2);
+                if (nested_) peak_codes[at] = peaks_.code(origin + first / group_ + g, peaks[at]);
             }
-            const auto n = static_cast<std::size_t>(groups * group_ / 2);
-            sink.append(L::kCodes, std::as_bytes(std::span(codes).first(n)));
-            sink.append(L::kPeaks,
-                        std::as_bytes(std::span(peaks).first(static_cast<std::size_t>(groups))));
+            const auto n = static_cast<std::size_t>(groups);
+            sink.append(
+                L::kCodes,
+                std::as_bytes(std::span(codes).first(n * static_cast<std::size_t>(group_) / 2)));
+            sink.append(L::kPeaks, nested_ ? std::as_bytes(std::span(peak_codes).first(n))
+                                           : std::as_bytes(std::span(peaks).first(n)));
         }
     }
 
-    // Codes of the nearest values, the lower one of two.
     void encode_group(const float* weights, float peak, std::uint8_t* out) const {
-        std::array<float, kGroup> x;
-        std::array<std::int32_t, kGroup> at;
-        const lanes::Lanes divisor = lanes::spread(peak), half = lanes::spread(32);
-        for (std::int64_t i = 0; i < group_; i += lanes::kLanes) {
-            const lanes::Lanes part = lanes::load(weights + i) / divisor;
-            lanes::store(x.data() + i, part);
-            lanes::store(at.data() + i, lanes::truncate(part * half + half));
+        if (peak == 0) {
+            std::fill_n(out, group_ / 2, static_cast<std::uint8_t>(17 * codebook_.zero()));
+            return;
         }
-        const auto code = [&](std::int64_t i) {
-            const auto k = static_cast<std::size_t>(i);
-            const Cell& cell = cells_[static_cast<std::size_t>(at[k])];
-            return cell.code + (x[k] > cell.middle ? 1 : 0);
-        };
-        for (std::int64_t i = 0; i < group_; i += 2) {
-            const int both = peak == 0 ? kZero << 4 | kZero : code(i) << 4 | code(i + 1);
-            out[i / 2] = static_cast<std::uint8_t>(both);
+        std::array<float, kStep> x{};
+        std::array<std::int32_t, kStep> codes;
+        const lanes::Lanes divisor = lanes::spread(peak);
+        for (std::int64_t first = 0; first < group_; first += kStep) {
+            const std::int64_t n = std::min(kStep, group_ - first);
+            for (std::int64_t i = 0; i < n; i += lanes::kLanes)
+                lanes::store(x.data() + i, lanes::load(weights + first + i) / divisor);
+            codebook_.find(x.data(), codes.data());
+            for (std::size_t i = 0; i < static_cast<std::size_t>(n); i += 2)
+                *out++ = static_cast<std::uint8_t>(codes[i] << 4 | codes[i + 1]);
         }
     }
 
     FormatInfo info_;
+    const Codebook& codebook_;
+    bool nested_;
     std::int64_t cols_, group_;
     std::int64_t left_;  // groups not seen yet
     NestedPeaks peaks_;
-    const std::array<Cell, kCells>& cells_ = cells();
 };
 
 struct Codec {
     static constexpr LayoutId kLayout = LayoutId::k_nf4;
-    using Options = NoOptions;
+    using Options = Nf4Options;
 
-    static FormatInfo info(const Options&) {
-        return {.name = "nf4",
-                .layout = kLayout,
-                .block_elements = L::kElements,
-                .nominal_bits_per_weight = 4 + 8.0 / 64 + 32.0 / (64 * 256),
-                // Half the widest step between values, and a peak that is missed.
-                .error_bound = 0.152 + static_cast<double>(NestedPeaks::kMostMissed),
-                .needs_scan = true};
+    static FormatInfo info(const Options& o) {
+        const double group = static_cast<double>(o.group);
+        // Half the widest step between values, and a peak that is missed.
+        const double missed = o.nested ? static_cast<double>(NestedPeaks::kMostMissed) : 0;
+        return {
+            .name = "nf4",
+            .layout = kLayout,
+            .block_elements = L::kElements,
+            .nominal_bits_per_weight = 4 + (o.nested ? 8 / group + 32 / (group * 256) : 32 / group),
+            .error_bound = (o.values == "fp4" ? 0.1667 : 0.152) + missed,
+            .needs_scan = o.nested};
     }
 
-    static std::int64_t group_of(Shape2 shape) {
-        return shape.cols % kGroup == 0 ? kGroup : L::kElements;
-    }
     static std::size_t scan_bytes(Shape2 shape, const Options& o) {
         std::size_t tables = 0;
         for (const PlaneInfo& plane : planes(shape, o))
             tables += plane.dims.size() == 1 ? plane.dims[0] * sizeof(float) : 0;
-        return 2 * tables;
+        return o.nested ? 2 * tables : 0;
     }
-    static std::vector<PlaneInfo> planes(Shape2 shape, const Options&) {
+    static std::vector<PlaneInfo> planes(Shape2 shape, const Options& o) {
+        if ((o.group & (o.group - 1)) != 0)
+            throw Error(Exit::kUsage, "nf4: group", "must be a power of two");
         const auto rows = static_cast<std::uint64_t>(shape.rows);
         const auto cols = static_cast<std::uint64_t>(shape.cols);
-        const std::uint64_t groups = cols / static_cast<std::uint64_t>(group_of(shape));
+        const auto groups = cols / static_cast<std::uint64_t>(dividing_group(o.group, shape.cols));
+        const PlaneInfo codes = {"codes", DType::kU8, {rows, cols / 2}};
+        if (!o.nested)
+            return {codes, {"peaks", DType::kF32, {rows, groups}}, {"values", DType::kF32, {16}}};
         if (rows * groups > std::numeric_limits<std::int32_t>::max())
             throw Error(Exit::kUsage, "nf4", "the matrix has too many groups");
         const std::uint64_t scales = (rows * groups + L::kNestedGroup - 1) / L::kNestedGroup;
-        return {{"codes", DType::kU8, {rows, cols / 2}},
+        return {codes,
                 {"peaks", DType::kU8, {rows, groups}},
                 {"values", DType::kF32, {16 + 256}},
                 {"origin", DType::kI32, {rows, 1}},
                 {"nested", DType::kF32, {1 + scales}}};
     }
     static std::unique_ptr<Encoder> encoder(Shape2 shape, const Options& o, const EncodeOptions&) {
-        return std::make_unique<Nf4Encoder>(info(o), shape, group_of(shape));
+        (void)planes(shape, o);  // refuses what cannot be
+        return std::make_unique<Nf4Encoder>(info(o), shape, o);
     }
 
     static PackedForm form(PlanePicker& picker, Shape2 shape) {

@@ -51,9 +51,10 @@ struct Planes final : PlaneSink {
 
 const WeightFormat& nf4() { return format_of(LayoutId::k_nf4); }
 
-Planes encoded(Shape2 shape, const std::vector<float>& weights) {
-    const auto encoder = nf4().encoder(shape, {});
-    encoder->scan(0, weights);
+Planes encoded(Shape2 shape, const std::vector<float>& weights, const char* spec = "nf4") {
+    const SharedFormat format = make_format(spec, "test");
+    const auto encoder = format->encoder(shape, {});
+    if (format->info().needs_scan) encoder->scan(0, weights);
     Planes planes;
     encoder->encode(0, weights, planes);
     return planes;
@@ -93,10 +94,14 @@ TEST_CASE("nf4: the levels are quantiles of the normal distribution") {
     CHECK(values[7] == 0);
 }
 
-TEST_CASE("nf4: every weight of 16 bits, and those around each middle, gets the nearest level") {
+// Each weight's code is that of the nearest value.
+static void check_nearest(const char* spec) {
+    CAPTURE(spec);
     std::vector<float> x;
-    const std::vector<float> levels =
-        encoded({1, 64}, std::vector<float>(64, 1.0f)).as<float>(L::kValues);
+    const std::vector<float> values =
+        encoded({1, 64}, std::vector<float>(64, 1.0f), spec).as<float>(L::kValues);
+    std::vector<float> levels(values.begin(), values.begin() + 16);
+    std::sort(levels.begin(), levels.end());
     for (std::uint32_t upper = 0; upper < 0x10000; ++upper) {
         const float value = bits_to_float(upper << 16);
         if (std::fabs(value) <= 1) x.push_back(value);
@@ -113,16 +118,32 @@ TEST_CASE("nf4: every weight of 16 bits, and those around each middle, gets the 
         if (i % 63 == 0) weights.push_back(i % 2 == 0 ? 1.0f : -1.0f);
         weights.push_back(x[i]);
     }
-    const Planes planes = encoded({static_cast<std::int64_t>(weights.size() / 64), 64}, weights);
+    const Planes planes =
+        encoded({static_cast<std::int64_t>(weights.size() / 64), 64}, weights, spec);
+    const bool fp4 = std::string(spec) == "fp4";
     for (std::size_t i = 0; i < weights.size(); ++i) {
-        int want = 0;
-        const auto miss = [&](int c) {
-            return std::fabs(static_cast<long double>(levels[static_cast<std::size_t>(c)]) -
+        const auto miss = [&](float value) {
+            return std::fabs(static_cast<long double>(value) -
                              static_cast<long double>(weights[i]));
         };
-        for (int c = 1; c < 16; ++c) want = miss(c) < miss(want) ? c : want;
-        if (planes.code(i) != want) FAIL(weights[i], " has code ", planes.code(i), " not ", want);
+        // Of two, the lower one; of magnitudes the smaller.
+        const auto before = [&](float a, float b) {
+            return fp4 ? std::fabs(a) < std::fabs(b) : a < b;
+        };
+        float want = levels[0];
+        for (const float level : levels) {
+            if (miss(level) < miss(want) || (miss(level) == miss(want) && before(level, want)))
+                want = level;
+        }
+        const float got = values[static_cast<std::size_t>(planes.code(i))];
+        if (got != want) FAIL(weights[i], " became ", got, ", not ", want);
+        if (fp4 && (planes.code(i) >> 3 & 1) != (weights[i] < 0)) FAIL("sign of ", weights[i]);
     }
+}
+
+TEST_CASE("nf4 and fp4: weights of 16 bits, and those around each middle, get the nearest level") {
+    check_nearest("nf4");
+    check_nearest("fp4");
 }
 
 TEST_CASE("nf4: normal weights have the nearest nested code, of peaks less their mean") {
@@ -195,6 +216,35 @@ TEST_CASE("nf4: a row that is no multiple of 64 has groups of 32") {
     CHECK(form.params.scale == ScaleType::kNested);
 }
 
+TEST_CASE("nf4: peaks that are not nested are the groups' own, whatever their width") {
+    const Shape2 shape{5, 8192 + 64};
+    test::Random random(6);
+    const std::vector<float> weights = random.normals(shape.rows * shape.cols, 0.02f);
+    for (const auto& [spec, group] :
+         std::vector<std::pair<const char*, std::size_t>>{{"nf4:nested=false,group=32", 32},
+                                                          {"fp4:nested=false,group=4096", 64},
+                                                          {"nf4:nested=false", 64}}) {
+        CAPTURE(spec);
+        const Planes planes = encoded(shape, weights, spec);
+        CHECK(planes.as<float>(L::kPeaks) == peaks_of(weights, group));
+        CHECK(planes.bytes[L::kOrigin].empty());
+        CHECK(planes.bytes[L::kNested].empty());
+    }
+    const Planes wide =
+        encoded({5, 8192}, std::vector<float>(5 * 8192, -2.0f), "fp4:nested=false,group=4096");
+    CHECK(wide.as<float>(L::kPeaks) == std::vector<float>(10, 2.0f));
+    CHECK(std::all_of(wide.bytes[L::kCodes].begin(), wide.bytes[L::kCodes].end(),
+                      [](std::byte b) { return b == std::byte{0xbb}; }));
+}
+
+TEST_CASE("nf4: a group that is no power of two, or too wide, is refused") {
+    for (const char* spec : {"nf4:group=96", "nf4:group=16", "fp4:group=8192", "nf4:values=nf5"}) {
+        CAPTURE(spec);
+        CHECK_THROWS_AS((void)make_format(spec, "test")->planes({1, 96}, {}), Error);
+    }
+    CHECK_NOTHROW((void)make_format("nf4:group=4096", "test")->planes({1, 96}, {}));
+}
+
 TEST_CASE("nf4: wide rows take 4.127 bits a weight, and 4 bytes a row") {
     const PackedForm form = block_form(LayoutId::k_nf4, {4096, 4096});
     std::size_t bytes = 0;
@@ -206,37 +256,66 @@ TEST_CASE("nf4: wide rows take 4.127 bits a weight, and 4 bytes a row") {
     CHECK(nf4().info().nominal_bits_per_weight == doctest::Approx(4.127).epsilon(1e-4));
 }
 
-TEST_CASE("nf4: codes, nested codes and tables are bitsandbytes'") {
-    const auto file = ModelFile::open(THIMBLE_TESTS_DIR "/golden/format/nf4.gguf");
-    const auto stored = [&](const char* name) {
-        const TensorEntry& entry = file->get(name);
-        std::vector<std::byte> out(entry.bytes);
-        file->read(entry, 0, out);
-        return out;
-    };
-    const TensorEntry& input = file->get("input");
-    const Shape2 shape{static_cast<std::int64_t>(input.dims[0]),
-                       static_cast<std::int64_t>(input.dims[1])};
-    const std::vector<std::byte> halves = stored("input");
-    std::vector<float> weights(halves.size() / 2);
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-        std::uint16_t half = 0;
-        std::memcpy(&half, halves.data() + 2 * i, 2);
-        weights[i] = bf16_to_f32(half);
+// What scripts/make_golden_nf4.py stored.
+struct Golden {
+    explicit Golden(const char* name)
+        : file(ModelFile::open(std::string(THIMBLE_TESTS_DIR "/golden/format/") + name)) {
+        const TensorEntry& input = file->get("input");
+        shape = {static_cast<std::int64_t>(input.dims[0]),
+                 static_cast<std::int64_t>(input.dims[1])};
+        for (const std::uint16_t half : as<std::uint16_t>("input"))
+            weights.push_back(bf16_to_f32(half));
     }
-    const Planes planes = encoded(shape, weights);
-    CHECK(planes.bytes[L::kCodes] == stored("codes"));
-    CHECK(planes.bytes[L::kPeaks] == stored("peaks"));
+    template <class T>
+    [[nodiscard]] std::vector<T> as(const char* name) const {
+        const TensorEntry& entry = file->get(name);
+        std::vector<T> out(entry.bytes / sizeof(T));
+        file->read(entry, 0, std::as_writable_bytes(std::span(out)));
+        return out;
+    }
+    std::unique_ptr<ModelFile> file;
+    Shape2 shape;
+    std::vector<float> weights;
+};
+
+TEST_CASE("nf4: codes, nested codes and tables are bitsandbytes'") {
+    const Golden golden("nf4.gguf");
+    const Planes planes = encoded(golden.shape, golden.weights);
+    CHECK(planes.bytes[L::kCodes] == golden.as<std::byte>("codes"));
+    CHECK(planes.bytes[L::kPeaks] == golden.as<std::byte>("peaks"));
     const std::vector<float> values = planes.as<float>(L::kValues),
                              nested = planes.as<float>(L::kNested);
-    const std::vector<std::byte> want_values = stored("values"), want_nested = stored("nested");
-    REQUIRE(want_values.size() == 4 * values.size());
-    REQUIRE(want_nested.size() == 4 * nested.size());
-    CHECK(std::memcmp(values.data(), want_values.data(), 16 * sizeof(float)) == 0);
-    const auto* maps = reinterpret_cast<const float*>(want_values.data());
+    const auto maps = golden.as<float>("values"), scales = golden.as<float>("nested");
+    REQUIRE(maps.size() == values.size());
+    REQUIRE(scales.size() == nested.size());
+    CHECK(std::equal(maps.begin(), maps.begin() + 16, values.begin()));
     for (std::size_t i = 16; i < values.size(); ++i)  // theirs are of steps rounded to float
         CHECK(std::fabs(values[i] - maps[i]) <= 0x1p-23f * std::fabs(maps[i]) + 1e-12f);
-    const auto* scales = reinterpret_cast<const float*>(want_nested.data());
     for (std::size_t i = 0; i < nested.size(); ++i)  // their mean is summed in float
         CHECK(std::fabs(nested[i] - scales[i]) <= 1e-6f * scales[i]);
+}
+
+TEST_CASE("fp4: codes, peaks and values are bitsandbytes'") {
+    const Golden golden("fp4.gguf");
+    const Planes planes = encoded(golden.shape, golden.weights, "fp4:nested=false,group=128");
+    const auto codes = golden.as<std::uint8_t>("codes");
+    const auto values = planes.as<float>(L::kValues), peaks = planes.as<float>(L::kPeaks);
+    REQUIRE(codes.size() == planes.bytes[L::kCodes].size());
+    std::size_t differ = 0;
+    for (std::size_t i = 0; i < golden.weights.size(); ++i) {
+        const int want = i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15, got = planes.code(i);
+        if (got == want) continue;
+        // On the CPU theirs takes the lower value of two, and any sign of zero.
+        const double x =
+            static_cast<double>(golden.weights[i]) / static_cast<double>(peaks[i / 128]);
+        const auto value = [&](int code) {
+            return static_cast<double>(values[static_cast<std::size_t>(code)]);
+        };
+        const bool tie = std::fabs(value(got) + value(want) - 2 * x) < 1e-6;
+        if (!tie && value(got) != value(want)) FAIL("weight ", i, ": code ", got, ", not ", want);
+        differ += value(got) != value(want) ? 1 : 0;
+    }
+    CHECK(differ < 20);
+    CHECK(planes.as<float>(L::kPeaks) == golden.as<float>("peaks"));
+    CHECK(planes.as<float>(L::kValues) == golden.as<float>("values"));
 }
