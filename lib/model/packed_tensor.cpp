@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "format/weight_format.h"
+#include "model/coded_tensor.h"
 
 namespace thimble {
 namespace {
@@ -128,6 +129,12 @@ std::shared_ptr<const PackedTensor> find_stored_planes(const ModelFile& file,
                                                        const std::string& tensor, Shape2 shape) {
     const auto text = file.metadata().find_string(std::string(kFormatKey) + tensor);
     if (!text) return nullptr;
+    const std::string where =
+        escaped(file.path(), 1024) + ": key '" + std::string(kFormatKey) + tensor + "'";
+    const Json json = parse_json(*text, where);
+    const Json* format = json.find("format");
+    if (format != nullptr && format->is_string() && format->as_string(where) == kCodedFormat)
+        return std::make_shared<CodedTensor>(file, tensor, shape, where);
     return std::make_shared<StoredPlanes>(file, tensor, *text, shape);
 }
 

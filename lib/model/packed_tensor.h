@@ -44,6 +44,8 @@ class PackedTensor {
                                                                      const std::string& tensor,
                                                                      Shape2 shape);
 inline constexpr std::string_view kFormatKey = "thimble.format.";
+// Of tensors that belong to no one matrix.
+inline constexpr std::string_view kSharedPrefix = "thimble.shared.";
 // What is to be written for such a matrix: its planes' tensors, in the form's order, without those
 // that are not there; and the value of its key.
 [[nodiscard]] std::vector<TensorSpec> plane_specs(const std::string& tensor,

@@ -199,7 +199,7 @@ void ModelSource::refuse_unknown_tensors() const {
         const bool derived = std::any_of(std::begin(kDerived), std::end(kDerived), [&](auto end) {
             return entry.name.size() > end.size() && entry.name.ends_with(end);
         });
-        if (derived) continue;
+        if (derived || entry.name.starts_with(kSharedPrefix)) continue;
         throw Error(Exit::kBadData, escaped(file_->path(), 1024),
                     "tensor '" + escaped(entry.name) + "' is not part of a " +
                         std::string(architecture_->id) + " model of " +

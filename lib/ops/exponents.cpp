@@ -7,7 +7,7 @@
 namespace thimble::ops {
 
 ExponentDecoder::ExponentDecoder(const ExponentCode& code, Isa isa) : code_(code), isa_(isa) {
-    require(code.sound(), "ExponentDecoder", "the code is not complete");
+    if (!code.sound()) throw Error(Exit::kFailure, "ExponentDecoder", "the code is not complete");
     code_.table(table_.data());
 }
 

@@ -76,9 +76,8 @@ TEST_CASE("exponents: every pattern of 16 bits comes back, NaN and infinity too"
         Numbers chunk(at, at + ExponentCode::kChunk);
         check_all_levels(chunk);
         // All exponents next to each other.
-        std::stable_sort(chunk.begin(), chunk.end(), [](std::uint16_t a, std::uint16_t b) {
-            return (a & 127) < (b & 127);
-        });
+        std::stable_sort(chunk.begin(), chunk.end(),
+                         [](std::uint16_t a, std::uint16_t b) { return (a & 127) < (b & 127); });
         check_all_levels(chunk);
     }
 }
