@@ -129,9 +129,9 @@ bool DecompressJob::run(const LosslessProgress& progress) {
         if (s.is_coded(t)) {
             const Shape2 shape{static_cast<std::int64_t>(t.source.rows()),
                                static_cast<std::int64_t>(t.source.row_elements())};
-            coded = std::make_unique<CodedTensor>(*s.file, t.name, shape,
-                                                  escaped(s.file->path(), 1024) + ": tensor '" +
-                                                      escaped(t.name) + "'");
+            coded = std::make_unique<CodedTensor>(
+                *s.file, t.name, shape,
+                escaped(s.file->path(), 1024) + ": tensor '" + escaped(t.name) + "'");
             step = 2 * t.source.row_elements() * static_cast<std::uint64_t>(piece_rows(t.source));
         }
         for (std::uint64_t at = 0; at < t.source.bytes; at += step) {
@@ -140,8 +140,8 @@ bool DecompressJob::run(const LosslessProgress& progress) {
             const std::span<std::byte> piece(buffer.data(), n);
             if (coded) {
                 const auto row = static_cast<std::int64_t>(2 * t.source.row_elements());
-                coded->read(*s.file, 0, {static_cast<std::int64_t>(at) / row, std::ssize(piece) / row},
-                            piece);
+                coded->read(*s.file, 0,
+                            {static_cast<std::int64_t>(at) / row, std::ssize(piece) / row}, piece);
             } else {
                 s.file->read(s.file->get(t.name), at, piece);
             }

@@ -54,8 +54,8 @@ class Batches {
     template <class Fn>
     bool read(const ModelFile& file, const TensorEntry& tensor, Fn&& fn) {
         for (std::uint64_t at = 0; at < tensor.bytes; at += kBatchBytes) {
-            const auto n = static_cast<std::size_t>(
-                std::min<std::uint64_t>(kBatchBytes, tensor.bytes - at));
+            const auto n =
+                static_cast<std::size_t>(std::min<std::uint64_t>(kBatchBytes, tensor.bytes - at));
             const std::span<std::byte> bytes(memory_.data(), n);
             file.read(tensor, at, bytes);
             if (!fn(at, std::span<const std::byte>(bytes))) return false;
@@ -70,8 +70,8 @@ class Batches {
         words_.resize(std::max(words_.size(), static_cast<std::size_t>(chunks)));
         team_.run(chunks, 1, [&](std::int64_t begin, std::int64_t) {
             const auto first = static_cast<std::size_t>(begin) * Code::kChunk;
-            const auto part = numbers.subspan(
-                first, std::min<std::size_t>(Code::kChunk, numbers.size() - first));
+            const auto part =
+                numbers.subspan(first, std::min<std::size_t>(Code::kChunk, numbers.size() - first));
             coder.encode(part, words_[static_cast<std::size_t>(begin)]);
             also(begin, part, words_[static_cast<std::size_t>(begin)]);
         });
@@ -175,8 +175,9 @@ Plan CompressJob::plan(int) {
         Buffer::charged_bytes(kBatchBytes) + kBatchBytes / 2 + s.source->header_bytes() + starts;
     plan.at(Tier::kDisk, Purpose::kWeights) = s.file->file_bytes();
     plan.output_bytes = s.file->file_bytes();
-    plan.notes.push_back("at most as large as the source; how much smaller shows when its exponents "
-                         "are counted");
+    plan.notes.push_back(
+        "at most as large as the source; how much smaller shows when its exponents "
+        "are counted");
     return plan;
 }
 
@@ -213,8 +214,7 @@ Metadata CompressJob::State::metadata() const {
     } else {
         out.set("general.architecture", std::string("archive"));
     }
-    out.set(std::string(kLosslessKey),
-            source->describe(file->container(), sha256));
+    out.set(std::string(kLosslessKey), source->describe(file->container(), sha256));
     for (const Stored& t : tensors) {
         if (t.report.coded) out.set(std::string(kFormatKey) + t.name, format_text(*t.source));
     }
@@ -222,8 +222,8 @@ Metadata CompressJob::State::metadata() const {
 }
 
 std::vector<TensorSpec> CompressJob::State::specs() {
-    std::vector<TensorSpec> out = {{std::string(kSourceHeader), TensorType::kI8,
-                                    {source->header_bytes()}}};
+    std::vector<TensorSpec> out = {
+        {std::string(kSourceHeader), TensorType::kI8, {source->header_bytes()}}};
     const bool named = file->container() == Container::kGguf;
     for (Stored& t : tensors) {
         std::vector<TensorSpec> planes = {{t.name, t.source->type, t.source->dims}};
@@ -259,18 +259,19 @@ bool CompressJob::State::write(Stored& t, Batches& batches, GgufWriter& writer, 
         rest.resize(numbers.size());
         const auto chunks = batches.encode(
             numbers, coder,
-            [&](std::int64_t chunk, std::span<const std::uint16_t> part, std::vector<std::uint16_t>& of) {
+            [&](std::int64_t chunk, std::span<const std::uint16_t> part,
+                std::vector<std::uint16_t>& of) {
                 const auto mine = std::span(rest).subspan(
                     static_cast<std::size_t>(chunk) * Code::kChunk, part.size());
                 std::transform(part.begin(), part.end(), mine.begin(), rest_of_bf16);
                 std::vector<std::uint16_t> again(part.size());
                 const std::size_t n = of.size();
                 of.resize(n + kSlack);
-                const bool same = decoder.decode(std::span(of).first(n), of.data() + of.size(), mine, again) &&
-                                  std::equal(part.begin(), part.end(), again.begin());
+                const bool same =
+                    decoder.decode(std::span(of).first(n), of.data() + of.size(), mine, again) &&
+                    std::equal(part.begin(), part.end(), again.begin());
                 of.resize(n);
-                if (!same)
-                    throw Error(Exit::kFailure, t.name, "does not decode to what was coded");
+                if (!same) throw Error(Exit::kFailure, t.name, "does not decode to what was coded");
             });
         put(kCodedRest, at / 2, std::as_bytes(std::span(rest)));
         for (const auto& chunk : chunks) {

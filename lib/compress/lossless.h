@@ -31,11 +31,12 @@ struct LosslessOptions {
 // What became of one tensor.
 struct LosslessReport {
     std::string name;
-    std::uint64_t numbers = 0;      // elements
-    std::uint64_t bytes = 0;        // in the source
-    std::uint64_t stored = 0;       // in the output
+    std::uint64_t numbers = 0;  // elements
+    std::uint64_t bytes = 0;    // in the source
+    std::uint64_t stored = 0;   // in the output
     bool coded = false;
-    double entropy_bits = 0;        // where it was looked at: bits of sign, mantissa and the exponent's entropy
+    double entropy_bits =
+        0;  // where it was looked at: bits of sign, mantissa and the exponent's entropy
 };
 
 using LosslessProgress = std::function<bool(std::uint64_t bytes, std::uint64_t total)>;

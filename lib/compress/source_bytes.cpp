@@ -24,16 +24,16 @@ std::vector<const TensorEntry*> by_offset(const std::vector<TensorEntry>& tensor
 void check_zero(const File& file, std::uint64_t from, std::uint64_t to) {
     std::array<std::byte, 4096> piece;
     while (from < to) {
-        const auto n =
-            static_cast<std::size_t>(std::min<std::uint64_t>(to - from, piece.size()));
+        const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(to - from, piece.size()));
         file.read(from, std::span(piece).first(n));
         const auto at = std::find_if(piece.begin(), piece.begin() + static_cast<std::ptrdiff_t>(n),
                                      [](std::byte b) { return b != std::byte{0}; });
         if (at != piece.begin() + static_cast<std::ptrdiff_t>(n)) {
-            throw Error(Exit::kBadData, escaped(file.path(), 1024),
-                        "byte " + std::to_string(from + static_cast<std::uint64_t>(at - piece.begin())) +
-                            " belongs to no tensor and is not zero",
-                        "it would not come back; write the file anew, e.g. by quantize --format copy");
+            throw Error(
+                Exit::kBadData, escaped(file.path(), 1024),
+                "byte " + std::to_string(from + static_cast<std::uint64_t>(at - piece.begin())) +
+                    " belongs to no tensor and is not zero",
+                "it would not come back; write the file anew, e.g. by quantize --format copy");
         }
         from += n;
     }
@@ -54,7 +54,8 @@ SourceBytes::SourceBytes(const std::string& path, const std::vector<TensorEntry>
     }
     if (at > 0) check_zero(file_, at, file_.bytes());
     if (header_bytes_ > kGgufMaxHeaderBytes)
-        throw Error(Exit::kBadData, escaped(path, 1024), "has no tensors, or a header beyond bounds");
+        throw Error(Exit::kBadData, escaped(path, 1024),
+                    "has no tensors, or a header beyond bounds");
 }
 
 Buffer SourceBytes::header() const {
@@ -73,7 +74,8 @@ std::string SourceBytes::describe(Container container, std::string_view sha256) 
 }
 
 SourceFacts source_facts(const ModelFile& file) {
-    const std::string where = escaped(file.path(), 1024) + ": key '" + std::string(kLosslessKey) + "'";
+    const std::string where =
+        escaped(file.path(), 1024) + ": key '" + std::string(kLosslessKey) + "'";
     const auto text = file.metadata().find_string(kLosslessKey);
     if (!text) {
         throw Error(Exit::kUsage, escaped(file.path(), 1024), "is not a file that compress wrote",

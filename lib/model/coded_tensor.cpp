@@ -14,7 +14,7 @@ namespace {
 
 using Code = ExponentCode;
 constexpr std::size_t kCodeBytes = std::size_t{2} * Code::kSymbols;
-constexpr std::int64_t kBatch = 16;  // chunks read at once
+constexpr std::int64_t kBatch = 16;   // chunks read at once
 constexpr std::size_t kSlack = 1024;  // words that the decoder may read behind a batch
 constexpr std::array<const char*, kCodedPlanes> kNames = {".rest", ".words", ".starts", ".code"};
 
@@ -35,8 +35,10 @@ CodedTensor::CodedTensor(const ModelFile& file, const std::string& tensor, Shape
         const TensorEntry* entry = file.find(tensor + kNames[p]);
         if (entry == nullptr)
             throw damaged("names plane '" + std::string(kNames[p] + 1) + "', which is missing");
-        if (entry->type != type || (elements > 0 && entry->rows() * entry->row_elements() != elements))
-            throw damaged("has a plane '" + std::string(kNames[p] + 1) + "' of another size or type");
+        if (entry->type != type ||
+            (elements > 0 && entry->rows() * entry->row_elements() != elements))
+            throw damaged("has a plane '" + std::string(kNames[p] + 1) +
+                          "' of another size or type");
         entries_.push_back(entry);
         return entry;
     };

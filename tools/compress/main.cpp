@@ -33,11 +33,12 @@ class Compress {
   public:
     void visit(OptionVisitor& v) {
         options_.visit(v);
-        v.option({.name = "method",
-                  .help = "dfloat11: exponents of bfloat16 tensors as prefix codes; what it does not "
-                          "make smaller is kept as it is",
-                  .choices = {"dfloat11"}},
-                 method_);
+        v.option(
+            {.name = "method",
+             .help = "dfloat11: exponents of bfloat16 tensors as prefix codes; what it does not "
+                     "make smaller is kept as it is",
+             .choices = {"dfloat11"}},
+            method_);
     }
     Plan plan(const cli::CommonOptions& common) {
         job_ = std::make_unique<CompressJob>(options_);

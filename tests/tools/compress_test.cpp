@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+// compress as a user runs it: files come back byte for byte, models run as they did.
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <numeric>
+
+#include "io/json.h"
+#include "kernels/layout/half.h"
+#include "kernels/layout/rng.h"
+#include "tests/support/process.h"
+#include "tests/support/tiny_model.h"
+
+using namespace thimble;
+using namespace thimble::test;
+
+namespace fs = std::filesystem;
+
+namespace {
+
+ProcessResult tool(const char* name, std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), tool_path(name));
+    arguments.emplace_back("-q");
+    return run_process(arguments);
+}
+ProcessResult compress(std::vector<std::string> arguments) {
+    return tool("compress", std::move(arguments));
+}
+Json must(std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"--json", "-"});
+    const ProcessResult r = compress(std::move(arguments));
+    CAPTURE(r.err);
+    REQUIRE(r.exit == 0);
+    return parse_json(r.out, "stdout");
+}
+
+struct Setting {
+    TemporaryDirectory directory;
+    std::string in = directory.file("in"), small = directory.file("small.gguf"),
+                out = directory.file("out");
+    void check_round_trip(const std::string& source) const {
+        CHECK(must({"--decompress", small, "-o", out}).find("sha256") != nullptr);
+        CHECK(read_file(out) == read_file(source));
+        fs::remove(out);
+    }
+};
+
+struct Part {
+    std::string name, dtype;
+    std::vector<std::int64_t> shape;
+    std::string bytes;
+};
+
+std::string safetensors(const std::vector<Part>& parts) {
+    Json header = Json::object();
+    std::string data;
+    for (const Part& part : parts) {
+        Json one = Json::object();
+        JsonArray shape;
+        for (const std::int64_t d : part.shape) shape.emplace_back(d);
+        one.set("dtype", part.dtype);
+        one.set("shape", std::move(shape));
+        one.set("data_offsets", JsonArray{static_cast<std::int64_t>(data.size()),
+                                          static_cast<std::int64_t>(data.size() + part.bytes.size())});
+        header.set(part.name, std::move(one));
+        data += part.bytes;
+    }
+    const std::string text = header.dump() + "   ";  // as the format pads
+    const std::uint64_t size = text.size();
+    return std::string(reinterpret_cast<const char*>(&size), sizeof size) + text + data;
+}
+
+std::string weights(std::size_t count, std::uint64_t seed) {
+    std::string out;
+    for (std::size_t i = 0; i < count; ++i) {
+        const Philox4 r = philox(seed, i);
+        float sum = -2;
+        for (const std::uint32_t v : r.v) sum += unit_float(v);
+        const auto bits = static_cast<std::uint16_t>(float_to_bits(0.03f * sum) >> 16);
+        out.append(reinterpret_cast<const char*>(&bits), sizeof bits);
+    }
+    return out;
+}
+
+std::string every_pattern() {
+    std::vector<std::uint16_t> all(65536);
+    std::iota(all.begin(), all.end(), std::uint16_t{0});
+    return {reinterpret_cast<const char*>(all.data()), 2 * all.size()};
+}
+
+double number(const Json& json, const char* key) {
+    const Json* found = json.find(key);
+    REQUIRE(found != nullptr);
+    return found->as_double(key);
+}
+
+}  // namespace
+
+TEST_CASE("compress: a GGUF model comes back, and computes the same as it lies") {
+    const Setting s;
+    write_tiny_model(s.in, "llama", "bf16");
+    const Json report = must({s.in, "-o", s.small});
+    CHECK(number(report, "bits_per_weight") < 12);
+    CHECK(number(report, "output_bytes") < number(report, "input_bytes"));
+    s.check_round_trip(s.in);
+
+    const std::string text = s.directory.write("text", std::string(400, 'a') + " b c d e f g h");
+    const auto judged = [&](const std::string& model, const char* isa) {
+        const std::string result = s.directory.file("result.json");
+        const ProcessResult r = tool("evaluate", {"-m", model, "-f", text, "-c", "32", "-o", result,
+                                                  "--cpu-isa", isa, "--activations", "f32"});
+        CAPTURE(r.err);
+        REQUIRE(r.exit == 0);
+        const Json json = parse_json(read_file(result), "result");
+        return json.find("perplexity")->dump();
+    };
+    for (const char* isa : {"portable", "auto"}) CHECK(judged(s.small, isa) == judged(s.in, isa));
+}
+
+TEST_CASE("compress: tensors of any type and shape come back, an architecture is not needed") {
+    const Setting s;
+    const std::string longest(300, 'n');
+    write_file(s.in,
+               safetensors({{"patterns", "BF16", {256, 256}, every_pattern()},
+                            {longest, "BF16", {3, 5000, 7}, weights(105000, 1)},
+                            {"row", "BF16", {1, 70000}, weights(70000, 2)},
+                            {"odd", "U8", {3}, "abc"},
+                            {"scalar", "F32", {}, std::string(4, '\1')},
+                            {"none", "BF16", {0, 9}, ""},
+                            {"vector", "BF16", {9000}, weights(9000, 3)},
+                            {"constant", "BF16", {80, 100}, std::string(16000, '\x3f')}}));
+    const Json report = must({s.in, "-o", s.small});
+    int coded = 0;
+    for (const Json& tensor : report.find("tensors")->as_array("tensors")) {
+        if (!tensor.find("coded")->as_bool("coded")) continue;
+        ++coded;
+        CHECK(number(tensor, "stored_bytes") < number(tensor, "bytes"));
+    }
+    CHECK(coded == 3);  // all patterns take as much as they did
+    s.check_round_trip(s.in);
+    const ProcessResult r = tool("run", {"-m", s.small, "-p", "x"});
+    CHECK(r.exit != 0);
+    CHECK(r.err.find("archive") != std::string::npos);
+}
+
+TEST_CASE("compress: weights take at most a hundredth more than their entropy") {
+    const Setting s;
+    write_file(s.in, safetensors({{"w", "BF16", {512, 1024}, weights(512 * 1024, 4)}}));
+    const Json report = must({s.in, "-o", s.small});
+    CHECK(number(report, "bits_per_weight") > number(report, "entropy_bits_per_weight"));
+    CHECK(number(report, "bits_per_weight") < 1.01 * number(report, "entropy_bits_per_weight"));
+}
+
+TEST_CASE("compress: equal bytes with any number of threads") {
+    const Setting s;
+    write_file(s.in, safetensors({{"w", "BF16", {70, 5000}, weights(350000, 5)}}));
+    must({s.in, "-o", s.small, "-t", "1"});
+    must({s.in, "-o", s.out, "-t", "5"});
+    CHECK(read_file(s.small) == read_file(s.out));
+}
+
+TEST_CASE("compress: what is damaged or not its own is refused, with nothing written") {
+    const Setting s;
+    write_file(s.in, safetensors({{"w", "BF16", {64, 1024}, weights(65536, 6)}}));
+    must({s.in, "-o", s.small});
+    const std::string whole = read_file(s.small);
+    const auto refused = [&](const std::vector<std::string>& arguments, int exit, const char* says) {
+        const ProcessResult r = compress(arguments);
+        CAPTURE(r.err);
+        CHECK(r.exit == exit);
+        CHECK(r.err.find(says) != std::string::npos);
+        CHECK(std::count(r.err.begin(), r.err.end(), '\n') == 1);
+        CHECK_FALSE(fs::exists(s.out));
+    };
+    // A mantissa, a word of the codes, a start, the tail.
+    for (const double place : {0.3, 0.7, 0.9}) {
+        std::string changed = whole;
+        changed[static_cast<std::size_t>(place * static_cast<double>(whole.size()))] ^= 0x11;
+        write_file(s.small, changed);
+        refused({"--decompress", s.small, "-o", s.out}, 65, "small.gguf");
+    }
+    write_file(s.small, whole.substr(0, whole.size() - 100));
+    refused({"--decompress", s.small, "-o", s.out}, 65, "small.gguf");
+    write_file(s.small, whole);
+    refused({s.small, "-o", s.out}, 2, "compressed already");
+    refused({"--decompress", s.in, "-o", s.out}, 2, "not a file that compress wrote");
+    refused({s.in, "-o", s.in}, 2, "in");
+    CHECK(compress({"--decompress", s.small, "-o", s.small}).exit == 2);
+}
