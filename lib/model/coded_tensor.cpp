@@ -66,36 +66,51 @@ void CodedTensor::open(const ModelFile& file) const {
     decoder_ = std::make_unique<ops::ExponentDecoder>(code, best_isa());
 }
 
+// Chunks [first, end).
+void CodedTensor::fetch(const ModelFile& file, std::int64_t first, std::int64_t end,
+                        Piece& piece) const {
+    const std::uint32_t word = chunk_starts_[static_cast<std::size_t>(first)];
+    const std::size_t count = chunk_starts_[static_cast<std::size_t>(end)] - word;
+    const std::int64_t number = first * Code::kChunk;
+    if (kept_ != nullptr) {
+        piece.words = reinterpret_cast<const std::uint16_t*>(kept_) + word;
+        piece.readable_end = reinterpret_cast<const std::uint16_t*>(kept_ + kept_bytes());
+        piece.rest = reinterpret_cast<const std::uint8_t*>(kept_ + words_->bytes) + number;
+        return;
+    }
+    piece.word_room.resize(count + kSlack);
+    file.read(*words_, word * sizeof(std::uint16_t), bytes_of(piece.word_room).first(2 * count));
+    piece.words = piece.word_room.data();
+    piece.readable_end = piece.words + piece.word_room.size();
+    piece.rest_room.resize(
+        static_cast<std::size_t>(std::min(end * Code::kChunk, numbers()) - number));
+    file.read(*rest_, static_cast<std::uint64_t>(number), bytes_of(piece.rest_room));
+    piece.rest = piece.rest_room.data();
+}
+
 void CodedTensor::read(const ModelFile& file, std::size_t, RowRange rows,
                        std::span<std::byte> out) const {
     std::call_once(opened_, [&] { open(file); });
     const std::int64_t first = rows.first * shape_.cols, end = first + rows.count * shape_.cols;
-    const std::int64_t total = shape_.rows * shape_.cols;
     auto* to = reinterpret_cast<std::uint16_t*>(out.data());
-    std::vector<std::uint16_t> words, chunk;
-    std::vector<std::uint8_t> rest;
+    std::vector<std::uint16_t> chunk;
+    Piece piece;
     for (std::int64_t c = first / Code::kChunk; c * Code::kChunk < end; c += kBatch) {
         const std::int64_t last = std::min(c + kBatch, chunks_of(end));
-        const std::int64_t begin = c * Code::kChunk;
-        const std::uint32_t base = chunk_starts_[static_cast<std::size_t>(c)];
-        const std::size_t count = chunk_starts_[static_cast<std::size_t>(last)] - base;
-        words.resize(count + kSlack);
-        file.read(*words_, base * sizeof(std::uint16_t), bytes_of(words).first(2 * count));
-        rest.resize(static_cast<std::size_t>(std::min(last * Code::kChunk, total) - begin));
-        file.read(*rest_, static_cast<std::uint64_t>(begin), bytes_of(rest));
+        fetch(file, c, last, piece);
         for (std::int64_t k = c; k < last; ++k) {
             const std::int64_t at = k * Code::kChunk;
-            const std::int64_t n = std::min<std::int64_t>(Code::kChunk, total - at);
-            const auto part = std::span<const std::uint8_t>(rest).subspan(
-                static_cast<std::size_t>(at - begin), static_cast<std::size_t>(n));
-            const std::size_t from = chunk_starts_[static_cast<std::size_t>(k)] - base;
-            const std::size_t to_word = chunk_starts_[static_cast<std::size_t>(k) + 1] - base;
+            const std::int64_t n = std::min<std::int64_t>(Code::kChunk, numbers() - at);
+            const auto start = [&](std::int64_t i) {
+                return piece.words + (chunk_starts_[static_cast<std::size_t>(i)] -
+                                      chunk_starts_[static_cast<std::size_t>(c)]);
+            };
             const bool whole = at >= first && at + n <= end;
-            if (!whole) chunk.resize(part.size());
-            const std::span<std::uint16_t> numbers =
-                whole ? std::span(to + (at - first), part.size()) : std::span(chunk);
-            if (!decoder_->decode(std::span(words).subspan(from, to_word - from),
-                                  words.data() + words.size(), part, numbers))
+            if (!whole) chunk.resize(static_cast<std::size_t>(n));
+            std::uint16_t* numbers_to = whole ? to + (at - first) : chunk.data();
+            const auto size = static_cast<std::size_t>(n);
+            if (!decoder_->decode({start(k), start(k + 1)}, piece.readable_end,
+                                  {piece.rest + (at - c * Code::kChunk), size}, {numbers_to, size}))
                 throw damaged("has damaged words in chunk " + std::to_string(k));
             if (whole) continue;
             const std::int64_t lower = std::max(at, first), upper = std::min(at + n, end);
@@ -103,6 +118,30 @@ void CodedTensor::read(const ModelFile& file, std::size_t, RowRange rows,
                       to + (lower - first));
         }
     }
+}
+
+std::size_t CodedTensor::kept_bytes() const noexcept {
+    const std::size_t bytes = words_->bytes + rest_->bytes + kSlack * sizeof(std::uint16_t);
+    return (bytes + 63) & ~std::size_t{63};
+}
+
+CodedTensor::CodedTensor(const CodedTensor& other, std::byte* memory)
+    : where_(other.where_),
+      shape_(other.shape_),
+      rest_(other.rest_),
+      words_(other.words_),
+      starts_(other.starts_),
+      code_(other.code_),
+      kept_(memory) {
+    form_ = other.form_;
+    entries_ = other.entries_;
+}
+
+std::unique_ptr<const PackedTensor> CodedTensor::keep(const ModelFile& file,
+                                                      std::byte* memory) const {
+    file.read(*words_, 0, {memory, words_->bytes});
+    file.read(*rest_, 0, {memory + words_->bytes, rest_->bytes});
+    return std::unique_ptr<const PackedTensor>(new CodedTensor(*this, memory));
 }
 
 std::vector<TensorSpec> coded_specs(const std::string& tensor,

@@ -27,14 +27,28 @@ class CodedTensor final : public PackedTensor {
     // Error(kBadData) where the words are damaged.
     void read(const ModelFile& file, std::size_t plane, RowRange rows,
               std::span<std::byte> out) const override;
+    [[nodiscard]] std::size_t kept_bytes() const noexcept override;
+    [[nodiscard]] std::unique_ptr<const PackedTensor> keep(const ModelFile& file,
+                                                           std::byte* memory) const override;
 
   private:
+    // Some chunks, in memory.
+    struct Piece {
+        const std::uint16_t *words, *readable_end;
+        const std::uint8_t* rest;
+        std::vector<std::uint16_t> word_room;  // where they had to be read
+        std::vector<std::uint8_t> rest_room;
+    };
+    CodedTensor(const CodedTensor& other, std::byte* memory);
     void open(const ModelFile& file) const;
+    void fetch(const ModelFile& file, std::int64_t first, std::int64_t end, Piece& piece) const;
+    [[nodiscard]] std::int64_t numbers() const noexcept { return shape_.rows * shape_.cols; }
     [[nodiscard]] Error damaged(const std::string& what) const;
 
     std::string where_;
     Shape2 shape_;
     const TensorEntry *rest_, *words_, *starts_, *code_;
+    const std::byte* kept_ = nullptr;  // the words, then the rest, then room that may be read
     mutable std::once_flag opened_;
     mutable std::vector<std::uint32_t> chunk_starts_;
     mutable std::unique_ptr<ops::ExponentDecoder> decoder_;

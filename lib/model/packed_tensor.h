@@ -21,6 +21,16 @@ class PackedTensor {
     virtual void read(const ModelFile& file, std::size_t plane, RowRange rows,
                       std::span<std::byte> out) const = 0;
 
+    // For what takes less room as it is stored than as it is read: the bytes that let read() do
+    // without the file. 0: there are none such.
+    [[nodiscard]] virtual std::size_t kept_bytes() const noexcept { return 0; }
+    // The same matrix, read from `memory` of that size, which outlives it.
+    [[nodiscard]] virtual std::unique_ptr<const PackedTensor> keep(const ModelFile& file,
+                                                                   std::byte* memory) const {
+        (void)file, (void)memory;
+        return nullptr;
+    }
+
     [[nodiscard]] const PackedForm& form() const noexcept { return form_; }
     // Of the container, all that make up this matrix.
     [[nodiscard]] const std::vector<const TensorEntry*>& entries() const noexcept {

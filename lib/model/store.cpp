@@ -1,16 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/store.h"
 
+#include <algorithm>
+
 namespace thimble {
 namespace {
 
 bool fits_whole(const ModelSource& source, const Exec& exec, const StoreOptions& options) {
-    if (options.most_bytes == UINT64_MAX) return true;
+    if (options.most_bytes == UINT64_MAX) return !any_coded(source);
     const StorePlan plan = plan_resident_store(source, exec, options);
     return plan.held_bytes() + plan.staging_bytes <= options.most_bytes;
 }
 
 }  // namespace
+
+bool any_coded(const ModelSource& source) {
+    return std::ranges::any_of(source.tensors(), [](const SourceTensor& tensor) {
+        return tensor.packed && tensor.packed->kept_bytes() > 0;
+    });
+}
 
 StorePlan plan_store(const ModelSource& source, const Exec& exec, const StoreOptions& options) {
     return fits_whole(source, exec, options) ? plan_resident_store(source, exec, options)

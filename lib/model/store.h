@@ -97,7 +97,8 @@ inline Lease::~Lease() { store_->release(unit_); }
 struct StoreOptions {
     bool repack = true;
     // Most memory for weights and for the buffers that they are read into. Layers that do not fit
-    // are read from disk in each pass.
+    // are read from disk in each pass, or decoded from memory where they are coded; without a bound
+    // coded ones always are.
     std::uint64_t most_bytes = UINT64_MAX;
 };
 // What a store holds, and what it needs besides while it loads.
@@ -119,6 +120,9 @@ struct StorePlan {
                                    const StoreOptions& options);
 [[nodiscard]] std::unique_ptr<WeightStore> make_store(const ModelSource& source, const Exec& exec,
                                                       const StoreOptions& options);
+
+// Whether a matrix takes less memory as it is stored than as it is multiplied.
+[[nodiscard]] bool any_coded(const ModelSource& source);
 
 // The kinds that these choose from.
 [[nodiscard]] StorePlan plan_resident_store(const ModelSource& source, const Exec& exec,

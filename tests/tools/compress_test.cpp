@@ -61,8 +61,9 @@ std::string safetensors(const std::vector<Part>& parts) {
         for (const std::int64_t d : part.shape) shape.emplace_back(d);
         one.set("dtype", part.dtype);
         one.set("shape", std::move(shape));
-        one.set("data_offsets", JsonArray{static_cast<std::int64_t>(data.size()),
-                                          static_cast<std::int64_t>(data.size() + part.bytes.size())});
+        one.set("data_offsets",
+                JsonArray{static_cast<std::int64_t>(data.size()),
+                          static_cast<std::int64_t>(data.size() + part.bytes.size())});
         header.set(part.name, std::move(one));
         data += part.bytes;
     }
@@ -121,15 +122,14 @@ TEST_CASE("compress: a GGUF model comes back, and computes the same as it lies")
 TEST_CASE("compress: tensors of any type and shape come back, an architecture is not needed") {
     const Setting s;
     const std::string longest(300, 'n');
-    write_file(s.in,
-               safetensors({{"patterns", "BF16", {256, 256}, every_pattern()},
-                            {longest, "BF16", {3, 5000, 7}, weights(105000, 1)},
-                            {"row", "BF16", {1, 70000}, weights(70000, 2)},
-                            {"odd", "U8", {3}, "abc"},
-                            {"scalar", "F32", {}, std::string(4, '\1')},
-                            {"none", "BF16", {0, 9}, ""},
-                            {"vector", "BF16", {9000}, weights(9000, 3)},
-                            {"constant", "BF16", {80, 100}, std::string(16000, '\x3f')}}));
+    write_file(s.in, safetensors({{"patterns", "BF16", {256, 256}, every_pattern()},
+                                  {longest, "BF16", {3, 5000, 7}, weights(105000, 1)},
+                                  {"row", "BF16", {1, 70000}, weights(70000, 2)},
+                                  {"odd", "U8", {3}, "abc"},
+                                  {"scalar", "F32", {}, std::string(4, '\1')},
+                                  {"none", "BF16", {0, 9}, ""},
+                                  {"vector", "BF16", {9000}, weights(9000, 3)},
+                                  {"constant", "BF16", {80, 100}, std::string(16000, '\x3f')}}));
     const Json report = must({s.in, "-o", s.small});
     int coded = 0;
     for (const Json& tensor : report.find("tensors")->as_array("tensors")) {
@@ -165,7 +165,8 @@ TEST_CASE("compress: what is damaged or not its own is refused, with nothing wri
     write_file(s.in, safetensors({{"w", "BF16", {64, 1024}, weights(65536, 6)}}));
     must({s.in, "-o", s.small});
     const std::string whole = read_file(s.small);
-    const auto refused = [&](const std::vector<std::string>& arguments, int exit, const char* says) {
+    const auto refused = [&](const std::vector<std::string>& arguments, int exit,
+                             const char* says) {
         const ProcessResult r = compress(arguments);
         CAPTURE(r.err);
         CHECK(r.exit == exit);

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// As many layers in memory as the budget allows; the others are read from disk in each pass. An I/O
-// thread reads the next of them, as stored, while this one is at work; on arrival it is checked
-// (the first time) and repacked into the one lease buffer, so blocks meet the same bytes as with
-// all weights in memory and results do not depend on the budget. Embedding, head, norms and biases
-// always stay.
+// As many layers in memory as the budget allows; the others are read from disk in each pass, or,
+// where their matrices are coded and the budget has room for that, decoded from memory. A thread
+// does so with the next of them while this one is at work; on arrival it is checked (the first
+// time) and repacked into the one lease buffer, so blocks meet the same bytes as with all weights
+// in memory and results do not depend on the budget. Embedding, head, norms and biases always stay.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -33,7 +35,8 @@ struct StreamedMatrix {
 struct StreamedLayer {
     std::vector<StreamedMatrix> matrices;
     std::size_t raw_bytes = 0, packed_bytes = 0;
-    std::uint64_t disk_bytes = 0;
+    std::size_t kept_bytes = 0;    // of matrices that stay as they are stored
+    std::uint64_t disk_bytes = 0;  // of the others
 };
 
 // Bytes that lie as in the file from page to page go past the page cache straight to their place.
@@ -44,7 +47,7 @@ std::size_t raw_place(const SourceTensor& tensor, std::size_t from) {
     return from + (wanted + kPage - from % kPage) % kPage;
 }
 
-StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack) {
+StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack, bool keep) {
     StreamedLayer layer;
     for (const auto& m : unit.matrices) {
         const SourceTensor& tensor = *m.weight;
@@ -52,7 +55,9 @@ StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack
         matrix.tensor = &tensor;
         matrix.raw_offset = raw_place(tensor, layer.raw_bytes);
         layer.raw_bytes = matrix.raw_offset + tensor.form.bytes(tensor.rows());
-        layer.disk_bytes += tensor.stored_bytes();
+        const std::size_t kept = keep && tensor.packed ? tensor.packed->kept_bytes() : 0;
+        layer.kept_bytes += kept;
+        if (kept == 0) layer.disk_bytes += tensor.stored_bytes();
         matrix.layout = working_layout(tensor, exec, repack);
         if (matrix.layout != tensor.layout()) {
             matrix.packed_offset = layer.packed_bytes;
@@ -67,17 +72,20 @@ StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack
 // Which layers stay and what the others need.
 struct Arrangement {
     std::vector<bool> streamed;  // by layer
-    std::size_t slot_bytes = 0, lease_bytes = 0;
+    bool keep = false;           // what can stay as it is stored
+    std::size_t slot_bytes = 0, lease_bytes = 0, kept_bytes = 0;
     std::uint64_t disk_bytes = 0;
     WeightMemory memory;
 
     [[nodiscard]] StorePlan plan() const {
         StorePlan plan;
-        plan.resident_bytes = Buffer::charged_bytes(memory.bytes());
+        plan.resident_bytes =
+            Buffer::charged_bytes(memory.bytes()) + Buffer::charged_bytes(kept_bytes);
         plan.lease_bytes = Buffer::charged_bytes(lease_bytes);
         plan.io_bytes = 2 * Buffer::charged_bytes(slot_bytes);
         plan.staging_bytes = Buffer::charged_bytes(memory.staging_bytes());
-        plan.streamed_layers = std::count(streamed.begin(), streamed.end(), true);
+        if (disk_bytes > 0)
+            plan.streamed_layers = std::count(streamed.begin(), streamed.end(), true);
         plan.streamed_bytes = disk_bytes;
         return plan;
     }
@@ -85,9 +93,9 @@ struct Arrangement {
 
 // Streams `count` of the layers, spread evenly, so that those that stay give time to read ahead.
 Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& units, const Exec& exec,
-                    const StoreOptions& options, std::size_t count) {
+                    const StoreOptions& options, std::size_t count, bool keep) {
     const std::size_t layers = units.size() - 2;
-    Arrangement a{{}, 0, 0, 0, WeightMemory(source, exec, options.repack)};
+    Arrangement a{{}, keep, 0, 0, 0, 0, WeightMemory(source, exec, options.repack)};
     a.memory.add_unit(units.front(), source.spec().tied_embedding);
     a.memory.add_unit(units.back(), true);
     for (std::size_t i = 0; i < layers; ++i) {
@@ -98,7 +106,8 @@ Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& unit
             continue;
         }
         a.memory.add_vectors(unit);
-        const StreamedLayer layer = streamed_layer(unit, exec, options.repack);
+        const StreamedLayer layer = streamed_layer(unit, exec, options.repack, keep);
+        a.kept_bytes += layer.kept_bytes;
         a.slot_bytes = std::max(a.slot_bytes, layer.raw_bytes);
         a.lease_bytes = std::max(a.lease_bytes, layer.packed_bytes);
         a.disk_bytes += layer.disk_bytes;
@@ -106,15 +115,21 @@ Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& unit
     return a;
 }
 
-// As few streamed layers as fit; all of them where nothing does.
+// As few streamed layers as fit, rather from memory than from disk; all of them where nothing does.
+// Without a budget, what can stay as it is stored does.
 Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& units, const Exec& exec,
                     const StoreOptions& options) {
     const std::size_t layers = units.size() - 2;
-    for (std::size_t count = 1; count < layers; ++count) {
-        Arrangement a = arrange(source, units, exec, options, count);
-        if (a.plan().held_bytes() <= options.most_bytes) return a;
+    if (options.most_bytes == UINT64_MAX)
+        return arrange(source, units, exec, options, layers, true);
+    for (const bool keep : {true, false}) {
+        if (keep && !any_coded(source)) continue;
+        for (std::size_t count = 1; count <= layers; ++count) {
+            Arrangement a = arrange(source, units, exec, options, count, keep);
+            if (a.plan().held_bytes() <= options.most_bytes) return a;
+        }
     }
-    return arrange(source, units, exec, options, layers);
+    return arrange(source, units, exec, options, layers, false);
 }
 
 // Runs one task at a time on a thread of its own.
@@ -146,6 +161,13 @@ class Background {
         changed_.wait(lock, [this] { return !busy_; });
         if (const std::exception_ptr fault = std::exchange(fault_, nullptr))
             std::rethrow_exception(fault);
+    }
+
+    // The same, whatever it threw.
+    void drain() noexcept {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [this] { return !busy_; });
+        fault_ = nullptr;
     }
 
   private:
@@ -187,6 +209,7 @@ class StreamedStore final : public WeightStore {
         arrangement_.memory.load();
         lease_ = Buffer(arrangement_.lease_bytes, Purpose::kWeights);
         for (Slot& slot : slots_) slot.raw = Buffer(arrangement_.slot_bytes, Purpose::kIo);
+        kept_memory_ = Buffer(arrangement_.kept_bytes, Purpose::kWeights);
         layers_.resize(arrangement_.streamed.size());
         for (std::size_t u = 0; u < specs_.size(); ++u) {
             const bool streamed = u > 0 && u + 1 < specs_.size() && arrangement_.streamed[u - 1];
@@ -194,6 +217,7 @@ class StreamedStore final : public WeightStore {
                                       : arrangement_.memory.unit(specs_[u]));
             if (streamed) order_.push_back(u - 1);
         }
+        if (arrangement_.kept_bytes > 0) keep_coded();
     }
 
     Lease acquire(UnitId unit) override {
@@ -212,6 +236,7 @@ class StreamedStore final : public WeightStore {
         Buffer raw;
         std::size_t layer = kNone;  // that it holds, or will when the reader is done
         std::vector<PackedView> views;
+        std::atomic<std::size_t> next{0};  // matrix to be read
     };
 
     void release(UnitId) noexcept override {}
@@ -219,7 +244,7 @@ class StreamedStore final : public WeightStore {
     // A streamed layer's unit: norms and biases, and matrices whose bytes come later.
     UnitWeights without_matrices(std::size_t u, bool repack) {
         const UnitSpec& unit = specs_[u];
-        layers_[u - 1] = streamed_layer(unit, exec_, repack);
+        layers_[u - 1] = streamed_layer(unit, exec_, repack, arrangement_.keep);
         UnitWeights weights;
         for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
             const StreamedMatrix& m = layers_[u - 1].matrices[i];
@@ -239,20 +264,53 @@ class StreamedStore final : public WeightStore {
         return weights;
     }
 
+    void keep_coded() {
+        std::byte* at = kept_memory_.data();
+        for (const StreamedLayer& layer : layers_) {
+            for (const StreamedMatrix& m : layer.matrices) {
+                const auto& packed = m.tensor->packed;
+                if (!packed || packed->kept_bytes() == 0) continue;
+                kept_[m.tensor] = packed->keep(source_.file(), at);
+                at += packed->kept_bytes();
+            }
+        }
+    }
+
     // Makes the layer's weights usable, and begins to read the one after it.
     void bring(std::size_t layer) {
         if (current_ == layer) return;
-        reader_.wait();
         if (slots_[0].layer != layer && slots_[1].layer != layer) {
+            settle();
             current_ = kNone;
             read(layer, slots_[0]);
-            reader_.wait();
         }
         const std::size_t at = slots_[0].layer == layer ? 0 : 1;
+        help(slots_[at]);
+        settle();
         take(layer, slots_[at]);
         current_ = layer;
         const std::size_t next = after(layer);
         if (next != layer && slots_[1 - at].layer != next) read(next, slots_[1 - at]);
+    }
+
+    // What the reader has not begun is done here.
+    void help(Slot& slot) {
+        try {
+            fill(slot, slot.layer);
+        } catch (...) {
+            reader_.drain();
+            slot.layer = kNone;
+            throw;
+        }
+    }
+    // The reader has nothing left to do, or fails.
+    void settle() {
+        try {
+            reader_.wait();
+        } catch (...) {
+            reading_->layer = kNone;
+            throw;
+        }
     }
 
     [[nodiscard]] std::size_t after(std::size_t layer) const {
@@ -263,20 +321,31 @@ class StreamedStore final : public WeightStore {
 
     void read(std::size_t layer, Slot& slot) {
         slot.layer = layer;
+        slot.views.resize(layers_[layer].matrices.size());
+        slot.next = 0;
         streamed_bytes_ += layers_[layer].disk_bytes;
-        reader_.start([this, layer, &slot] {
-            const File::PastCache past_cache;
-            try {
-                slot.views.clear();
-                for (const StreamedMatrix& m : layers_[layer].matrices) {
-                    slot.views.push_back(source_.read_packed(*m.tensor, 0, m.tensor->rows(),
-                                                             slot.raw.data() + m.raw_offset));
-                }
-            } catch (...) {
-                slot.layer = kNone;
-                throw;
-            }
-        });
+        reading_ = &slot;
+        reader_.start([this, layer, &slot] { fill(slot, layer); });
+    }
+
+    // Matrices that no thread has begun, until there are none.
+    void fill(Slot& slot, std::size_t layer) {
+        const File::PastCache past_cache;
+        const std::vector<StreamedMatrix>& matrices = layers_[layer].matrices;
+        for (std::size_t i; (i = slot.next++) < matrices.size();) {
+            const StreamedMatrix& m = matrices[i];
+            std::byte* to = slot.raw.data() + m.raw_offset;
+            const auto kept = kept_.find(m.tensor);
+            slot.views[i] = kept == kept_.end()
+                                ? source_.read_packed(*m.tensor, 0, m.tensor->rows(), to)
+                                : decoded(*kept->second, *m.tensor, to);
+        }
+    }
+    [[nodiscard]] PackedView decoded(const PackedTensor& kept, const SourceTensor& tensor,
+                                     std::byte* to) const {
+        const Shape2 shape{tensor.rows(), tensor.cols()};
+        kept.read(source_.file(), 0, {0, shape.rows}, {to, tensor.form.bytes(shape.rows)});
+        return tensor.form.view(shape, to);
     }
 
     void take(std::size_t layer, const Slot& slot) {
@@ -301,11 +370,13 @@ class StreamedStore final : public WeightStore {
     Arrangement arrangement_;
     std::vector<StreamedLayer> layers_;  // by layer; empty for those that stay
     std::vector<UnitWeights> units_;
-    Buffer lease_;
+    Buffer lease_, kept_memory_;
+    std::map<const SourceTensor*, std::unique_ptr<const PackedTensor>> kept_;
     std::array<Slot, 2> slots_;
     std::vector<std::size_t> order_;    // of streamed layers
     std::vector<std::size_t> checked_;  // layers whose weights are known to be finite
     std::size_t current_ = kNone;       // the layer in the lease buffer
+    Slot* reading_ = nullptr;           // what the reader reads, or read last
     std::uint64_t streamed_bytes_ = 0;
     Background reader_;  // last: it uses the others
 };
