@@ -2,11 +2,11 @@
 #include "planes_cases.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "core/cpu.h"
 #include "kernels/cpu/kernels.h"
-#include "kernels/layout/bipolar.h"
+#include "kernels/layout/half.h"
+#include "ops/dispatch.h"
 
 namespace thimble::cuda_test {
 namespace {
@@ -97,7 +97,7 @@ std::vector<float> on_cpu(const PlanesCase& c, const Factors& f, const std::vect
     problem.x = f.x.data(), problem.x_scales = f.x_scales.data(), problem.tokens = c.tokens;
     problem.out = out.data(), problem.out_stride = c.rows + c.out_gap;
     problem.bias = c.bias ? bias.data() : nullptr, problem.accumulate = c.accumulate;
-    cpu::portable::kKernelTable.matmul_planes(problem);
+    ops::kernels(best_isa()).matmul_planes(problem);
     return out;
 }
 
