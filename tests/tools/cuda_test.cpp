@@ -167,16 +167,19 @@ TEST_SUITE("cuda" * doctest::skip(!emulated())) {
                               const std::string& activations) {
             return run(model, {"-n", "4", "--device", device, "--activations", activations});
         };
-        for (const auto& [activations, way] :
-             {std::pair{"i8-token", "--device cpu"}, {"b4", "--format bipolar"}}) {
+        struct Refused {
+            std::string activations, way;
+        };
+        for (const Refused& one :
+             {Refused{"i8-token", "--device cpu"}, Refused{"b4", "--format bipolar"}}) {
+            const std::string& activations = one.activations;
             CAPTURE(activations);
             const auto refused = with(bytes, "cuda", activations);
             CHECK(refused.exit == 2);
             CHECK(refused.out.empty());
             CHECK(std::count(refused.err.begin(), refused.err.end(), '\n') == 1);
-            CHECK(refused.err.find(std::string("--activations ") + activations) !=
-                  std::string::npos);
-            CHECK(refused.err.find(way) != std::string::npos);
+            CHECK(refused.err.find("--activations " + activations) != std::string::npos);
+            CHECK(refused.err.find(one.way) != std::string::npos);
             CHECK(with(bytes, "cpu", activations).exit == 0);
         }
         const auto cpu = with(planes, "cpu", "b4"), device = with(planes, "cuda", "b4");
