@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "core/strings.h"
 #include "model/config_keys.h"
+#include "model/packed_tensor.h"
 
 namespace thimble {
 namespace {
@@ -82,6 +83,13 @@ void read_heads(const ConfigReader& reader, ModelConfig& c) {
     }
 }
 
+std::int64_t embedding_rows(const ModelFile& file) {
+    constexpr const char* kEmbedding = "token_embd.weight";
+    if (const auto planes = stored_planes_shape(file, kEmbedding)) return planes->rows;
+    const TensorEntry& embedding = file.get(kEmbedding);
+    return embedding.dims.size() == 2 ? static_cast<std::int64_t>(embedding.dims[0]) : 0;
+}
+
 void read_sizes(const ConfigReader& reader, const ModelFile& file, const Architecture& a,
                 ModelConfig& c) {
     for_sizes(a, [&](const SizeKey& size) {
@@ -93,13 +101,11 @@ void read_sizes(const ConfigReader& reader, const ModelFile& file, const Archite
     });
     if (a.attention) read_heads(reader, c);
     if (c.vocab == 0) {
-        const TensorEntry& embedding = file.get("token_embd.weight");
-        if (embedding.dims.size() != 2 || embedding.dims[0] == 0 ||
-            embedding.dims[0] > kMostVocab) {
+        c.vocab = embedding_rows(file);
+        if (c.vocab < 1 || c.vocab > kMostVocab) {
             throw Error(Exit::kBadData, escaped(file.path(), 1024),
                         "tensor 'token_embd.weight' has no usable number of rows");
         }
-        c.vocab = static_cast<std::int64_t>(embedding.dims[0]);
     }
 }
 

@@ -33,12 +33,14 @@ TensorType stored_type(DType dtype) {
     return at->type;
 }
 
+std::string key_of(const ModelFile& file, const std::string& tensor) {
+    return escaped(file.path(), 1024) + ": key '" + std::string(kFormatKey) + tensor + "'";
+}
+
 class StoredPlanes final : public PackedTensor {
   public:
-    StoredPlanes(const ModelFile& file, const std::string& tensor, std::string_view text,
-                 Shape2 shape)
-        : where_(escaped(file.path(), 1024) + ": key '" + std::string(kFormatKey) + tensor + "'") {
-        const Json json = parse_json(text, where_);
+    StoredPlanes(const ModelFile& file, const std::string& tensor, const Json& json, Shape2 shape)
+        : where_(key_of(file, tensor)) {
         const WeightFormat* format = nullptr;
         const Json* planes = nullptr;
         for (const auto& [key, value] : json.as_members(where_)) {
@@ -129,13 +131,24 @@ std::shared_ptr<const PackedTensor> find_stored_planes(const ModelFile& file,
                                                        const std::string& tensor, Shape2 shape) {
     const auto text = file.metadata().find_string(std::string(kFormatKey) + tensor);
     if (!text) return nullptr;
-    const std::string where =
-        escaped(file.path(), 1024) + ": key '" + std::string(kFormatKey) + tensor + "'";
+    const std::string where = key_of(file, tensor);
     const Json json = parse_json(*text, where);
     const Json* format = json.find("format");
     if (format != nullptr && format->is_string() && format->as_string(where) == kCodedFormat)
         return std::make_shared<CodedTensor>(file, tensor, shape, where);
-    return std::make_shared<StoredPlanes>(file, tensor, *text, shape);
+    return std::make_shared<StoredPlanes>(file, tensor, json, shape);
+}
+
+std::optional<Shape2> stored_planes_shape(const ModelFile& file, const std::string& tensor) {
+    const auto text = file.metadata().find_string(std::string(kFormatKey) + tensor);
+    if (!text) return std::nullopt;
+    const std::string where = key_of(file, tensor);
+    const Json json = parse_json(*text, where);
+    const Json* shape = json.find("shape");
+    if (shape == nullptr) throw Error(Exit::kBadData, where, "lacks 'shape'");
+    const JsonArray& dims = shape->as_array(where);
+    if (dims.size() != 2) throw Error(Exit::kBadData, where, "has a shape that is not of a matrix");
+    return Shape2{dims[0].as_int(where), dims[1].as_int(where)};
 }
 
 std::vector<TensorSpec> plane_specs(const std::string& tensor, const PackedForm& form) {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -56,6 +57,9 @@ class PackedTensor {
 inline constexpr std::string_view kFormatKey = "thimble.format.";
 // Of tensors that belong to no one matrix.
 inline constexpr std::string_view kSharedPrefix = "thimble.shared.";
+// What such a key says of the matrix's shape; nullopt where there is no key.
+[[nodiscard]] std::optional<Shape2> stored_planes_shape(const ModelFile& file,
+                                                        const std::string& tensor);
 // What is to be written for such a matrix: its planes' tensors, in the form's order, without those
 // that are not there; and the value of its key.
 [[nodiscard]] std::vector<TensorSpec> plane_specs(const std::string& tensor,
