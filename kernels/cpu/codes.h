@@ -257,6 +257,34 @@ THIMBLE_INLINE void read_special(const CodePlane<bits>& plane, const std::int8_t
     }
 }
 
+// Sixteen values as fixed point of two bytes, as codes of 8 bits are: see dot. A value is unit *
+// (256 high + low), missed by at most half a unit, which is the largest magnitude over 32639.
+struct ByteTable {
+    std::uint8_t high[16], low[16];
+    float unit;
+};
+THIMBLE_INLINE ByteTable make_byte_table(const float* values) {
+    constexpr float kMost = 127 * 256 + 127;
+    constexpr int kAdded = kSignedBytes ? 0 : 128;
+    float largest = 0;
+    for (int i = 0; i < 16; ++i) {
+        const float size = values[i] < 0 ? -values[i] : values[i];
+        largest = size > largest ? size : largest;
+    }
+    ByteTable table;
+    table.unit = largest / kMost;
+    const float inverse = largest > 1e-30f ? kMost / largest : 0.0f;
+    for (int i = 0; i < 16; ++i) {
+        const float shifted = values[i] * inverse + 12582912.0f;  // rounds to an integer
+        std::int32_t bits;
+        __builtin_memcpy(&bits, &shifted, sizeof bits);
+        const std::int32_t whole = bits - 0x4b400000, high = (whole + 128) >> 8;
+        table.high[i] = static_cast<std::uint8_t>(high + kAdded);
+        table.low[i] = static_cast<std::uint8_t>(whole - 256 * high + kAdded);
+    }
+    return table;
+}
+
 // Sixteen floats that 4-bit codes name.
 struct FloatTable {
     vf part[16 / kLanes];

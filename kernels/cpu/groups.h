@@ -38,6 +38,16 @@ THIMBLE_INLINE void read_part(const LayoutParams& params,
     } else if constexpr (requires { block.special; }) {
         read_special<typename I::Values>(block.codes, block.special + row, row, part.codes);
         part.scale[0] = load_f16(block.d + row);
+    } else if constexpr (requires { block.table_codes; }) {
+        read_codes(block.table_codes[sub], row, part.codes);
+        part.scale[0] = load(block.d + row);
+    } else if constexpr (requires { block.book; }) {
+        read_codes(block.book_codes[sub], row, part.codes);
+        look_up(block.book, part.codes);
+        if constexpr (kSignedBytes) {
+            for (vb& codes : part.codes) codes ^= 128;
+        }
+        part.scale[0] = load_f16(block.d + row) * I::kUnit;
     } else if constexpr (requires { block.e4m3; }) {
         read_codes(block.codes, row, part.codes);
         const float unit = 256 * params.values[0];
@@ -76,13 +86,22 @@ THIMBLE_INLINE const typename Interleaved<id>::Block* blocks_of(const MatmulGrou
                                                                     group * p.group_bytes);
 }
 
+// The lower bytes' part of a dot product with table values.
+THIMBLE_INLINE vi dot_low(const vb* low, const I8Block& q) {
+    const vi added = broadcast(kSignedBytes ? 0 : 128 * q.negative_sum);
+    return dot<8, 8>(added, low, q.codes);
+}
+
 // 8-bit input.
 template <LayoutId id, int R, int T>
 THIMBLE_INLINE void run_i8(const MatmulGroups& p, const std::byte* weights, int row,
                            std::int64_t token, vf (*sums)[T]) {
     using I = Interleaved<id>;
     constexpr int kSubs = I::kElements / 32, kDots = 8 / I::kScales;
-    constexpr int kOffset = kSignedBytes && I::kBits == 8 ? 0 : I::kOffset;
+    constexpr int kAdded = kTableValues<id> ? 128 : I::kOffset;
+    constexpr int kOffset = kSignedBytes && I::kBits == 8 ? 0 : kAdded;
+    [[maybe_unused]] ByteTable table;
+    if constexpr (kTableValues<id>) table = make_byte_table(p.params.values);
     const I8Block* x = p.i8 + token * p.i8_stride;
     const std::int64_t blocks = p.cols / I::kElements;
     for (std::int64_t b = 0; b < blocks; ++b) {
@@ -91,6 +110,13 @@ THIMBLE_INLINE void run_i8(const MatmulGroups& p, const std::byte* weights, int 
                 Part<id> part;
                 read_part<id>(p.params, blocks_of<id>(p, weights, r)[b], s,
                               row + r * kLanes % kGroupRows, part);
+                [[maybe_unused]] vb low[8];
+                if constexpr (kTableValues<id>) {
+                    for (int g = 0; g < 8; ++g) low[g] = part.codes[g];
+                    look_up(table.low, low);
+                    look_up(table.high, part.codes);
+                    part.scale[0] *= table.unit;
+                }
                 for (int t = 0; t < T; ++t) {
                     const I8Block& q = x[t * p.i8_stride];
                     for (int h = 0; h < I::kScales; ++h) {
@@ -101,6 +127,7 @@ THIMBLE_INLINE void run_i8(const MatmulGroups& p, const std::byte* weights, int 
                         }
                         dots = dot<I::kBits, kDots>(dots, part.codes + h * kDots,
                                                     q.codes + 4 * h * kDots);
+                        if constexpr (kTableValues<id>) dots = (dots << 8) + dot_low(low, q);
                         sums[r][t] =
                             fma(to_floats(dots), part.scale[h] * broadcast(q.scale), sums[r][t]);
                         if constexpr (I::kMinimum) {
@@ -175,7 +202,7 @@ THIMBLE_INLINE void run_f32(const MatmulGroups& p, const std::byte* weights, int
                                             ? reinterpret_cast<vi>(top) >> 24
                                             : reinterpret_cast<vi>(top >> 24) - kOffset;
                         vf w = part.scale[g * I::kScales / 8];
-                        if constexpr (kFloatValues<id>)
+                        if constexpr (kTableValues<id>)
                             w *= look_up(table, code);
                         else
                             w *= to_floats(code);

@@ -21,6 +21,7 @@
 #include "kernels/layout/iq3_xxs.h"
 #include "kernels/layout/iq4_nl.h"
 #include "kernels/layout/iq4_xs.h"
+#include "kernels/layout/jlcm.h"
 #include "kernels/layout/mxfp4.h"
 #include "kernels/layout/nf4.h"
 #include "kernels/layout/nvfp4.h"

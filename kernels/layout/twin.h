@@ -19,7 +19,8 @@ inline constexpr int kGroupRows = 16;
 //   static void pack(const Stored&, int row, Block&);   stored block into lane `row`
 //   static void unpack(const Block&, int row, Real* out /* [kElements] */);
 // and, where weights are codes, w = scale * (code - kOffset) + minimum, codes of at most kBits
-// bits, with kScales scales per 32 columns. Where kFloatValues, w = scale * values[code] instead.
+// bits, with kScales scales per 32 columns. Where kTableValues, w = scale * values[code] instead,
+// the values those of params; where kFloatValues, no product of bytes has them.
 // Stored layouts of several planes have, with params as the matrix has them,
 //   static bool fits(const LayoutParams&);              whether there is a twin
 //   static void set_values(const PackedRow&, LayoutParams&);   where it keeps some there
@@ -30,6 +31,10 @@ struct Interleaved;
 template <LayoutId id>
 inline constexpr bool kFloatValues = requires {
     Interleaved<id>::kFloatValues;
+};
+template <LayoutId id>
+inline constexpr bool kTableValues = requires {
+    Interleaved<id>::kTableValues;
 };
 template <LayoutId id>
 inline constexpr bool kOfPlanes = requires {

@@ -75,18 +75,20 @@ struct Interleaved<LayoutId::k_affine6_32_x16> : InterleavedGroups<6, 32> {};
 template <>
 struct Interleaved<LayoutId::k_affine8_32_x16> : InterleavedGroups<8, 32> {};
 
-// Peaks are no longer nested; they too are repeated for every 32 columns.
-template <>
-struct Interleaved<LayoutId::k_nf4_x16> {
+// Peaks are no longer nested; they too are repeated.
+template <int columns>
+struct InterleavedNf4 {
     static constexpr LayoutId kStored = LayoutId::k_nf4;
     using L = Layout<kStored>;
     struct Block {
         float d[kGroupRows];
-        CodePlane<4> codes;
+        CodePlane<4> table_codes[columns / 32];
     };
-    static constexpr int kElements = 32, kBits = 4, kOffset = 0, kScales = 1;
-    static constexpr bool kCodes = true, kMinimum = false, kFloatValues = true;
-    static bool fits(const LayoutParams& params) { return params.bits == kBits; }
+    static constexpr int kElements = columns, kBits = 8, kOffset = 0, kScales = 1;
+    static constexpr bool kCodes = true, kMinimum = false, kTableValues = true;
+    static bool fits(const LayoutParams& params) {
+        return params.bits == 4 && params.group % columns == 0;
+    }
     static void set_values(const PackedRow& stored, LayoutParams& params) {
         std::memcpy(params.values, stored.planes[L::kValues], sizeof(params.values));
     }
@@ -94,15 +96,21 @@ struct Interleaved<LayoutId::k_nf4_x16> {
         const auto* codes = static_cast<const std::uint8_t*>(stored.planes[L::kCodes]) + first / 2;
         block.d[row] = L::peak_at(stored, first / stored.params.group);
         for (int k = 0; k < kElements; ++k)
-            block.codes.set(row, k, k % 2 == 0 ? codes[k / 2] >> 4 : codes[k / 2] & 15);
+            block.table_codes[k / 32].set(row, k % 32,
+                                          k % 2 == 0 ? codes[k / 2] >> 4 : codes[k / 2] & 15);
     }
     template <class Real>
     static void unpack(const Block& block, int row, const LayoutParams& params, Real* out) {
         const Real d = static_cast<Real>(block.d[row]);
         for (int k = 0; k < kElements; ++k)
-            out[k] = static_cast<Real>(params.values[block.codes.get(row, k)]) * d;
+            out[k] =
+                static_cast<Real>(params.values[block.table_codes[k / 32].get(row, k % 32)]) * d;
     }
 };
+template <>
+struct Interleaved<LayoutId::k_nf4_64_x16> : InterleavedNf4<64> {};
+template <>
+struct Interleaved<LayoutId::k_nf4_32_x16> : InterleavedNf4<32> {};
 
 // The special value of each row's group, repeated with its scale for every 32 columns.
 template <int bits>
@@ -297,5 +305,52 @@ struct Interleaved<LayoutId::k_nvfp4_x16> {
         }
     }
 };
+
+// The book of the sixteen rows repeated for every 64 columns, each value 128 higher.
+template <int bits>
+struct InterleavedJlcm {
+    static constexpr LayoutId kStored = LayoutId::k_jlcm;
+    using L = Layout<kStored>;
+    struct Block {
+        std::uint16_t d[kGroupRows];
+        std::uint8_t book[16];
+        CodePlane<bits> book_codes[2];
+    };
+    static constexpr int kElements = 64, kBits = 8, kOffset = 128, kScales = 1;
+    static constexpr bool kCodes = true, kMinimum = false;
+    static constexpr float kUnit = L::kUnit;
+    static bool fits(const LayoutParams& params) {
+        return params.bits == bits && params.rows % kGroupRows == 0 &&
+               params.group % kElements == 0;
+    }
+    static void pack(const PackedRow& stored, std::int64_t first, int row, Block& block) {
+        const auto* from =
+            static_cast<const std::uint8_t*>(stored.planes[L::kCodes]) + first / 8 * bits;
+        block.d[row] = static_cast<const std::uint16_t*>(
+            stored.planes[L::kScales])[first / stored.params.group];
+        const std::int8_t* values = L::values_at(stored);
+        for (int i = 0; i < 1 << bits; ++i)
+            block.book[i] = static_cast<std::uint8_t>(values[i] + kOffset);
+        for (int s = 0; s < 2; ++s) {
+            std::uint8_t codes[32];
+            unpack_codes<bits>(from + 4 * bits * s, codes);
+            for (int k = 0; k < 32; ++k) block.book_codes[s].set(row, k, codes[k]);
+        }
+    }
+    template <class Real>
+    static void unpack(const Block& block, int row, const LayoutParams&, Real* out) {
+        const Real d = static_cast<Real>(f16_to_f32(block.d[row]) * kUnit);
+        for (int k = 0; k < kElements; ++k) {
+            const int code = block.book_codes[k / 32].get(row, k % 32);
+            out[k] = d * static_cast<Real>(block.book[code] - kOffset);
+        }
+    }
+};
+template <>
+struct Interleaved<LayoutId::k_jlcm2_x16> : InterleavedJlcm<2> {};
+template <>
+struct Interleaved<LayoutId::k_jlcm3_x16> : InterleavedJlcm<3> {};
+template <>
+struct Interleaved<LayoutId::k_jlcm4_x16> : InterleavedJlcm<4> {};
 
 }  // namespace thimble

@@ -82,6 +82,8 @@ std::vector<PackedForm> packed_forms() {
     out.push_back({LayoutId::k_fp8, {8, 64, ScaleType::kF32}});
     out.push_back({LayoutId::k_fp8, {8, 32, ScaleType::kE8m0}});
     out.push_back({LayoutId::k_nvfp4, {4, 16, ScaleType::kF32}});
+    for (const std::int32_t bits : {2, 3, 4})
+        out.push_back({LayoutId::k_jlcm, {bits, 64, ScaleType::kF16}});
     return out;
 }
 
@@ -105,7 +107,7 @@ Packed::Packed(const PackedForm& form, std::int64_t rows, std::int64_t cols, std
     }
 }
 
-// Codes, scales and, where the layout has it, one plane more.
+// Codes, scales and, where the layout has them, one or two planes more.
 void Packed::make_groups(std::uint32_t seed) {
     const auto cols = static_cast<std::size_t>(shape_.cols);
     const auto rows = static_cast<std::size_t>(shape_.rows);
@@ -130,6 +132,13 @@ void Packed::make_groups(std::uint32_t seed) {
         case LayoutId::k_bitmod:
             add_plane(2, (groups + 3) / 4, random_bytes(rows * ((groups + 3) / 4), seed + 2));
             break;
+        case LayoutId::k_jlcm: {
+            std::vector<std::uint16_t> books(rows);
+            for (std::size_t r = 0; r < rows; ++r) books[r] = static_cast<std::uint16_t>(r % 3);
+            add_plane(2, 2, bytes_of(books));
+            add_plane(3, 0, random_bytes(std::size_t{3} << bits, seed + 2));
+            break;
+        }
         default:
             break;
     }

@@ -175,7 +175,7 @@ inline std::vector<std::string> specs_of(LayoutId layout) {
                     "affine:bits=3",
                     "affine:bits=6,group=32"};
         case LayoutId::k_nf4:
-            return {"", ""};
+            return {"", "", "nf4:group=32", "fp4:nested=false,group=128"};
         case LayoutId::k_bitmod:
             return {"bitmod:bits=4,group=64", "bitmod:bits=3"};
         case LayoutId::k_bfp:
@@ -186,6 +186,9 @@ inline std::vector<std::string> specs_of(LayoutId layout) {
                     "bipolar:bits=5", "bipolar:bits=6", "bipolar:bits=7", "bipolar:bits=8"};
         case LayoutId::k_fp8:
             return {"fp8", "fp8:scale=e8m0"};
+        case LayoutId::k_jlcm:
+            return {"jlcm:rows=16", "jlcm:bits=2,rows=16,group=64", "jlcm:bits=3,group=0",
+                    "jlcm:together=1,rows=5"};
         default:
             return {std::string(layout_info(layout).name)};
     }

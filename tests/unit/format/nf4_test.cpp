@@ -220,13 +220,13 @@ TEST_CASE("nf4: peaks that are not nested are the groups' own, whatever their wi
     const Shape2 shape{5, 8192 + 64};
     test::Random random(6);
     const std::vector<float> weights = random.normals(shape.rows * shape.cols, 0.02f);
-    for (const auto& [spec, group] :
-         std::vector<std::pair<const char*, std::size_t>>{{"nf4:nested=false,group=32", 32},
+    const std::pair<const char*, std::size_t> widths[] = {{"nf4:nested=false,group=32", 32},
                                                           {"fp4:nested=false,group=4096", 64},
-                                                          {"nf4:nested=false", 64}}) {
-        CAPTURE(spec);
-        const Planes planes = encoded(shape, weights, spec);
-        CHECK(planes.as<float>(L::kPeaks) == peaks_of(weights, group));
+                                                          {"nf4:nested=false", 64}};
+    for (const auto& width : widths) {
+        CAPTURE(width.first);
+        const Planes planes = encoded(shape, weights, width.first);
+        CHECK(planes.as<float>(L::kPeaks) == peaks_of(weights, width.second));
         CHECK(planes.bytes[L::kOrigin].empty());
         CHECK(planes.bytes[L::kNested].empty());
     }

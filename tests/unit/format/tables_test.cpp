@@ -69,9 +69,9 @@ TEST_CASE("tables: codes of nf4 change at the thresholds") {
     std::vector<float> weights = {1, 0};
     for (const float t : thresholds) weights.push_back(t - 1e-6f), weights.push_back(t + 1e-6f);
     const Planes planes = encoded("nf4:nested=false", weights);
-    for (int i = 0; i < 15; ++i) {
-        const auto both = planes.bytes[0][static_cast<std::size_t>(1 + i)];
-        CHECK(std::to_integer<int>(both) == (i << 4 | (i + 1)));
+    for (std::size_t i = 0; i < 15; ++i) {
+        const auto both = planes.bytes[0][1 + i];
+        CHECK(std::to_integer<std::size_t>(both) == (i << 4 | (i + 1)));
     }
 }
 
