@@ -131,7 +131,7 @@ cli::Command decompress_command() {
     const auto decompress = std::make_shared<Decompress>();
     cli::Command c;
     c.name = "decompress";
-    c.flag = "decompress";
+    c.flag = "--decompress";
     c.help = "write the file that was compressed, and check its SHA-256";
     c.options = [decompress](OptionVisitor& v) { decompress->visit(v); };
     c.plan = [decompress](const cli::CommonOptions&) { return decompress->plan(); };
