@@ -2,10 +2,13 @@
 #include "eval/report_join.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <limits>
 
 #include "core/error.h"
+#include "core/strings.h"
+#include "eval/gate.h"
 
 namespace thimble::eval {
 namespace {
@@ -87,6 +90,28 @@ std::vector<Record> ReportJoin::records() && {
         }
     }
     return std::move(records_);
+}
+
+void sort_records(std::vector<Record>& records, const std::string& figure,
+                  const std::string& where) {
+    std::vector<std::string> known;
+    const auto value = [&](const Record& record) {
+        for (const Figure& f : figures_of(record)) {
+            if (f.name == figure && !std::isnan(f.value)) return f.value;
+            known.push_back(f.name);
+        }
+        return std::numeric_limits<double>::infinity();
+    };
+    std::vector<std::pair<double, std::size_t>> order;
+    for (const Record& record : records) order.emplace_back(value(record), order.size());
+    if (std::ranges::none_of(order, [](const auto& o) { return std::isfinite(o.first); })) {
+        throw Error(Exit::kUsage, where, "no result has a figure '" + escaped(figure) + "'",
+                    did_you_mean(figure, known));
+    }
+    std::ranges::stable_sort(order);
+    std::vector<Record> sorted;
+    for (const auto& [unused, at] : order) sorted.push_back(std::move(records[at]));
+    records = std::move(sorted);
 }
 
 }  // namespace thimble::eval

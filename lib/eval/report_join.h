@@ -29,4 +29,9 @@ class ReportJoin {
     std::vector<Made> made_;
 };
 
+// By a figure of theirs (gate.h), the least first; those that lack it are last. Error(kUsage)
+// naming `where` when none has it.
+void sort_records(std::vector<Record>& records, const std::string& figure,
+                  const std::string& where);
+
 }  // namespace thimble::eval

@@ -173,6 +173,12 @@ void ReportOptions::visit(OptionVisitor& v) {
               .is_input = true,
               .positional = true},
              results);
+    v.option(
+        {.name = "sort",
+         .help = "figure that orders the lines, the least first: model.bits_per_weight, "
+                 "kld_mean, speed.decode_tokens_per_second, ...; without it they stand as given",
+         .value = "FIGURE"},
+        sort);
     v.option({.name = "output",
               .letter = 'o',
               .help = "write the report to a file; .html, .md, .csv and .json choose its form",

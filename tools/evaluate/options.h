@@ -39,7 +39,7 @@ struct CompareOptions {
 
 struct ReportOptions {
     std::vector<std::string> results;
-    std::string output;
+    std::string output, sort;
     void visit(OptionVisitor& v);
 };
 

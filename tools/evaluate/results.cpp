@@ -96,7 +96,8 @@ void run_report(const ReportOptions& options, cli::Context& context) {
     eval::ReportJoin join;
     for (const std::string& path : options.results)
         join.add(read_json_file(path), escaped(path, 1024));
-    const std::vector<eval::Record> records = std::move(join).records();
+    std::vector<eval::Record> records = std::move(join).records();
+    if (!options.sort.empty()) eval::sort_records(records, options.sort, "--sort");
     context.report.set("report", eval::report_json(records));
     if (!options.output.empty()) {
         refuse_overwriting_inputs(options.output, options.results);

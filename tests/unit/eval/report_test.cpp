@@ -156,3 +156,17 @@ TEST_CASE("eval report: a model's quality, its speed and its making share a line
     CHECK(refusal(dry, no_output, "q.json").find("is not an evaluation result") !=
           std::string::npos);
 }
+
+TEST_CASE("eval report: lines are ordered by a figure, those without it last") {
+    std::vector<Record> records = {sample(), sample(), sample()};
+    records[0].model.file = "none";
+    records[0].speed.reset();
+    records[1].speed->decode_tokens_per_second = 9;
+    records[1].model.file = "more";
+    records[2].speed->decode_tokens_per_second = 3;
+    records[2].model.file = "less";
+    sort_records(records, "speed.decode_tokens_per_second", "--sort");
+    CHECK(records[0].model.file + records[1].model.file + records[2].model.file == "lessmorenone");
+    CHECK_THROWS_WITH_AS(sort_records(records, "speed.decode", "--sort"),
+                         doctest::Contains("no result has a figure 'speed.decode'"), Error);
+}
