@@ -27,6 +27,59 @@ std::vector<Point> points_of(const Histogram& h) {
     return points;
 }
 
+// Points cut into runs so that the error is least when each run becomes its mean.
+class Partition {
+  public:
+    Partition(const std::vector<Point>& points, std::size_t runs)
+        : mass_(points.size() + 1), moment_(mass_), square_(mass_), ends_(runs) {
+        const std::size_t n = points.size();
+        for (std::size_t i = 0; i < n; ++i) {
+            mass_[i + 1] = mass_[i] + points[i].mass;
+            moment_[i + 1] = moment_[i] + points[i].mass * points[i].at;
+            square_[i + 1] = square_[i] + points[i].mass * points[i].at * points[i].at;
+        }
+        // least_[e]: of points [0, e) in as many runs as were added.
+        least_.assign(n + 1, std::numeric_limits<double>::infinity());
+        least_[0] = 0;
+        std::vector<std::vector<std::size_t>> begins(runs, std::vector<std::size_t>(n + 1));
+        for (std::size_t run = 0; run < runs; ++run) {
+            next_.assign(n + 1, std::numeric_limits<double>::infinity());
+            add_run(begins[run], run + 1, n, run, n - 1);
+            least_ = next_;
+        }
+        std::size_t end = n;
+        for (std::size_t run = runs; run-- > 0; end = begins[run][end]) ends_[run] = end;
+    }
+    [[nodiscard]] double mean(std::size_t run) const {
+        const std::size_t a = run == 0 ? 0 : ends_[run - 1], b = ends_[run];
+        return (moment_[b] - moment_[a]) / (mass_[b] - mass_[a]);
+    }
+
+  private:
+    // Where the last run begins for each end in [first, last], if it does so in [from, to]: a later
+    // end's never begins earlier, so that the middle one halves the work.
+    void add_run(std::vector<std::size_t>& begins, std::size_t first, std::size_t last,
+                 std::size_t from, std::size_t to) {
+        if (first > last) return;
+        const std::size_t end = first + (last - first) / 2;
+        std::size_t best = from;
+        for (std::size_t begin = from; begin <= to && begin < end; ++begin) {
+            const double sum = least_[begin] + loss(begin, end);
+            if (sum < next_[end]) next_[end] = sum, best = begin;
+        }
+        begins[end] = best;
+        add_run(begins, first, end - 1, from, best);
+        add_run(begins, end + 1, last, best, to);
+    }
+    [[nodiscard]] double loss(std::size_t a, std::size_t b) const {
+        const double m = moment_[b] - moment_[a];
+        return square_[b] - square_[a] - m * m / (mass_[b] - mass_[a]);
+    }
+
+    std::vector<double> mass_, moment_, square_, least_, next_;  // [points + 1]
+    std::vector<std::size_t> ends_;
+};
+
 // Halves a set of units until each part has one book.
 class Bisection {
   public:
@@ -142,41 +195,12 @@ void Histogram::quantiles(std::span<float> out) const {
 }
 
 std::vector<double> best_values(const Histogram& histogram, int values) {
-    std::vector<Point> points = points_of(histogram);
+    const std::vector<Point> points = points_of(histogram);
     std::vector<double> out(static_cast<std::size_t>(values), 0.0);
     if (points.empty()) return out;
-    const std::size_t n = points.size(), parts = std::min(out.size(), n);
-    std::vector<double> mass(n + 1), moment(n + 1), square(n + 1);
-    for (std::size_t i = 0; i < n; ++i) {
-        mass[i + 1] = mass[i] + points[i].mass;
-        moment[i + 1] = moment[i] + points[i].mass * points[i].at;
-        square[i + 1] = square[i] + points[i].mass * points[i].at * points[i].at;
-    }
-    // Of the points from a up to b when all become their mean.
-    const auto loss = [&](std::size_t a, std::size_t b) {
-        const double m = moment[b] - moment[a];
-        return square[b] - square[a] - m * m / (mass[b] - mass[a]);
-    };
-    std::vector<double> least(n + 1, std::numeric_limits<double>::infinity());
-    std::vector<std::vector<std::size_t>> begins(parts, std::vector<std::size_t>(n + 1));
-    least[0] = 0;
-    for (std::size_t part = 0; part < parts; ++part) {
-        for (std::size_t end = n; end > part; --end) {  // downwards: `least` is of one part less
-            double best = std::numeric_limits<double>::infinity();
-            for (std::size_t begin = part; begin < end; ++begin) {
-                const double sum = least[begin] + loss(begin, end);
-                if (sum < best) best = sum, begins[part][end] = begin;
-            }
-            least[end] = best;
-        }
-        least[part] = std::numeric_limits<double>::infinity();
-    }
-    std::size_t end = n;
-    for (std::size_t part = parts; part-- > 0;) {
-        const std::size_t begin = begins[part][end];
-        out[part] = (moment[end] - moment[begin]) / (mass[end] - mass[begin]);
-        end = begin;
-    }
+    const std::size_t parts = std::min(out.size(), points.size());
+    const Partition found(points, parts);
+    for (std::size_t part = 0; part < parts; ++part) out[part] = found.mean(part);
     std::fill(out.begin() + static_cast<std::ptrdiff_t>(parts), out.end(), out[parts - 1]);
     return out;
 }

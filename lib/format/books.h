@@ -29,7 +29,8 @@ struct Histogram {
 
 // The `values` numbers, ascending, of least loss: no search, but the minimum, by dynamic
 // programming over the points ("Optimal quantization by matrix searching", Wu 1991, has the
-// recurrence). Where there are fewer points the last one is repeated; none: zeros.
+// recurrence; that begins only move upwards makes it quick). Where there are fewer points the last
+// one is repeated; none: zeros.
 [[nodiscard]] std::vector<double> best_values(const Histogram& histogram, int values);
 
 // Which of `books` codebooks of `values` numbers each unit (a row, or some) takes.

@@ -13,13 +13,15 @@
 #include "format/books.h"
 #include "format/plane_format.h"
 #include "format/row_encoder.h"
+#include "kernels/encode/lanes.h"
 
 namespace thimble {
 namespace {
 
 using L = Layout<LayoutId::k_jlcm>;
-constexpr int kRounds = 4;  // of moving rows between books
-constexpr int kSteps = 8;   // of fitting codes and a scale
+namespace lanes = encode::plain;
+constexpr int kRounds = 4;                  // of moving rows between books
+constexpr int kFirstSteps = 2, kSteps = 6;  // of fitting codes and a scale
 
 struct JlcmOptions {
     std::int64_t bits = 4, group = 128, rows = 64, together = L::kTileRows;
@@ -75,14 +77,14 @@ class JlcmEncoder final : public Encoder {
             check_finite(info_, r, 0, {row, static_cast<std::size_t>(shape_.cols)});
             Histogram& unit = units_[static_cast<std::size_t>(r / options_.together)];
             for (std::int64_t k = 0; k < shape_.cols; k += group_) {
-                const double size = size_of(row + k);
+                const float size = size_of(row + k);
                 if (size == 0) continue;
                 group_importance(importance_at(k), group_, w);
                 // Errors count in the weights' own size; within what a float holds.
-                const auto square = static_cast<float>(std::clamp(size * size, 1e-30, 1e20));
+                const float square =
+                    std::clamp(size, 1e-15f, 1e10f) * std::clamp(size, 1e-15f, 1e10f);
                 for (std::int64_t i = 0; i < group_; ++i)
-                    unit.add(static_cast<float>(static_cast<double>(row[k + i]) / size),
-                             square * w[static_cast<std::size_t>(i)]);
+                    unit.add(row[k + i] / size, square * w[static_cast<std::size_t>(i)]);
             }
         }
         left_ -= count;
@@ -113,12 +115,14 @@ class JlcmEncoder final : public Encoder {
     [[nodiscard]] const float* importance_at(std::int64_t column) const {
         return importance_.empty() ? nullptr : importance_.data() + column;
     }
-    // Root mean square of a group.
-    [[nodiscard]] double size_of(const float* group) const {
-        double sum = 0;
-        for (std::int64_t i = 0; i < group_; ++i)
-            sum += static_cast<double>(group[i]) * static_cast<double>(group[i]);
-        return std::sqrt(sum / static_cast<double>(group_));
+    // What makes groups alike when books are learned: a quarter of the largest magnitude, which is
+    // about their deviation.
+    // differs: with the deviation itself outliers lie far outside the values, and though the error
+    // is hardly larger, a model suffers.
+    [[nodiscard]] float size_of(const float* group) const {
+        float peak = 0;
+        for (std::int64_t i = 0; i < group_; ++i) peak = std::max(peak, std::fabs(group[i]));
+        return peak / 4;
     }
 
     void settle() {
@@ -150,14 +154,28 @@ class JlcmEncoder final : public Encoder {
         sink.append(L::kBook, std::as_bytes(std::span(&book, 1)));
     }
 
-    // The scale of least squares for the codes that are nearest, in turn from where the book was
-    // learned: no step raises the error.
+    // The scale of least squares for the codes that are nearest, in turn: a few steps from three
+    // scales around the one that the book was learned with, the rest from the best.
     [[nodiscard]] float fit(const float* group, const std::vector<float>& w, std::uint16_t book,
                             std::uint8_t* codes) const {
+        const float usual = size_of(group) * book_units_[book];
+        Fit best{usual, 0};
+        for (const float part : {1.0f, 0.8f, 1.2f}) {
+            const Fit found = improve(group, w, book, {part * usual, 0}, kFirstSteps, codes);
+            if (found.gain > best.gain) best = found;
+        }
+        return improve(group, w, book, best, kSteps, codes).scale;
+    }
+    // What the squared error is less than that of no weights at all.
+    struct Fit {
+        float scale = 0;
+        double gain = 0;
+    };
+    [[nodiscard]] Fit improve(const float* group, const std::vector<float>& w, std::uint16_t book,
+                              Fit out, int steps, std::uint8_t* codes) const {
         const std::int8_t* values = values_of(book);
-        auto scale = static_cast<float>(size_of(group) * static_cast<double>(book_units_[book]));
-        for (int step = 0; step < kSteps && scale > 0; ++step) {
-            assign(group, scale, book, codes);
+        for (int step = 0; step < steps && out.scale > 0; ++step) {
+            assign(group, out.scale, book, codes);
             double product = 0, square = 0;
             for (std::int64_t i = 0; i < group_; ++i) {
                 const double weight = static_cast<double>(w[static_cast<std::size_t>(i)]);
@@ -165,22 +183,28 @@ class JlcmEncoder final : public Encoder {
                 product += weight * value * static_cast<double>(group[i]);
                 square += weight * value * value;
             }
-            const auto next = square > 0 ? static_cast<float>(product / square) : scale;
-            if (!(next > 0) || next == scale) break;
-            scale = next;
+            if (!(product > 0)) break;
+            const double gain = product * product / square;
+            if (gain <= out.gain) break;
+            out = {static_cast<float>(product / square), gain};
         }
-        return scale;
+        return out;
     }
 
     // Codes of the nearest values, the lower one of two.
     void assign(const float* group, float scale, std::uint16_t book, std::uint8_t* codes) const {
         const std::int8_t* values = values_of(book);
-        const float inverse = scale > 0x1p-126f ? 1.0f / scale : 0.0f;
-        std::fill_n(codes, group_, std::uint8_t{0});
-        for (int v = 0; v + 1 < 1 << options_.bits; ++v) {
-            const float middle = 0.5f * static_cast<float>(values[v] + values[v + 1]);
-            for (std::int64_t i = 0; i < group_; ++i)
-                codes[i] = static_cast<std::uint8_t>(codes[i] + (group[i] * inverse > middle));
+        const lanes::Lanes one = lanes::spread(1), zero = lanes::spread(0);
+        const lanes::Lanes inverse = lanes::spread(scale > 0x1p-126f ? 1.0f / scale : 0.0f);
+        for (std::int64_t i = 0; i < group_; i += lanes::kLanes) {
+            const lanes::Lanes x = lanes::load(group + i) * inverse;
+            lanes::Lanes code = zero;
+            for (int v = 0; v + 1 < 1 << options_.bits; ++v) {
+                const lanes::Lanes middle =
+                    lanes::spread(0.5f * static_cast<float>(values[v] + values[v + 1]));
+                code = code + lanes::select(lanes::greater(x, middle), one, zero);
+            }
+            lanes::store_bytes(codes + i, lanes::truncate(code));
         }
     }
     [[nodiscard]] const std::int8_t* values_of(std::uint16_t book) const {
