@@ -106,7 +106,6 @@ class Decompress {
     void run(cli::Context& context) {
         if (!job_->run(progress_of(context, "decompress"))) return;
         context.report.set("output", options_.output);
-        context.report.set("output_bytes", job_->output_bytes());
         context.report.set("sha256", job_->sha256());
         log_info(format_bytes(job_->output_bytes()) + ", the source's SHA-256 " + job_->sha256());
         if (!context.stdout_is_json()) context.print(options_.output + "\n");
