@@ -80,7 +80,7 @@ void EvaluateOptions::visit(OptionVisitor& v) {
               .help = "machine profile for predicted times, from run --probe; with --bench the "
                       "result says, too, how near decoding comes to its read bandwidth",
               .value = "FILE",
-              .changes_output = false},
+              .is_input = true},
              profile);
     kv.visit(v);
 }
