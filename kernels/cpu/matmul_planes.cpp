@@ -17,9 +17,12 @@ constexpr int kMostBits = 8;
 struct Lane {
     std::int32_t tile[kMostBits][kWords];
     float weight[kMostBits][kWords];
+    int shift;  // a group has 2^shift tiles; -1: another number
 };
-Lane lanes_of(int bits) {
+Lane lanes_of(int bits, std::int64_t group) {
     Lane lane{};
+    const auto tiles = static_cast<std::uint64_t>(group / 32);
+    lane.shift = (tiles & (tiles - 1)) == 0 ? __builtin_ctzll(tiles) : -1;
     for (int step = 0; step < bits; ++step) {
         for (int l = 0; l < kWords; ++l) {
             lane.tile[step][l] = (kWords * step + l) / bits;
@@ -32,13 +35,34 @@ Lane lanes_of(int bits) {
 // The scales of sixteen tiles from `first` on, 0 past the row.
 THIMBLE_INLINE void tile_scales(const MatmulPlanes& p, const std::uint16_t* scales,
                                 std::int64_t first, float* out) {
+    const std::int64_t tiles = p.cols / 32, each = p.group / 32;
+    std::int64_t group = first / each, in_group = first % each;
+    float scale = f16_to_f32(scales[group]);
     for (std::int64_t i = 0; i < kWords; ++i) {
-        const std::int64_t tile = first + i;
-        out[i] = 32 * tile < p.cols ? f16_to_f32(scales[32 * tile / p.group]) : 0.0f;
+        out[i] = first + i < tiles ? scale : 0.0f;
+        if (++in_group < each || first + i + 1 >= tiles) continue;
+        in_group = 0;
+        scale = f16_to_f32(scales[++group]);
     }
 }
 
 #if defined(THIMBLE_ISA_avx512)
+// The same where groups are of 2^shift tiles.
+THIMBLE_INLINE __m512 tile_scales(const MatmulPlanes& p, const std::uint16_t* scales,
+                                  std::int64_t first, int shift) {
+    const std::int64_t tiles = p.cols / 32, base = first >> shift, left = tiles - first;
+    const std::int64_t groups = ((tiles - 1) >> shift) + 1 - base;
+    const auto there = static_cast<__mmask16>(groups < kWords ? (1u << groups) - 1 : 0xffffu);
+    const auto mask = static_cast<__mmask16>(left < kWords ? (1u << left) - 1 : 0xffffu);
+    const __m256i halves = _mm256_maskz_loadu_epi16(there, scales + base);
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i tile = _mm512_add_epi32(lane, _mm512_set1_epi32(static_cast<int>(first)));
+    const __m512i group = _mm512_sub_epi32(_mm512_srli_epi32(tile, static_cast<unsigned>(shift)),
+                                           _mm512_set1_epi32(static_cast<int>(base)));
+    const __m256i index = _mm512_cvtepi32_epi16(group);
+    return _mm512_maskz_cvtph_ps(mask, _mm256_permutexvar_epi16(index, halves));
+}
+
 // Lanes' sums of scale * 2^i * (32 (2^x_bits - 1) - 2 * sum of 2^j popcount).
 THIMBLE_INLINE __m512 add_step(const MatmulPlanes& p, __m512i words, __m512i tiles, __m512 scale,
                                const std::uint32_t* x, std::int64_t stride, __m512 sum) {
@@ -60,9 +84,14 @@ THIMBLE_INLINE void run_row(const MatmulPlanes& p, const Lane& lane, const std::
     __m512 sums[T];
     for (int t = 0; t < T; ++t) sums[t] = _mm512_setzero_ps();
     for (std::int64_t first = 0; first < tiles; first += kWords) {
-        float of_tile[kWords];
-        tile_scales(p, scales, first, of_tile);
-        const __m512 tile_scale = _mm512_loadu_ps(of_tile);
+        __m512 tile_scale;
+        if (lane.shift >= 0) {
+            tile_scale = tile_scales(p, scales, first, lane.shift);
+        } else {
+            float of_tile[kWords];
+            tile_scales(p, scales, first, of_tile);
+            tile_scale = _mm512_loadu_ps(of_tile);
+        }
         const std::int64_t left = (tiles - first) * p.bits;  // words of this row
         for (int step = 0; step < p.bits && kWords * step < left; ++step) {
             const std::int64_t n = left - kWords * step;
@@ -143,7 +172,7 @@ float sum_of_magnitudes(const EncodePlanes& p) {
 }  // namespace
 
 void matmul_planes(const MatmulPlanes& p) {
-    const Lane lane = lanes_of(p.bits);
+    const Lane lane = lanes_of(p.bits, p.group);
     std::int64_t t = 0;
     for (; t + 4 <= p.tokens; t += 4) run_tokens<4>(p, lane, t);
     for (; t < p.tokens; ++t) run_tokens<1>(p, lane, t);

@@ -11,7 +11,7 @@ using namespace thimble::test;
 
 namespace {
 
-// A matrix of layout bipolar with random codes, all scales 1, and its values.
+// A matrix of layout bipolar with random codes, scales of 1 and 2, and its values.
 struct Bipolar {
     Bipolar(Shape2 shape, int bits, std::int64_t group, Random& random) {
         const auto rows = static_cast<std::uint64_t>(shape.rows);
@@ -27,9 +27,10 @@ struct Bipolar {
         view = form.view(shape, bytes.data());
         for (std::size_t i = 0; i < form.planes[0].bytes; ++i)
             bytes[i] = static_cast<std::byte>(random.unit() * 256);
-        auto* ones =
+        auto* of_groups =
             reinterpret_cast<std::uint16_t*>(bytes.data() + form.plane_offset(1, shape.rows));
-        std::fill_n(ones, form.planes[1].bytes / 2, std::uint16_t{0x3c00});
+        for (std::size_t i = 0; i < form.planes[1].bytes / 2; ++i)
+            of_groups[i] = random.unit() < 0.5f ? 0x3c00 : 0x4000;
         // Bit b of column c stands in word b of its tile of 32 columns.
         for (std::int64_t r = 0; r < shape.rows; ++r) {
             const auto* row = reinterpret_cast<const std::uint8_t*>(view.row(r, 0));
@@ -39,7 +40,8 @@ struct Bipolar {
                     const std::uint8_t byte = row[c / 32 * 4 * bits + 4 * b + c % 32 / 8];
                     value += (byte >> (c % 8) & 1 ? 1 : -1) << b;
                 }
-                values.push_back(value);
+                const bool twice = of_groups[(r * shape.cols + c) / group] == 0x4000;
+                values.push_back(twice ? 2 * value : value);
             }
         }
     }
@@ -58,12 +60,12 @@ TEST_CASE("bit planes: all 64 pairs of widths multiply exactly, as whole numbers
     Random random(31);
     for (int bits = 1; bits <= 8; ++bits) {
         for (int x_bits = 1; x_bits <= 8; ++x_bits) {
-            for (const std::int64_t cols : {32, 96, 192}) {  // sums stay below 2^24
+            for (const std::int64_t cols : {32, 96, 192, 1088}) {  // sums stay below 2^24
                 CAPTURE(bits);
                 CAPTURE(x_bits);
                 CAPTURE(cols);
                 const std::int64_t rows = 19, tokens = 6;
-                const Bipolar w({rows, cols}, bits, cols == 192 ? 64 : 32, random);
+                const Bipolar w({rows, cols}, bits, cols > 96 ? 64 : cols, random);
                 // Odd numbers, the largest among them: their scale is one. One bit: the mean.
                 const int most = (1 << x_bits) - 1;
                 std::vector<float> x;
