@@ -162,6 +162,26 @@ void pack_block(const PackedRow& from, std::int64_t b, int row,
     }
 }
 
+// `rows` rows of a group. Of floats all rows a column at a time: what is written lies side by side.
+template <LayoutId id, class Block>
+void interleave_rows(const PackedView& stored, std::int64_t row, std::int64_t rows, Block* group) {
+    using I = Interleaved<id>;
+    const std::int64_t blocks = stored.shape.cols / I::kElements;
+    if constexpr (I::kElements == 1) {
+        const typename I::Stored* from[kGroupRows] = {};
+        for (std::int64_t r = 0; r < rows; ++r)
+            from[r] = reinterpret_cast<const typename I::Stored*>(stored.row(row + r));
+        for (std::int64_t b = 0; b < blocks; ++b)
+            for (std::int64_t r = 0; r < rows; ++r) group[b].rows[r] = from[r][b];
+    } else {
+        for (std::int64_t r = 0; r < rows; ++r) {
+            const PackedRow from = stored.packed_row(row + r);
+            for (std::int64_t b = 0; b < blocks; ++b)
+                pack_block<id>(from, b, static_cast<int>(r), group[b]);
+        }
+    }
+}
+
 // Blocks of a stored matrix to lanes of interleaved ones, group by group; rows that pad the last
 // group are zero.
 template <LayoutId id>
@@ -178,11 +198,7 @@ void interleave(const Exec& exec, const PackedView& stored, std::byte* out) {
                            if (rows < kGroupRows)
                                std::memset(group, 0,
                                            sizeof(*group) * static_cast<std::size_t>(blocks));
-                           for (std::int64_t r = 0; r < rows; ++r) {
-                               const PackedRow from = stored.packed_row(row + r);
-                               for (std::int64_t b = 0; b < blocks; ++b)
-                                   pack_block<id>(from, b, static_cast<int>(r), group[b]);
-                           }
+                           interleave_rows<id>(stored, row, rows, group);
                        }
                    });
 }

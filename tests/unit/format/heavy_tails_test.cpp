@@ -107,8 +107,8 @@ TEST_CASE("heavy tails: errors of fixed encoders are those of their definitions"
     const auto odd = [](int bits) {
         return [bits](double peak, double, double x) {
             const double most = std::exp2(bits) - 1, scale = as_half(peak / most);
-            return scale * (2 * std::clamp(std::floor(x / scale / 2), -(most + 1) / 2,
-                                           (most - 1) / 2) + 1);
+            return scale *
+                   (2 * std::clamp(std::floor(x / scale / 2), -(most + 1) / 2, (most - 1) / 2) + 1);
         };
     };
     struct Known {
@@ -130,18 +130,19 @@ TEST_CASE("heavy tails: errors of fixed encoders are those of their definitions"
     CHECK(error_of("int4:group=128,symmetric=true,fit=minmax", w) > 1.2 * 0.1168);
 }
 
-TEST_CASE("heavy tails: what searches is no worse than what does not, and smaller groups than larger") {
+TEST_CASE(
+    "heavy tails: what searches is no worse than what does not, and smaller groups than larger") {
     const std::vector<float> w = heavy_tails();
     struct Pair {
         const char *better, *worse;
     };
-    for (const Pair& pair : {Pair{"int4", "int4:fit=minmax"}, Pair{"int3", "int3:fit=minmax"},
-                             Pair{"bitmod4", "bitmod4:fit=peak"}, Pair{"bitmod3", "bitmod3:fit=peak"},
-                             Pair{"bfp12", "bfp12:fit=peak"}, Pair{"nvfp4", "nvfp4:fit=peak"},
-                             Pair{"bipolar:bits=3", "bipolar:bits=3,fit=peak"},
-                             Pair{"int4:group=32", "int4:group=128"},
-                             Pair{"nf4:group=32", "nf4:group=256"}, Pair{"nf4", "fp4"},
-                             Pair{"jlcm4", "jlcm3"}, Pair{"nvfp4", "mxfp4"}}) {
+    for (const Pair& pair :
+         {Pair{"int4", "int4:fit=minmax"}, Pair{"int3", "int3:fit=minmax"},
+          Pair{"bitmod4", "bitmod4:fit=peak"}, Pair{"bitmod3", "bitmod3:fit=peak"},
+          Pair{"bfp12", "bfp12:fit=peak"}, Pair{"nvfp4", "nvfp4:fit=peak"},
+          Pair{"bipolar:bits=3", "bipolar:bits=3,fit=peak"},
+          Pair{"int4:group=32", "int4:group=128"}, Pair{"nf4:group=32", "nf4:group=256"},
+          Pair{"nf4", "fp4"}, Pair{"jlcm4", "jlcm3"}, Pair{"nvfp4", "mxfp4"}}) {
         CAPTURE(pair.better);
         CAPTURE(pair.worse);
         CHECK(error_of(pair.better, w) < error_of(pair.worse, w));
