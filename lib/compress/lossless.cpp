@@ -163,7 +163,7 @@ CompressJob::CompressJob(const LosslessOptions& options) : state_(std::make_uniq
 
 CompressJob::~CompressJob() = default;
 
-Plan CompressJob::plan(int) {
+Plan CompressJob::plan() {
     State& s = *state_;
     Plan plan;
     plan.at(Tier::kRam, Purpose::kVocabulary) = s.file->metadata().memory_bytes();

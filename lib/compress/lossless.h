@@ -35,8 +35,8 @@ struct LosslessReport {
     std::uint64_t bytes = 0;    // in the source
     std::uint64_t stored = 0;   // in the output
     bool coded = false;
-    double entropy_bits =
-        0;  // where it was looked at: bits of sign, mantissa and the exponent's entropy
+    // Of a number, where they were counted: sign, mantissa and the exponents' entropy.
+    double entropy_bits = 0;
 };
 
 using LosslessProgress = std::function<bool(std::uint64_t bytes, std::uint64_t total)>;
@@ -46,7 +46,7 @@ class CompressJob {
     // Reads headers only.
     explicit CompressJob(const LosslessOptions& options);
     ~CompressJob();
-    [[nodiscard]] Plan plan(int threads);
+    [[nodiscard]] Plan plan();
     // Every chunk is decoded again and compared before it is written. False when `progress` stopped
     // it; then there is no output.
     [[nodiscard]] bool run(Team& team, Isa isa, const LosslessProgress& progress);

@@ -43,6 +43,7 @@ CodedTensor::CodedTensor(const ModelFile& file, const std::string& tensor, Shape
         return entry;
     };
     rest_ = plane(kCodedRest, TensorType::kI8, rows * cols);
+    if (rest_->row_elements() != cols) throw damaged("has a plane 'rest' of another shape");
     words_ = plane(kCodedWords, TensorType::kI16, 0);
     starts_ = plane(kCodedStarts, TensorType::kI32, chunks + 1);
     code_ = plane(kCodedCode, TensorType::kI8, kCodeBytes);

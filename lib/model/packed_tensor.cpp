@@ -134,8 +134,12 @@ std::shared_ptr<const PackedTensor> find_stored_planes(const ModelFile& file,
     const std::string where = key_of(file, tensor);
     const Json json = parse_json(*text, where);
     const Json* format = json.find("format");
-    if (format != nullptr && format->is_string() && format->as_string(where) == kCodedFormat)
+    if (format != nullptr && format->is_string() && format->as_string(where) == kCodedFormat) {
+        const Json* version = json.find("version");
+        if (version == nullptr || version->as_int(where) != kVersion)
+            throw Error(Exit::kBadData, where, "is of a version that this program does not know");
         return std::make_shared<CodedTensor>(file, tensor, shape, where);
+    }
     return std::make_shared<StoredPlanes>(file, tensor, json, shape);
 }
 

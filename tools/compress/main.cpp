@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // compress: models in less room without losing a bit, and back.
+#include <array>
+#include <cstdio>
 #include <memory>
 
 #include "cli/tool.h"
@@ -40,9 +42,9 @@ class Compress {
              .choices = {"dfloat11"}},
             method_);
     }
-    Plan plan(const cli::CommonOptions& common) {
+    Plan plan() {
         job_ = std::make_unique<CompressJob>(options_);
-        return job_->plan(static_cast<int>(common.threads));
+        return job_->plan();
     }
     void run(cli::Context& context) {
         if (!job_->run(context.team, context.isa, progress_of(context, "compress"))) return;
@@ -87,8 +89,9 @@ class Compress {
                  fixed(100 * (bits / least - 1), 2) + " % above the entropy of " + fixed(least, 3));
     }
     static std::string fixed(double value, int decimals) {
-        std::string text = std::to_string(value);
-        return text.substr(0, text.find('.') + 1 + static_cast<std::size_t>(decimals));
+        std::array<char, 32> text{};
+        std::snprintf(text.data(), text.size(), "%.*f", decimals, value);
+        return text.data();
     }
 
     LosslessOptions options_;
@@ -116,34 +119,29 @@ class Decompress {
     std::unique_ptr<DecompressJob> job_;
 };
 
-cli::Command compress_command() {
-    const auto compress = std::make_shared<Compress>();
+template <class Work>
+cli::Command command(const std::string& name, const char* help) {
+    const auto work = std::make_shared<Work>();
     cli::Command c;
-    c.help = "write the file in less room, so that it comes back byte for byte";
-    c.options = [compress](OptionVisitor& v) { compress->visit(v); };
-    c.plan = [compress](const cli::CommonOptions& common) { return compress->plan(common); };
-    c.run = [compress](cli::Context& context) { compress->run(context); };
-    return c;
-}
-
-cli::Command decompress_command() {
-    const auto decompress = std::make_shared<Decompress>();
-    cli::Command c;
-    c.name = "decompress";
-    c.flag = "--decompress";
-    c.help = "write the file that was compressed, and check its SHA-256";
-    c.options = [decompress](OptionVisitor& v) { decompress->visit(v); };
-    c.plan = [decompress](const cli::CommonOptions&) { return decompress->plan(); };
-    c.run = [decompress](cli::Context& context) { decompress->run(context); };
+    c.name = name;
+    if (!name.empty()) c.flag = "--" + name;
+    c.help = help;
+    c.options = [work](OptionVisitor& v) { work->visit(v); };
+    c.plan = [work](const cli::CommonOptions&) { return work->plan(); };
+    c.run = [work](cli::Context& context) { work->run(context); };
     return c;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    return cli::run_tool({.name = "compress",
-                          .summary = "makes models smaller without losing a bit",
-                          .epilog = kEpilog,
-                          .baseline_bytes = kBaselineBytes},
-                         {compress_command(), decompress_command()}, argc, argv);
+    return cli::run_tool(
+        {.name = "compress",
+         .summary = "makes models smaller without losing a bit",
+         .epilog = kEpilog,
+         .baseline_bytes = kBaselineBytes},
+        {command<Compress>("", "write the file in less room, so that it comes back byte for byte"),
+         command<Decompress>("decompress",
+                             "write the file that was compressed, and check its SHA-256")},
+        argc, argv);
 }
