@@ -9,6 +9,7 @@
 #include "io/json.h"
 #include "kernels/layout/half.h"
 #include "kernels/layout/rng.h"
+#include "model/coded_tensor.h"
 #include "tests/support/process.h"
 #include "tests/support/tiny_model.h"
 
@@ -189,4 +190,30 @@ TEST_CASE("compress: what is damaged or not its own is refused, with nothing wri
     refused({"--decompress", s.in, "-o", s.out}, 2, "not a file that compress wrote");
     refused({s.in, "-o", s.in}, 2, "in");
     CHECK(compress({"--decompress", s.small, "-o", s.small}).exit == 2);
+}
+
+TEST_CASE("compress: any rows of a coded matrix are read, from the file and from memory") {
+    const Setting s;
+    constexpr std::int64_t kRows = 70, kCols = 5000;  // chunks end within rows
+    const std::string bytes = weights(kRows * kCols, 7);
+    write_file(s.in, safetensors({{"w", "BF16", {kRows, kCols}, bytes}}));
+    must({s.in, "-o", s.small});
+    const auto file = ModelFile::open(s.small);
+    const CodedTensor matrix(*file, "t0", {kRows, kCols}, "w");
+    std::vector<std::byte> memory(matrix.kept_bytes());
+    const auto kept = matrix.keep(*file, memory.data());
+    for (const RowRange rows : {RowRange{0, 70}, RowRange{0, 1}, RowRange{6, 1}, RowRange{5, 9},
+                                RowRange{13, 57}, RowRange{69, 1}}) {
+        CAPTURE(rows.first);
+        const std::size_t size = static_cast<std::size_t>(2 * rows.count * kCols);
+        const std::string want =
+            bytes.substr(static_cast<std::size_t>(2 * rows.first * kCols), size);
+        for (const PackedTensor* tensor : {static_cast<const PackedTensor*>(&matrix), kept.get()}) {
+            std::string got(size, '?');
+            tensor->read(*file, 0, rows, std::as_writable_bytes(std::span(got)));
+            CHECK(got == want);
+        }
+    }
+    CHECK_THROWS_WITH_AS(CodedTensor(*file, "t0", {kCols, kRows}, "w"),
+                         doctest::Contains("of another shape"), Error);
 }
