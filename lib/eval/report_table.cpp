@@ -7,18 +7,13 @@
 #include <cstdio>
 #include <functional>
 
+#include "core/figures.h"
 #include "core/strings.h"
 
 namespace thimble::eval {
 namespace {
 
 constexpr const char* kNone = "-";
-
-std::string fixed(double value, int decimals) {
-    std::array<char, 64> text{};
-    std::snprintf(text.data(), text.size(), "%.*f", decimals, value);
-    return text.data();
-}
 
 std::string with_error(const Estimate& e, int decimals, double unit = 1) {
     return fixed(e.value * unit, decimals) + " ± " + fixed(e.standard_error * unit, decimals);

@@ -105,9 +105,11 @@ Runner::Runner(std::unique_ptr<ModelSource> source, const RunnerOptions& options
         s.device.workspace = s.device_workspace.get();
         s.device_logits = Buffer(plan.device_logits, Purpose::kLogits, Place::kDevice);
     } else {
-        s.store = make_adapted_store(
-            make_store(*s.source, s.exec, {options.repack, options.weight_bytes}), *s.source,
-            s.exec, options.adapters);
+        s.store = options.store
+                      ? options.store(*s.source, s.exec)
+                      : make_store(*s.source, s.exec, {options.repack, options.weight_bytes});
+        s.store =
+            make_adapted_store(std::move(s.store), *s.source, s.exec, options.adapters);
     }
     warn_of_other_models(*s.source, plan.kv.policy);
     s.kv = std::make_unique<KvEngine>(s.spec().state_layers(), plan.kv, plan.places);
@@ -236,38 +238,45 @@ void Runner::State::reserve_logits(std::int64_t rows) {
     logits = Buffer(bytes, Purpose::kLogits);
 }
 
-bool Runner::sweep(std::span<const std::span<const std::int32_t>> texts, View hidden, Tap* tap,
-                   const LayerDone& done) {
+void Runner::embed(Texts texts, View hidden) {
     State& s = *state_;
-    {
-        const Lease lease = s.store->acquire({UnitKind::kEmbedding, 0});
-        std::int64_t row = 0;
-        for (const auto& text : texts) {
-            s.check(text);
-            s.embed_rows(lease.matrix(0).weight, text, hidden.slice_rows(row, std::ssize(text)));
-            row += std::ssize(text);
-        }
+    const Lease lease = s.store->acquire({UnitKind::kEmbedding, 0});
+    std::int64_t row = 0;
+    for (const auto& text : texts) {
+        s.check(text);
+        s.embed_rows(lease.matrix(0).weight, text, hidden.slice_rows(row, std::ssize(text)));
+        row += std::ssize(text);
     }
+}
+
+void Runner::sweep_layer(std::int64_t layer, Texts texts, View hidden, Tap* tap) {
+    State& s = *state_;
+    const auto index = static_cast<std::size_t>(layer);
+    const Lease lease = s.store->acquire({UnitKind::kLayer, layer});
+    BlockCtx ctx = {s.exec_of_unit(index + 1), lease, *s.kv, tap};
     const SeqId seq = s.kv->open();
-    bool whole = true;
-    for (std::size_t layer = 0; whole && layer < s.plan.layers.size(); ++layer) {
-        const Lease lease = s.store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
-        BlockCtx ctx = {s.exec_of_unit(layer + 1), lease, *s.kv, tap};
-        std::int64_t row = 0;
-        for (const auto& text : texts) {
-            for (std::int64_t left = std::ssize(text); left > 0;) {
-                const std::int64_t count = std::min(s.plan.step_tokens, left);
-                s.kv->begin_step(seq, count);
-                s.run_rows(ctx, layer, hidden.slice_rows(row, count));
-                s.kv->end_step();
-                row += count;
-                left -= count;
-            }
-            s.kv->truncate(seq, 0);
+    std::int64_t row = 0;
+    for (const auto& text : texts) {
+        for (std::int64_t left = std::ssize(text); left > 0;) {
+            const std::int64_t count = std::min(s.plan.step_tokens, left);
+            s.kv->begin_step(seq, count);
+            s.run_rows(ctx, index, hidden.slice_rows(row, count));
+            s.kv->end_step();
+            row += count;
+            left -= count;
         }
-        whole = !done || done(static_cast<std::int64_t>(layer) + 1);
+        s.kv->truncate(seq, 0);
     }
     s.kv->close(seq);
+}
+
+bool Runner::sweep(Texts texts, View hidden, Tap* tap, const LayerDone& done) {
+    embed(texts, hidden);
+    bool whole = true;
+    for (std::int64_t layer = 0; whole && layer < spec().layers; ++layer) {
+        sweep_layer(layer, texts, hidden, tap);
+        whole = !done || done(layer + 1);
+    }
     return whole;
 }
 

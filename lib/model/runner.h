@@ -17,6 +17,9 @@ namespace thimble {
 
 class Tap;
 
+using StoreMaker =
+    std::function<std::unique_ptr<WeightStore>(const ModelSource& source, const Exec& exec)>;
+
 // With Device::kCuda: what the device gets.
 struct CudaOptions {
     std::int64_t layers = -1;               // computed on the device; -1: all
@@ -39,6 +42,7 @@ struct RunnerOptions {
     KvOptions kv;
     CudaOptions cuda;
     std::vector<AdapterUse> adapters = {};  // of the Runner's own source
+    StoreMaker store = {};  // on the CPU, instead of make_store; plans know nothing of it
 };
 
 class Runner {
@@ -89,9 +93,12 @@ class Runner {
     // once for all of them, however many. Row after row of all texts, `hidden` [tokens, hidden] is
     // then what the head reads; each row has the bits that forward() gives it. After each layer
     // `done` (may be empty) says whether to go on; false if it did not.
+    using Texts = std::span<const std::span<const std::int32_t>>;
     using LayerDone = std::function<bool(std::int64_t layers)>;
-    [[nodiscard]] bool sweep(std::span<const std::span<const std::int32_t>> texts, View hidden,
-                             Tap* tap, const LayerDone& done);
+    [[nodiscard]] bool sweep(Texts texts, View hidden, Tap* tap, const LayerDone& done);
+    // Its parts: what the first layer reads, and one layer over what `hidden` holds.
+    void embed(Texts texts, View hidden);
+    void sweep_layer(std::int64_t layer, Texts texts, View hidden, Tap* tap);
     // The head over rows that sweep() left; without a sink only the tap (may be null) sees them.
     void head(View hidden, Tap* tap, const LogitsSink& sink);
     // What the store of a Runner of this source and options holds.

@@ -315,7 +315,7 @@ TEST_CASE("training: from random weights, and what is asked wrongly") {
           2, "--grad-accumulation");
 }
 
-TEST_CASE("training: the recipes that train and heal run, and have nothing to do again") {
+TEST_CASE("training: the recipes that train, heal and prune run, and have nothing to do again") {
     const Bench bench("llama-tied", "f32");
     std::string text;
     for (int i = 0; i < 80; ++i) text += "what is " + std::to_string(i) + " plus one, and why\n";
@@ -344,8 +344,13 @@ TEST_CASE("training: the recipes that train and heal run, and have nothing to do
                                             "steps=4",
                                             "context=64",
                                             "rows=2"};
-    for (const auto& [recipe, settings] :
-         {std::pair(std::string("heal.yaml"), heal), {"train-offgrid.yaml", train}}) {
+    // One layer is left; with so few, the first and the last need not stay.
+    std::vector<std::string> prune = heal;
+    prune.insert(prune.end(), {"method=layers:count=1,first=0,last=0", "limit=50", "chunks=4",
+                               "prompt=what is"});
+    for (const auto& [recipe, settings] : {std::pair(std::string("heal.yaml"), heal),
+                                           {"prune.yaml", prune},
+                                           {"train-offgrid.yaml", train}}) {
         const ProcessResult first = cook(recipe, settings);
         CAPTURE(recipe);
         CAPTURE(first.err);

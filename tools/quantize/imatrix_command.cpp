@@ -9,6 +9,7 @@
 
 #include "calib/importance_statistics.h"
 #include "common_options.h"
+#include "core/figures.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "eval/report.h"
@@ -55,12 +56,6 @@ struct ImatrixOptions {
             show_statistics);
     }
 };
-
-std::string fixed(double value, int decimals) {
-    std::array<char, 64> text{};
-    std::snprintf(text.data(), text.size(), "%.*f", decimals, value);
-    return text.data();
-}
 
 // "blk.3.attn_q.weight" -> "attn_q"
 std::string role_of(const ImportanceStatistics& s) {

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// What methods learn of a model by running it over a text: how strongly each column of a matrix is
+// used, and how little a layer changes what passes through it.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "calib/importance.h"
+#include "core/plan.h"
+#include "model/runner.h"
+#include "prune/cut.h"
+
+namespace thimble::prune {
+
+// What a method looks at, for plans and for what has to be at hand.
+struct Needs {
+    bool squares = false;   // of the inputs of matrices
+    bool gram = false;      // likewise, x x^T
+    std::int64_t span = 0;  // influence of so many layers in a row; 0: of none
+    bool edits = false;     // changes weights
+    [[nodiscard]] bool text() const noexcept { return squares || gram || span > 0; }
+};
+
+using Texts = std::vector<std::span<const std::int32_t>>;
+// What is being done, how much of it is done, and how much there is. Whether to go on.
+using Progress = std::function<bool(const char* what, std::int64_t done, std::int64_t total)>;
+// Thrown where progress said to stop.
+struct Stopped {};
+
+class Calibration {
+  public:
+    // `runner` is null where the method needs no text. All outlive it.
+    Calibration(const ModelSource& source, Runner* runner, Team& team, const Texts& texts,
+                Progress progress);
+    [[nodiscard]] const ModelSource& source() const noexcept { return source_; }
+
+    // Mean squares of the columns of a matrix's input; empty where no token reached it.
+    [[nodiscard]] std::vector<double> squares(const SourceTensor& tensor);
+    // Of each column of a matrix, the mean square of what it alone adds to the output: that of its
+    // input times the squared norm of its weights. Error(kBadData) where no token reached it.
+    [[nodiscard]] std::vector<double> column_energy(const SourceTensor& tensor);
+    // For each place i where `span` of these layers follow one another: 1 - mean over tokens of the
+    // cosine of what layer i reads and what the last of them leaves. Only these layers run. First
+    // tokens of texts do not count: they attend to nothing else, and their states are large.
+    // "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect" (2024), eq. 1,
+    // for a span of one.
+    [[nodiscard]] std::vector<double> influence(const Kept& layers, std::int64_t span);
+
+    // What it holds beside the runner.
+    static void add_to_plan(Plan& plan, const ModelSource& source, const Needs& needs,
+                            std::int64_t tokens, std::int64_t longest);
+
+  private:
+    [[nodiscard]] Runner& runner();
+
+    const ModelSource& source_;
+    Runner* runner_;
+    Team& team_;
+    const Texts& texts_;
+    Progress progress_;
+    std::optional<ImportanceMatrix> squares_;
+};
+
+// Texts [first, second) that pass through a layer together: as many as `tokens` allow, at least
+// one.
+[[nodiscard]] std::vector<std::pair<std::size_t, std::size_t>> groups_of(const Texts& texts,
+                                                                         std::int64_t tokens);
+// Of two rows of n; 1 where one is zero.
+[[nodiscard]] double cosine(const float* a, const float* b, std::int64_t n);
+[[nodiscard]] std::int64_t tokens_of(std::span<const std::span<const std::int32_t>> texts);
+
+}  // namespace thimble::prune

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the matrices of one layer are multiplied with, summed over tokens: squares by column in
+// doubles, and x x^T in floats. Matrices that share an input share its sums.
+#pragma once
+
+#include <list>
+#include <map>
+#include <vector>
+
+#include "model/block.h"
+#include "model/runner.h"
+#include "prune/calibration.h"
+
+namespace thimble::prune {
+
+class InputTap final : public Tap {
+  public:
+    InputTap(const Exec& exec, const Needs& needs) : exec_(exec), needs_(needs) {}
+    // Forgets the layer before.
+    void clear() { inputs_.clear(), of_.clear(); }
+    void input(UnitId unit, std::span<const std::size_t> matrices, View x) override;
+    // Means over the tokens seen; empty where there were none, or where nobody needs them.
+    [[nodiscard]] std::vector<double> squares(std::size_t matrix) const;
+    [[nodiscard]] std::span<const float> gram(std::size_t matrix) const;
+    // At most, in any layer.
+    [[nodiscard]] static std::size_t bytes(const ModelSource& source, const Needs& needs);
+
+  private:
+    struct Input {
+        std::int64_t tokens = 0;
+        std::vector<double> squares;
+        Buffer gram;  // [cols, cols]
+    };
+    void add(Input& input, View x) const;
+
+    const Exec& exec_;
+    Needs needs_;
+    std::list<Input> inputs_;
+    std::map<std::size_t, Input*> of_;  // by matrix
+};
+
+}  // namespace thimble::prune

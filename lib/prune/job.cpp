@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "prune/job.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <regex>
+
+#include "calib/calibration_text.h"
+#include "core/error.h"
+#include "core/figures.h"
+#include "core/log.h"
+#include "core/strings.h"
+#include "io/gguf_writer.h"
+#include "io/provenance.h"
+#include "io/sha256.h"
+#include "prune/edited_layer.h"
+#include "prune/input_tap.h"
+#include "prune/model_writer.h"
+#include "prune/pruner.h"
+
+namespace thimble::prune {
+namespace {
+
+constexpr std::int64_t kStepTokens = 512;
+
+// Where the output lies until its quality is known.
+class Unchecked {
+  public:
+    explicit Unchecked(std::string path) : path_(std::move(path)) {}
+    ~Unchecked() {
+        std::error_code ignored;
+        if (!path_.empty()) std::filesystem::remove(path_, ignored);
+    }
+    Unchecked(const Unchecked&) = delete;
+    Unchecked& operator=(const Unchecked&) = delete;
+    [[nodiscard]] const std::string& path() const noexcept { return path_; }
+    void accept(const std::string& as) {
+        std::error_code error;
+        std::filesystem::rename(path_, as, error);
+        if (error)
+            throw Error(Exit::kIo, escaped(as, 1024), "cannot be renamed: " + error.message());
+        path_.clear();
+    }
+
+  private:
+    std::string path_;
+};
+
+std::uint64_t zeros_in(std::span<const float> weights) {
+    return static_cast<std::uint64_t>(std::count(weights.begin(), weights.end(), 0.0F));
+}
+
+void keep_larger(Plan& plan, const Plan& other) {
+    if (other.total_bytes(Tier::kRam) > plan.total_bytes(Tier::kRam)) plan = other;
+}
+
+}  // namespace
+
+struct PruneJob::State {
+    PruneOptions options;
+    std::string version, output;
+    std::unique_ptr<Pruner> pruner;
+    Needs needs;
+    std::unique_ptr<ModelSource> source;
+    std::optional<CalibrationText> text, check_text;
+    Texts calibration;                    // windows that the method looks at
+    std::optional<eval::Windows> checks;  // and those that quality is measured on
+    std::vector<std::string> inputs;      // files
+    std::vector<std::regex> only;
+    std::int64_t longest = 1;
+    std::uint64_t vocabulary_bytes = 0;
+    RunnerOptions looking, checking;
+    PruneReport report;
+
+    State(const PruneOptions& o, std::string_view v);
+    void open_texts();
+    void read_rules();
+    [[nodiscard]] ModelWriter::Setup writer_setup(Isa isa, const ModelSource& from) const;
+    [[nodiscard]] Metadata metadata(const ModelWriter& writer, bool hash_inputs) const;
+    [[nodiscard]] Plan plan_looking(const ModelWriter& writer, int threads) const;
+    [[nodiscard]] Plan plan_checking(std::uint64_t output_bytes) const;
+    [[nodiscard]] bool is_wanted(const std::string& tensor) const;
+    void write_layers(const ModelWriter& writer, TensorWriter& out, Runner* runner,
+                      EditedLayer& layer, const Exec& exec, const Progress& progress);
+    void edit(EditedLayer& layer, const InputTap* tap, const Exec& exec);
+    void write(Team& team, Isa isa, const std::string& path, const Progress& progress);
+    void check(Team& team, const std::string& path, const Progress& progress);
+};
+
+PruneJob::State::State(const PruneOptions& o, std::string_view v)
+    : options(o),
+      version(v),
+      output(o.output_path()),
+      pruner(make_pruner(o.method, "--method")),
+      needs(pruner->needs()),
+      source(ModelSource::open(o.model)) {
+    if (needs.text() && options.file.empty()) {
+        throw Error(Exit::kUsage, "--file",
+                    "'" + escaped(options.method) + "' measures importance on a text, and there "
+                    "is none",
+                    "give -f FILE");
+    }
+    read_rules();
+    open_texts();
+    if (options.max_kld > 0 && !checks) {
+        throw Error(Exit::kUsage, "--max-kld", "there is no text to measure the divergence on",
+                    "give --check-file FILE, or -f FILE and --check-chunks N");
+    }
+    inputs = source->file().files();
+    if (!options.file.empty()) inputs.push_back(options.file);
+    refuse_overwriting_inputs(output, inputs);
+    looking.isa = checking.isa = Isa::kPortable;
+    looking.activations = checking.activations = Activations::kF32;
+    looking.kv = {.type_k = "f16", .type_v = "f16", .context_tokens = longest};
+    looking.step_tokens = std::min(kStepTokens, longest);
+    checking.kv = {.type_k = "f16", .type_v = "f16", .context_tokens = options.context_tokens};
+    checking.step_tokens = std::min(kStepTokens, options.context_tokens);
+    report.before = source->config();
+    report.input_bytes = source->file().file_bytes();
+}
+
+void PruneJob::State::read_rules() {
+    if (options.only.empty()) return;
+    if (!needs.edits) {
+        throw Error(Exit::kUsage, "--only",
+                    "'" + escaped(options.method) + "' zeroes no single weights");
+    }
+    for (const std::string& rule : options.only) {
+        try {
+            only.emplace_back(rule);
+        } catch (const std::regex_error& e) {
+            throw Error(Exit::kUsage, "--only", "'" + escaped(rule) + "': " + e.what());
+        }
+        std::vector<std::string> names;
+        bool hit = false;
+        for (const SourceTensor& tensor : source->tensors()) {
+            if (!tensor.is_matrix || !tensor.name.starts_with("blk.")) continue;
+            names.push_back(tensor.name);
+            hit = hit || std::regex_search(tensor.name, only.back());
+        }
+        if (!hit) {
+            throw Error(Exit::kUsage, "--only",
+                        "'" + escaped(rule) + "' finds no matrix of a layer",
+                        did_you_mean(rule, names));
+        }
+    }
+}
+
+void PruneJob::State::open_texts() {
+    if (options.file.empty() && options.check_file.empty()) return;
+    vocabulary_bytes = Tokenizer::predict_bytes(source->file());
+    const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(source->file());
+    CalibrationOptions cut;
+    cut.context_tokens = options.context_tokens;
+    cut.parse_special = options.parse_special;
+    cut.chat_template = options.chat_template;
+    Texts held_out;
+    if (!options.file.empty()) {
+        cut.file = options.file;
+        text.emplace(cut, *tokenizer);
+        calibration = text->windows();
+        const auto all = calibration;
+        const std::int64_t most =
+            std::ssize(all) - (options.check_file.empty() ? options.check_chunks : 0);
+        if (most < 1) {
+            throw Error(Exit::kUsage, escaped(options.file, 1024),
+                        "has " + std::to_string(all.size()) + " windows of " +
+                            std::to_string(options.context_tokens) + " tokens: none is left " +
+                            "beside the " + std::to_string(options.check_chunks) +
+                            " that quality is measured on",
+                        "use a longer text, a smaller --ctx-size or --check-chunks, or give "
+                        "--check-file");
+        }
+        calibration.resize(static_cast<std::size_t>(std::min(most, options.chunks)));
+        held_out.assign(all.begin() + std::ssize(calibration), all.end());
+    }
+    if (!options.check_file.empty()) {
+        cut.file = options.check_file;
+        check_text.emplace(cut, *tokenizer);
+        held_out = check_text->windows();
+    }
+    for (const auto& window : calibration)
+        longest = std::max<std::int64_t>(longest, std::ssize(window));
+    report.calibration_tokens = needs.text() ? tokens_of(calibration) : 0;
+    if (options.check_chunks == 0) return;
+    std::vector<Token> tokens;
+    for (const auto& window : held_out) {
+        if (std::ssize(window) == options.context_tokens)
+            tokens.insert(tokens.end(), window.begin(), window.end());
+    }
+    checks.emplace(std::move(tokens), options.context_tokens, options.check_chunks, std::nullopt,
+                   escaped(cut.file, 1024));
+}
+
+ModelWriter::Setup PruneJob::State::writer_setup(Isa isa, const ModelSource& from) const {
+    ModelWriter::Setup setup;
+    setup.source = &from;
+    if (!options.format.empty()) setup.format = make_format(options.format, "--format");
+    setup.edits = needs.edits;
+    setup.isa = isa;
+    return setup;
+}
+
+Metadata PruneJob::State::metadata(const ModelWriter& writer, bool hash_inputs) const {
+    Metadata out = writer.metadata();
+    PruneOptions recorded = options;
+    append_step(out, {"prune", version, [&](OptionVisitor& v) { recorded.visit(v); }, inputs},
+                hash_inputs);
+    return out;
+}
+
+Plan PruneJob::State::plan_looking(const ModelWriter& writer, int threads) const {
+    Plan plan;
+    std::uint64_t& io = plan.at(Tier::kRam, Purpose::kIo);
+    if (needs.text()) {
+        Runner::add_to_plan(plan, *source, looking, longest, 1, 0);
+        Calibration::add_to_plan(plan, *source, needs, tokens_of(calibration), longest);
+    }
+    // The source's, and the output's.
+    plan.at(Tier::kRam, Purpose::kVocabulary) += 2 * source->file().metadata().memory_bytes();
+    if (needs.edits) {
+        plan.at(Tier::kRam, Purpose::kWeights) +=
+            Buffer::charged_bytes(EditedLayer::layer_bytes(*source));
+        std::uint64_t& held = plan.at(Tier::kRam, Purpose::kActivations);
+        held += InputTap::bytes(*source, needs);
+        if (needs.text()) {
+            held += 2 * Buffer::charged_bytes(
+                            static_cast<std::size_t>(tokens_of(calibration) *
+                                                     source->spec().hidden) *
+                            sizeof(float));
+        }
+        Shape2 largest;
+        for (const SourceTensor& tensor : source->tensors()) {
+            if (!tensor.is_matrix || !tensor.name.starts_with("blk.")) continue;
+            largest.rows = std::max(largest.rows, tensor.rows());
+            largest.cols = std::max(largest.cols, tensor.cols());
+        }
+        plan.at(Tier::kRam, Purpose::kOther) += pruner->prune_bytes(largest);
+    }
+    io += std::max<std::uint64_t>(writer.buffer_bytes(threads), kHashBufferBytes);
+    io += GgufWriter::predict(metadata(writer, false), writer.specs()).header_bytes;
+    return plan;
+}
+
+Plan PruneJob::State::plan_checking(std::uint64_t output_bytes) const {
+    Plan plan;
+    const std::int64_t rows = eval::rows_per_piece(source->spec(), checking, checks->rows(), true);
+    for (int model = 0; model < 2; ++model)
+        Runner::add_to_plan(plan, *source, checking, options.context_tokens, 1, rows);
+    if (output_bytes > report.input_bytes && checking.weight_bytes == UINT64_MAX)
+        plan.at(Tier::kRam, Purpose::kWeights) += output_bytes - report.input_bytes;
+    plan.at(Tier::kRam, Purpose::kVocabulary) += 2 * source->file().metadata().memory_bytes();
+    add_quality_to_plan(plan, source->spec(), checking, checks->count(), options.context_tokens);
+    return plan;
+}
+
+Plan PruneJob::plan(int threads, Isa isa, std::uint64_t baseline_bytes,
+                    std::optional<std::uint64_t> ram_limit_bytes) {
+    State& s = *state_;
+    s.looking.isa = s.checking.isa = isa;
+    if (s.needs.edits) s.looking.weight_bytes = 0;  // one layer at a time, held elsewhere
+    const ModelWriter writer(s.pruner->most(s.source->config()), s.writer_setup(isa, *s.source));
+    const std::uint64_t bytes =
+        GgufWriter::predict(s.metadata(writer, false), writer.specs()).file_bytes;
+    const auto limit = ram_limit_bytes.value_or(UINT64_MAX);
+    const auto whole = [&] {
+        Plan plan = s.plan_looking(writer, threads);
+        if (s.checks) keep_larger(plan, s.plan_checking(bytes));
+        const std::uint64_t texts = (s.text ? s.text->bytes() : 0) +
+                                    (s.check_text ? s.check_text->bytes() : 0);
+        plan.at(Tier::kRam, Purpose::kIo) += texts;
+        const std::uint64_t first = s.vocabulary_bytes + Tokenizer::scratch_bytes() +
+                                    (s.text ? s.text->peak_bytes() : 0);
+        const std::uint64_t later = plan.total_bytes(Tier::kRam);
+        if (s.text && first > later) plan.at(Tier::kRam, Purpose::kVocabulary) += first - later;
+        return plan;
+    };
+    Plan plan = whole();
+    if (plan.total_bytes(Tier::kRam) + baseline_bytes > limit) {
+        s.looking.weight_bytes = s.checking.weight_bytes = 0;
+        plan = whole();
+    }
+    plan.at(Tier::kDisk, Purpose::kWeights) = bytes;
+    plan.output_bytes = bytes;
+    if (s.needs.text()) {
+        plan.notes.push_back(std::to_string(s.calibration.size()) + " windows, " +
+                             std::to_string(tokens_of(s.calibration)) + " tokens, to look at");
+    }
+    if (s.checks) {
+        plan.notes.push_back(std::to_string(s.checks->count()) +
+                             " windows to measure quality on, before and after");
+    }
+    plan.cheapest_change = "fewer --chunks and --check-chunks, or a smaller --ctx-size";
+    return plan;
+}
+
+bool PruneJob::State::is_wanted(const std::string& tensor) const {
+    return only.empty() || std::any_of(only.begin(), only.end(), [&](const std::regex& rule) {
+               return std::regex_search(tensor, rule);
+           });
+}
+
+void PruneJob::State::edit(EditedLayer& layer, const InputTap* tap, const Exec& exec) {
+    const UnitSpec& unit = layer.unit();
+    for (std::size_t m = 0; m < unit.matrices.size(); ++m) {
+        const SourceTensor& tensor = *unit.matrices[m].weight;
+        const std::span<float> weights = layer.weights(m);
+        if (is_wanted(tensor.name)) {
+            const std::vector<double> squares = tap ? tap->squares(m) : std::vector<double>{};
+            pruner->prune({tensor.name,
+                           {tensor.rows(), tensor.cols()},
+                           weights,
+                           squares,
+                           tap ? tap->gram(m) : std::span<const float>{},
+                           exec});
+        }
+        report.zeros.push_back({tensor.name, weights.size(), zeros_in(weights)});
+    }
+}
+
+// Each layer is looked at with what the layers before it, pruned, leave, then pruned and run again.
+void PruneJob::State::write_layers(const ModelWriter& writer, TensorWriter& out, Runner* runner,
+                                   EditedLayer& layer, const Exec& exec,
+                                   const Progress& progress) {
+    const bool looks = needs.text();
+    const ModelSource& from = runner ? runner->source() : *source;
+    const std::int64_t hidden = from.spec().hidden, tokens = looks ? tokens_of(calibration) : 0;
+    const auto bytes = static_cast<std::size_t>(tokens * hidden) * sizeof(float);
+    Buffer states(bytes, Purpose::kActivations), passed(bytes, Purpose::kActivations);
+    const View x = {states.data(), DType::kF32, tokens, hidden, hidden};
+    const View y = {passed.data(), DType::kF32, tokens, hidden, hidden};
+    InputTap tap(exec, needs);
+    if (looks) runner->embed(calibration, x);
+    for (std::int64_t l = 0; l < from.spec().layers; ++l) {
+        layer.open(l, *exec.team);
+        if (looks) {
+            std::memcpy(passed.data(), states.data(), bytes);
+            tap.clear();
+            runner->sweep_layer(l, calibration, y, &tap);
+        }
+        edit(layer, looks ? &tap : nullptr, exec);
+        for (const OutputTensor& tensor : writer.tensors()) {
+            if (!tensor.edited || tensor.from->layer != l) continue;
+            const auto& matrices = layer.unit().matrices;
+            const auto at = std::find_if(matrices.begin(), matrices.end(), [&](const auto& m) {
+                return m.weight->name == tensor.from->name;
+            });
+            writer.store(tensor, layer.weights(static_cast<std::size_t>(at - matrices.begin())),
+                         out, *exec.team);
+        }
+        if (looks && l + 1 < from.spec().layers)
+            runner->sweep_layer(l, calibration, x, nullptr);
+        if (!progress("prune", l + 1, from.spec().layers)) throw Stopped();
+    }
+}
+
+void PruneJob::State::write(Team& team, Isa isa, const std::string& path,
+                            const Progress& progress) {
+    std::unique_ptr<Runner> runner;
+    std::unique_ptr<EditedLayer> alone;  // of a method that runs nothing
+    EditedLayer* layer = nullptr;
+    if (needs.text()) {
+        if (needs.edits) {
+            looking.store = [&](const ModelSource& from, const Exec& exec) {
+                auto made = std::make_unique<EditedLayer>(
+                    make_store(from, exec, {true, looking.weight_bytes}), from);
+                layer = made.get();
+                return made;
+            };
+        }
+        runner = std::make_unique<Runner>(std::move(source), looking, team);
+    } else if (needs.edits) {
+        alone = std::make_unique<EditedLayer>(nullptr, *source);
+        layer = alone.get();
+    }
+    const ModelSource& from = runner ? runner->source() : *source;
+    Calibration looks(from, runner.get(), team, calibration, progress);
+    report.cut = pruner->cut(looks);
+    const ModelWriter writer(report.cut, writer_setup(isa, from));
+    report.after = config_after(report.cut, from.config());
+    const Charge rows(Tier::kRam, Purpose::kIo, writer.buffer_bytes(team.threads()));
+    const IfExists if_exists =
+        options.overwrite || path != output ? IfExists::kReplace : IfExists::kRefuse;
+    GgufWriter out(path, metadata(writer, true), writer.specs(), if_exists);
+    const Charge disk(Tier::kDisk, Purpose::kWeights, out.file_bytes());
+    report.output_bytes = out.file_bytes();
+    Exec exec;
+    exec.isa = isa, exec.team = &team, exec.activations = Activations::kF32;
+    if (layer) write_layers(writer, out, runner.get(), *layer, exec, progress);
+    std::int64_t done = 0;
+    for (const OutputTensor& tensor : writer.tensors()) {
+        if (!tensor.edited) writer.copy(tensor, out, team);
+        if (!progress("write", ++done, std::ssize(writer.tensors()))) throw Stopped();
+    }
+    out.finish();
+}
+
+void PruneJob::State::check(Team& team, const std::string& path, const Progress& progress) {
+    Runner pruned(ModelSource::open(path), checking, team);
+    Runner original(ModelSource::open(options.model), checking, team);
+    report.quality = measure_quality(pruned, original, *checks, progress);
+    const double kld = report.quality->divergence.kld.value;
+    if (options.max_kld > 0 && !(kld <= options.max_kld)) {
+        throw Error(Exit::kGateFailed, "--max-kld",
+                    "the mean divergence is " + fixed(kld, 4) + ", more than " +
+                        fixed(options.max_kld, 4) + ": nothing is written",
+                    "prune less");
+    }
+}
+
+PruneJob::PruneJob(const PruneOptions& options, std::string_view version)
+    : state_(std::make_unique<State>(options, version)) {}
+PruneJob::~PruneJob() = default;
+
+bool PruneJob::run(Team& team, Isa isa, const Progress& progress) {
+    State& s = *state_;
+    if (!s.options.overwrite && std::filesystem::exists(s.output)) {
+        throw Error(Exit::kCannotCreate, escaped(s.output, 1024), "the output exists",
+                    "give --overwrite to replace it");
+    }
+    try {
+        if (!s.checks) {
+            s.write(team, isa, s.output, progress);
+            return true;
+        }
+        Unchecked made(s.output + ".unchecked");
+        s.write(team, isa, made.path(), progress);
+        s.check(team, made.path(), progress);
+        made.accept(s.output);
+    } catch (const Stopped&) {
+        return false;
+    }
+    return true;
+}
+
+const PruneReport& PruneJob::report() const noexcept { return state_->report; }
+const std::string& PruneJob::output_path() const noexcept { return state_->output; }
+
+}  // namespace thimble::prune

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "prune/options.h"
+
+#include "prune/pruner.h"
+
+namespace thimble::prune {
+
+void PruneOptions::visit(OptionVisitor& v) {
+    v.option({.name = "model",
+              .letter = 'm',
+              .help = "GGUF file (the first of a split one) or Hugging Face directory",
+              .value = "PATH",
+              .required = true,
+              .is_input = true,
+              .positional = true},
+             model);
+    v.option({.name = "output",
+              .letter = 'o',
+              .help = "GGUF file to write; without it beside the model, with the method in its name",
+              .value = "FILE",
+              .changes_output = false,
+              .is_output = true},
+             output);
+    v.option({.name = "method",
+              .help = "what to leave out, with its options",
+              .value = "NAME:...",
+              .required = true,
+              .inline_forms = pruner_forms},
+             method);
+    v.option({.name = "only",
+              .help = "zero weights only in tensors whose name this regular expression finds",
+              .value = "RE"},
+             only);
+    v.option({.name = "format",
+              .help = "of matrices whose weights change, unless they are f32, f16 or bf16 already; "
+                      "f16 if not given",
+              .value = "NAME",
+              .choices = {"f32", "f16", "bf16"}},
+             format);
+    v.option({.name = "overwrite", .help = "replace an existing output", .changes_output = false},
+             overwrite);
+    v.group("Calibration and quality");
+    v.option({.name = "file",
+              .letter = 'f',
+              .help = "text that importance is measured on, or JSON lines (.jsonl) with text, "
+                      "messages, or prompt and completion",
+              .value = "FILE",
+              .is_input = true},
+             file);
+    v.option({.name = "ctx-size",
+              .letter = 'c',
+              .help = "tokens of a window",
+              .value = "N",
+              .least = 16,
+              .most = 1 << 20},
+             context_tokens);
+    v.option({.name = "chunks",
+              .help = "most windows of it to use",
+              .value = "N",
+              .least = 1,
+              .most = 1e9},
+             chunks);
+    v.option({.name = "check-file",
+              .help = "text that quality is measured on; without it the windows that follow those "
+                      "used for calibration",
+              .value = "FILE",
+              .changes_output = false,
+              .is_input = true},
+             check_file);
+    v.option({.name = "check-chunks",
+              .help = "windows of it; 0: quality is not measured",
+              .value = "N",
+              .changes_output = false,
+              .least = 0,
+              .most = 1e9},
+             check_chunks);
+    v.option({.name = "max-kld",
+              .help = "write no output (exit 3) where the mean divergence from the model is larger; "
+                      "0: no such limit",
+              .value = "NATS",
+              .least = 0,
+              .most = 1e3},
+             max_kld);
+    v.option({.name = "parse-special", .help = "special tokens' text in the file means the tokens"},
+             parse_special);
+    v.option({.name = "chat-template",
+              .help = "template for messages, if the model's own is not known",
+              .value = "NAME"},
+             chat_template);
+}
+
+std::string PruneOptions::output_path() const {
+    if (!output.empty()) return output;
+    std::string stem = model;
+    while (stem.size() > 1 && stem.ends_with('/')) stem.pop_back();
+    if (stem.ends_with(".gguf")) stem.resize(stem.size() - 5);
+    return stem + "-" + method.substr(0, method.find(':')) + ".gguf";
+}
+
+}  // namespace thimble::prune

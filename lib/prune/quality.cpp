@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "prune/quality.h"
+
+#include "core/figures.h"
+
+namespace thimble::prune {
+
+Quality measure_quality(Runner& pruned, Runner& original, const eval::Windows& windows,
+                        const Progress& progress) {
+    const std::int64_t rows =
+        eval::rows_per_piece(pruned.spec(), RunnerOptions(), windows.rows(), true);
+    eval::WindowScorer scorer(pruned, &original, windows, {.piece_rows = rows});
+    eval::ScoreSums sums(windows.count() * windows.rows(), true);
+    for (std::int64_t w = 0; w < windows.count(); ++w) {
+        const auto scores = scorer.score(w, {});
+        for (const eval::RowScore& score : *scores) sums.add(score);
+        if (!progress("quality", w + 1, windows.count())) throw Stopped();
+    }
+    Quality quality;
+    quality.after = sums.perplexity();
+    quality.divergence = sums.divergence();
+    return quality;
+}
+
+void add_quality_to_plan(Plan& plan, const ModelSpec& spec, const RunnerOptions& options,
+                         std::int64_t windows, std::int64_t context) {
+    const std::int64_t rows = eval::scored_rows(context, eval::Scored::kSecondHalf);
+    eval::WindowScorer::add_to_plan(plan, spec, options.device, rows,
+                                    eval::rows_per_piece(spec, options, rows, true), true);
+    plan.at(Tier::kRam, Purpose::kLogits) += eval::ScoreSums::charged_bytes(windows * rows, true);
+}
+
+Json Quality::json() const {
+    Json out = Json::object();
+    const auto set = [&](const char* name, const eval::Estimate& e) {
+        out.set(name, e.value);
+        out.set(std::string(name) + "_stderr", e.standard_error);
+    };
+    set("ppl_before", divergence.reference_perplexity);
+    set("ppl", after.perplexity);
+    set("ppl_ratio", divergence.perplexity_ratio);
+    set("kld_mean", divergence.kld);
+    out.set("kld_median", divergence.kld_median);
+    out.set("kld_p99", divergence.kld_p99);
+    set("same_top", divergence.same_top);
+    out.set("tokens", after.tokens);
+    return out;
+}
+
+std::string Quality::text() const {
+    const auto with_error = [](const eval::Estimate& e, int decimals) {
+        return fixed(e.value, decimals) + " +- " + fixed(e.standard_error, decimals);
+    };
+    return "perplexity " + with_error(divergence.reference_perplexity, 3) + " -> " +
+           with_error(after.perplexity, 3) + ", KLD " + with_error(divergence.kld, 4) +
+           ", same top token " + fixed(100 * divergence.same_top.value, 1) + " % (" +
+           std::to_string(after.tokens) + " tokens)";
+}
+
+}  // namespace thimble::prune

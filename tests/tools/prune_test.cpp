@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+// prune as a user runs it. What goes is what adds nothing, and the rest computes what it did.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include "io/json.h"
+#include "tests/support/process.h"
+#include "tests/support/runs.h"
+#include "tests/support/tiny_model.h"
+
+using namespace thimble;
+using namespace thimble::test;
+
+namespace fs = std::filesystem;
+
+namespace {
+
+ProcessResult prune(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), tool_path("prune"));
+    arguments.emplace_back("-q");
+    return run_process(arguments);
+}
+
+struct Setting {
+    TemporaryDirectory directory;
+    std::string model = directory.file("model.gguf"), out = directory.file("out.gguf"), text;
+    Setting() {
+        std::string words;
+        for (int i = 0; i < 400; ++i)
+            words += "word" + std::string(1, static_cast<char>('a' + i * 7 % 26)) +
+                     (i % 5 == 0 ? "\n" : " ");
+        text = directory.write("text.txt", words);
+    }
+    // Runs to success; the report.
+    [[nodiscard]] Json must(const std::string& method, std::vector<std::string> more = {}) const {
+        std::vector<std::string> arguments = {"-m", model, "-o", out, "--method", method};
+        arguments.insert(arguments.end(), {"-f", text, "-c", "32", "--chunks", "12"});
+        arguments.insert(arguments.end(), {"--check-chunks", "2", "--json", "-", "--overwrite"});
+        arguments.insert(arguments.end(), more.begin(), more.end());
+        const ProcessResult r = prune(arguments);
+        CAPTURE(r.err);
+        REQUIRE(r.exit == 0);
+        return parse_json(r.out, "stdout");
+    }
+};
+
+std::vector<std::int64_t> kept_layers(const Json& report) {
+    std::vector<std::int64_t> out;
+    for (const Json& layer : report.find("kept_layers")->as_array("r"))
+        out.push_back(layer.as_int("r"));
+    return out;
+}
+double kld(const Json& report) {
+    return report.find("quality")->find("kld_mean")->as_double("r");
+}
+
+// Sets elements of a matrix [rows, cols] of floats to zero.
+template <class Which>
+void zero(ModelCopy& model, const std::string& tensor, Which&& which) {
+    const std::size_t at = model.index(tensor);
+    const auto cols = static_cast<std::int64_t>(model.specs[at].dims.back());
+    auto* weights = reinterpret_cast<float*>(model.data[at].data());
+    const auto count = static_cast<std::int64_t>(model.data[at].size() / sizeof(float));
+    for (std::int64_t i = 0; i < count; ++i) {
+        if (which(i % cols)) weights[i] = 0;
+    }
+}
+// Nothing that the layer computes is added.
+void silence(ModelCopy& model, int layer) {
+    const std::string blk = "blk." + std::to_string(layer);
+    for (const char* matrix : {".attn_output.weight", ".ffn_down.weight"})
+        zero(model, blk + matrix, [](std::int64_t) { return true; });
+}
+
+// On the reference device.
+std::vector<double> logits_of(const std::string& path) {
+    Team team(2);
+    RunnerOptions options;
+    options.device = Device::kRef;
+    options.kv.context_tokens = 32;
+    Runner runner(ModelSource::open(path), options, team);
+    std::vector<std::int32_t> tokens;
+    for (std::int32_t i = 0; i < 20; ++i) tokens.push_back(1 + i * 11 % 80);
+    return all_logits(runner, tokens);
+}
+void check_same_logits(const std::string& a, const std::string& b) {
+    const std::vector<double> x = logits_of(a), y = logits_of(b);
+    REQUIRE(x.size() == y.size());
+    double most = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) most = std::max(most, std::abs(x[i] - y[i]));
+    CHECK(most <= 1e-9);  // sums of doubles in another order
+}
+
+std::vector<std::byte> bytes_of(const ModelFile& file, const TensorEntry& entry) {
+    std::vector<std::byte> bytes(entry.bytes);
+    file.read(entry, 0, bytes);
+    return bytes;
+}
+void check_same_tensors(const std::string& a, const std::string& b) {
+    const auto x = ModelFile::open(a), y = ModelFile::open(b);
+    REQUIRE(x->tensors().size() == y->tensors().size());
+    for (const TensorEntry& entry : x->tensors()) {
+        CAPTURE(entry.name);
+        const TensorEntry& other = y->get(entry.name);
+        CHECK(entry.type == other.type);
+        CHECK(entry.dims == other.dims);
+        CHECK(bytes_of(*x, entry) == bytes_of(*y, other));
+    }
+}
+
+std::vector<float> floats_of(const std::string& path, const std::string& tensor) {
+    const auto file = ModelFile::open(path);
+    const std::vector<std::byte> bytes = bytes_of(*file, file->get(tensor));
+    std::vector<float> out(bytes.size() / sizeof(float));
+    std::memcpy(out.data(), bytes.data(), bytes.size());
+    return out;
+}
+
+}  // namespace
+
+TEST_CASE("prune: leaving out nothing gives the same tensors") {
+    const Setting s;
+    for (const char* format : {"f32", "q8_0"}) {
+        write_tiny_model(s.model, "llama-tied", format);
+        for (const char* method :
+             {"layers:count=0", "channels:ratio=0", "heads:ratio=0", "channels:ratio=0.01"}) {
+            CAPTURE(format);
+            CAPTURE(method);
+            CHECK(kld(s.must(method)) == 0);
+            check_same_tensors(s.model, s.out);
+        }
+    }
+    write_tiny_model(s.model, "llama-tied", "bf16");
+    for (const char* method : {"magnitude", "wanda", "sparsegpt"}) {
+        CAPTURE(method);
+        CHECK(kld(s.must(std::string(method) + ":sparsity=0")) == 0);
+        check_same_tensors(s.model, s.out);
+    }
+}
+
+TEST_CASE("prune: layers that add nothing go, and the rest keeps its windows") {
+    const Setting s;
+    ModelCopy model = tiny_model("gemma3");
+    for (const int layer : {2, 3}) silence(model, layer);
+    model.write_gguf(s.model);
+    const std::vector<std::int64_t> left = {0, 1, 4, 5, 6};
+    for (const char* method : {"layers:count=2", "layers:ratio=0.28", "layers:count=2,contiguous",
+                               "layers:count=2,greedy", "layers:drop=2-3",
+                               "layers:drop=3,drop=2"}) {
+        CAPTURE(method);
+        const Json report = s.must(method);
+        CHECK(kept_layers(report) == left);
+        CHECK(kld(report) < 1e-12);
+        check_same_logits(s.model, s.out);
+    }
+    const auto file = ModelFile::open(s.out);
+    CHECK(file->metadata().get_int("gemma3.block_count", 1, 100) == 5);
+    CHECK(file->find("blk.5.attn_q.weight") == nullptr);
+    // The first two layers and the last stay unless they are asked for.
+    ModelCopy ends = tiny_model("gemma3");
+    for (const int layer : {0, 6}) silence(ends, layer);
+    ends.write_gguf(s.model);
+    const std::vector<std::int64_t> inner = kept_layers(s.must("layers:count=1"));
+    CHECK(inner.front() == 0);
+    CHECK(inner.back() == 6);
+    CHECK(kept_layers(s.must("layers:count=2,first=0,last=0")) ==
+          std::vector<std::int64_t>{1, 2, 3, 4, 5});
+}
+
+TEST_CASE("prune: channels that add nothing go") {
+    const Setting s;
+    ModelCopy model = tiny_model("llama-untied");  // 80 channels
+    for (const int layer : {0, 1}) {
+        zero(model, "blk." + std::to_string(layer) + ".ffn_down.weight",
+             [&](std::int64_t c) { return c % 5 == layer; });
+    }
+    model.write_gguf(s.model);
+    const Json report = s.must("channels:ratio=0.2,multiple=16");
+    CHECK(report.find("ffn")->as_int("r") == 64);
+    check_same_logits(s.model, s.out);
+    CHECK(ModelFile::open(s.out)->metadata().get_int("llama.feed_forward_length", 1, 1000) == 64);
+    // What is left is a multiple.
+    CHECK(s.must("channels:ratio=0.5,multiple=32").find("ffn")->as_int("r") == 64);
+    CHECK(s.must("channels:ratio=0.9,multiple=32").find("ffn")->as_int("r") == 32);
+}
+
+TEST_CASE("prune: heads that add nothing go, by group or within each") {
+    const Setting s;
+    const auto without = [&](auto&& gone) {
+        ModelCopy model = tiny_model("llama-untied");  // 6 heads of 8, 2 of them key-value
+        for (const int layer : {0, 1}) {
+            zero(model, "blk." + std::to_string(layer) + ".attn_output.weight",
+                 [&](std::int64_t c) { return gone(layer, c / 8); });
+        }
+        model.write_gguf(s.model);
+    };
+    without([](int layer, std::int64_t head) { return head / 3 == layer; });
+    const Json groups = s.must("heads:ratio=0.5");
+    CHECK(groups.find("heads")->as_int("r") == 3);
+    CHECK(groups.find("kv_heads")->as_int("r") == 1);
+    check_same_logits(s.model, s.out);
+
+    without([](int layer, std::int64_t head) { return head % 3 == layer; });
+    const Json queries = s.must("heads:ratio=0.34,unit=query");
+    CHECK(queries.find("heads")->as_int("r") == 4);
+    CHECK(queries.find("kv_heads")->as_int("r") == 2);
+    check_same_logits(s.model, s.out);
+    CHECK(ModelFile::open(s.out)->metadata().get_int("llama.attention.key_length", 1, 99) == 8);
+}
+
+TEST_CASE("prune: layers are looked at as the pruned ones before leave them") {
+    const Setting s;
+    write_tiny_model(s.model, "llama-untied");
+    for (const char* method : {"wanda:sparsity=0.5", "sparsegpt:nm=2:4"}) {
+        CAPTURE(method);
+        (void)s.must(method);
+        const std::string whole = read_file(s.out);
+        const std::vector<float> second = floats_of(s.out, "blk.1.ffn_up.weight");
+        Setting two;
+        two.text = s.text;
+        fs::copy_file(s.model, two.model);
+        (void)two.must(method, {"--only", "^blk\\.0\\."});
+        CHECK(floats_of(two.out, "blk.1.ffn_up.weight") ==
+              floats_of(s.model, "blk.1.ffn_up.weight"));
+        fs::rename(two.out, two.model);
+        (void)two.must(method, {"--only", "blk.1"});
+        CHECK(floats_of(two.out, "blk.1.ffn_up.weight") == second);
+        check_same_tensors(s.out, two.out);
+        // Threads change nothing.
+        (void)s.must(method, {"-t", "1"});
+        CHECK(read_file(s.out) == whole);
+    }
+}
+
+TEST_CASE("prune: zeros are counted, quality is told, and a gate leaves nothing") {
+    const Setting s;
+    write_tiny_model(s.model, "llama-untied");
+    const Json report = s.must("wanda:sparsity=0.25");
+    for (const Json& one : report.find("zeros")->as_array("r")) {
+        const std::string name = one.find("name")->as_string("r");
+        CAPTURE(name);
+        const std::vector<float> weights = floats_of(s.out, name);
+        CHECK(one.find("zeros")->as_int("r") ==
+              std::count(weights.begin(), weights.end(), 0.0F));
+        CHECK(one.find("zeros")->as_int("r") * 4 == one.find("weights")->as_int("r"));
+    }
+    CHECK(report.find("zeros")->as_array("r").size() == 14);
+    const double divergence = kld(report);
+    CHECK(divergence > 0);
+    CHECK(report.find("quality")->find("ppl")->as_double("r") > 1);
+    CHECK(report.find("output_bytes")->as_int("r") ==
+          static_cast<std::int64_t>(fs::file_size(s.out)));
+
+    fs::remove(s.out);
+    const auto gated = [&](double most) {
+        return prune({"-m", s.model, "-o", s.out, "--method", "wanda:sparsity=0.25", "-f", s.text,
+                      "-c", "32", "--chunks", "12", "--check-chunks", "2", "--max-kld",
+                      std::to_string(most)});
+    };
+    const ProcessResult r = gated(divergence * 0.9);
+    CHECK(r.exit == 3);
+    CHECK(r.err.find("--max-kld") != std::string::npos);
+    CHECK_FALSE(fs::exists(s.out));
+    for (const auto& entry : fs::directory_iterator(s.directory.path()))
+        CHECK(entry.path().string().find("unchecked") == std::string::npos);
+    CHECK(gated(divergence * 1.1).exit == 0);
+    CHECK(fs::exists(s.out));
+    CHECK(gated(divergence * 1.1).exit == 73);
+}
+
+TEST_CASE("prune: the plan says how large the output is, and holds") {
+    const Setting s;
+    write_tiny_model(s.model, "llama-untied");
+    for (const char* method : {"layers:drop=1", "channels:ratio=0.4", "heads:ratio=0.5",
+                               "magnitude:nm=2:4"}) {
+        CAPTURE(method);
+        const ProcessResult r =
+            prune({"-m", s.model, "-o", s.out, "--method", method, "-f", s.text, "-c", "32",
+                   "--overwrite", "--dry-run", "--json", "-"});
+        REQUIRE(r.exit == 0);
+        const Json plan = *parse_json(r.out, "stdout").find("plan");
+        const Json report = s.must(method);
+        CHECK(plan.find("output_bytes")->as_int("p") == report.find("output_bytes")->as_int("r"));
+        const auto peak = [](const Json& of) {
+            return of.find("ram")->find("peak_bytes")->as_int("p");
+        };
+        CHECK(peak(*report.find("measured")) <= peak(*report.find("plan")->find("tiers")));
+    }
+}
+
+TEST_CASE("prune: what cannot be done is said before any work") {
+    const Setting s;
+    write_tiny_model(s.model, "llama-untied");
+    const auto refused = [&](std::vector<std::string> more, const std::string& what, int exit = 2) {
+        more.insert(more.begin(), {"-m", s.model, "-o", s.out});
+        const ProcessResult r = prune(more);
+        CAPTURE(r.err);
+        CHECK(r.exit == exit);
+        CHECK(r.err.find(what) != std::string::npos);
+        CHECK(std::count(r.err.begin(), r.err.end(), '\n') == 1);
+        CHECK_FALSE(fs::exists(s.out));
+    };
+    refused({"--method", "wanda"}, "give -f FILE");
+    refused({"--method", "wnada", "-f", s.text}, "did you mean 'wanda'");
+    refused({"--method", "wanda", "-f", s.text, "--only", "ffn_gat$"}, "finds no matrix");
+    refused({"--method", "layers:count=1", "-f", s.text, "--only", "ffn"}, "zeroes no single");
+    refused({"--method", "wanda:nm=3:7", "-f", s.text, "-c", "32"}, "no multiple of 7");
+    refused({"--method", "layers:count=2", "-f", s.text, "-c", "32"}, "drop fewer");
+    refused({"--method", "layers:drop=0-1"}, "leaves no layer");
+    refused({"--method", "layers:drop=5"}, "layers are 0 to 1");
+    refused({"--method", "magnitude", "--max-kld", "1"}, "--check-file");
+    refused({"--method", "wanda", "-f", s.text, "-c", "512"}, "use a longer text");
+    refused({"--method", "magnitude", "--max-memory", "ram=13MiB"}, "", 77);
+    refused({"--method", "magnitude", "-f", s.directory.file("absent")}, "absent", 66);
+}
