@@ -7,13 +7,30 @@
 
 #include "calib/collector.h"
 #include "core/error.h"
+#include "kernels/layout/rng.h"
+#include "text/tokenizer.h"
 
 namespace thimble::prune {
 namespace {
 
 // Tokens whose states are held at once where layers in a row are compared.
 constexpr std::int64_t kGroupTokens = 4096;
+constexpr std::uint64_t kWriteSeed = 1;
 constexpr std::int64_t kRowElements = std::int64_t{1} << 20;  // of a matrix, read at a time
+
+// The token at a place of the distribution, from 0 to 1.
+std::int32_t drawn(View logits, float place) {
+    const float* row = logits.row<float>(0);
+    const float most = *std::max_element(row, row + logits.cols);
+    double sum = 0;
+    for (std::int64_t i = 0; i < logits.cols; ++i) sum += std::exp(double{row[i]} - double{most});
+    double left = sum * static_cast<double>(place);
+    for (std::int64_t i = 0; i < logits.cols; ++i) {
+        left -= std::exp(double{row[i]} - double{most});
+        if (left < 0) return static_cast<std::int32_t>(i);
+    }
+    return static_cast<std::int32_t>(logits.cols - 1);
+}
 
 std::size_t state_bytes(const ModelSource& source, std::int64_t tokens) {
     return static_cast<std::size_t>(tokens * source.spec().hidden) * sizeof(float);
@@ -108,6 +125,46 @@ std::vector<double> Calibration::column_energy(const SourceTensor& tensor) {
     }
     for (std::size_t c = 0; c < energy.size(); ++c) energy[c] *= norms[c];
     return energy;
+}
+
+const Metadata& Calibration::vocabulary() {
+    if (!vocabulary_) {
+        vocabulary_ = source_.gguf_metadata();
+        if (source_.file().container() == Container::kHuggingFace)
+            Tokenizer::open(source_.file())->write_vocabulary(*vocabulary_);
+    }
+    return *vocabulary_;
+}
+
+std::vector<double> Calibration::token_counts() const {
+    std::vector<double> counts(static_cast<std::size_t>(source_.spec().vocab));
+    for (const auto& text : texts_) {
+        for (const std::int32_t token : text) counts[static_cast<std::size_t>(token)] += 1;
+    }
+    return counts;
+}
+
+std::vector<double> Calibration::written_counts(std::int64_t prompt, std::int64_t count) {
+    Runner& model = runner();
+    std::vector<double> counts(static_cast<std::size_t>(source_.spec().vocab));
+    for (std::size_t i = 0; i < texts_.size(); ++i) {
+        const SeqId seq = model.kv().open();
+        std::vector<std::int32_t> next(
+            texts_[i].begin(), texts_[i].begin() + std::min(prompt, std::ssize(texts_[i])));
+        for (std::int64_t n = 0; n < count; ++n) {
+            const float random =
+                unit_float(philox(kWriteSeed, static_cast<std::uint64_t>(n), i).v[0]);
+            std::int32_t token = 0;
+            model.forward(seq, next, 1,
+                          [&](std::int64_t, View logits) { token = drawn(logits, random); });
+            counts[static_cast<std::size_t>(token)] += 1;
+            next = {token};
+        }
+        model.kv().close(seq);
+        if (!progress_("texts", static_cast<std::int64_t>(i) + 1, std::ssize(texts_)))
+            throw Stopped();
+    }
+    return counts;
 }
 
 std::vector<double> Calibration::influence(const Kept& layers, std::int64_t span) {

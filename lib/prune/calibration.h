@@ -21,7 +21,11 @@ struct Needs {
     bool gram = false;      // likewise, x x^T
     std::int64_t span = 0;  // influence of so many layers in a row; 0: of none
     bool edits = false;     // changes weights
-    [[nodiscard]] bool text() const noexcept { return squares || gram || span > 0; }
+    bool tokens = false;    // how often tokens occur
+    std::int64_t writes = 0;  // tokens of a sequence that the model goes on with; 0: it does not
+    // Whether the model runs, and whether there has to be a text.
+    [[nodiscard]] bool runs() const noexcept { return squares || gram || span > 0 || writes > 0; }
+    [[nodiscard]] bool text() const noexcept { return runs() || tokens; }
 };
 
 using Texts = std::vector<std::span<const std::int32_t>>;
@@ -36,12 +40,19 @@ class Calibration {
     Calibration(const ModelSource& source, Runner* runner, Team& team, const Texts& texts,
                 Progress progress);
     [[nodiscard]] const ModelSource& source() const noexcept { return source_; }
+    // The model's metadata with its vocabulary, whatever container it has.
+    [[nodiscard]] const Metadata& vocabulary();
 
     // Mean squares of the columns of a matrix's input; empty where no token reached it.
     [[nodiscard]] std::vector<double> squares(const SourceTensor& tensor);
     // Of each column of a matrix, the mean square of what it alone adds to the output: that of its
     // input times the squared norm of its weights. Error(kBadData) where no token reached it.
     [[nodiscard]] std::vector<double> column_energy(const SourceTensor& tensor);
+    // How often each token occurs in the texts, [vocab].
+    [[nodiscard]] std::vector<double> token_counts() const;
+    // And in what the model writes, `count` tokens after the first `prompt` of each text, drawn
+    // from its own distribution.
+    [[nodiscard]] std::vector<double> written_counts(std::int64_t prompt, std::int64_t count);
     // For each place i where `span` of these layers follow one another: 1 - mean over tokens of the
     // cosine of what layer i reads and what the last of them leaves. Only these layers run. First
     // tokens of texts do not count: they attend to nothing else, and their states are large.
@@ -62,6 +73,7 @@ class Calibration {
     const Texts& texts_;
     Progress progress_;
     std::optional<ImportanceMatrix> squares_;
+    std::optional<Metadata> vocabulary_;
 };
 
 // Texts [first, second) that pass through a layer together: as many as `tokens` allow, at least

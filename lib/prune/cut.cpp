@@ -48,7 +48,8 @@ std::int64_t common_count(const Cut& cut, std::optional<Kept> LayerCut::*part, s
 }  // namespace
 
 Cut whole(const ModelConfig& config) {
-    return {all_of(config.layers), std::vector<LayerCut>(static_cast<std::size_t>(config.layers))};
+    return {all_of(config.layers), std::vector<LayerCut>(static_cast<std::size_t>(config.layers)),
+            std::nullopt};
 }
 
 ModelConfig config_after(const Cut& cut, const ModelConfig& config) {
@@ -60,6 +61,7 @@ ModelConfig config_after(const Cut& cut, const ModelConfig& config) {
     out.heads = common_count(cut, &LayerCut::heads, config.heads);
     out.kv_heads = common_count(cut, &LayerCut::kv_heads, config.kv_heads);
     out.ffn = common_count(cut, &LayerCut::channels, config.ffn);
+    if (cut.tokens) out.vocab = std::ssize(*cut.tokens);
     return out;
 }
 
@@ -70,6 +72,7 @@ std::optional<Kept> kept_of(Extent side, std::int64_t layer, const Cut& cut,
     if (side == Extent::kKeys && of.kv_heads) return widened(*of.kv_heads, config.head_dim);
     if (side == Extent::kFfn && of.channels) return of.channels;
     if (side == Extent::kTwoFfn && of.channels) return twice(*of.channels, config.ffn);
+    if (side == Extent::kVocab) return cut.tokens;
     if (side == Extent::kLayers && std::ssize(cut.layers) < config.layers) return cut.layers;
     return std::nullopt;
 }

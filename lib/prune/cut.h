@@ -21,6 +21,7 @@ struct LayerCut {
 struct Cut {
     Kept layers;
     std::vector<LayerCut> of;  // by the source's layers, dropped ones among them
+    std::optional<Kept> tokens;
 };
 // All stays.
 [[nodiscard]] Cut whole(const ModelConfig& config);

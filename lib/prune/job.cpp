@@ -110,9 +110,13 @@ PruneJob::State::State(const PruneOptions& o, std::string_view v)
     inputs = source->file().files();
     if (!options.file.empty()) inputs.push_back(options.file);
     refuse_overwriting_inputs(output, inputs);
+    if (options.max_kld > 0 && needs.tokens) {
+        throw Error(Exit::kUsage, "--max-kld", "models of different vocabularies do not compare",
+                    "bits per byte are measured; evaluate --assert gates on them");
+    }
     looking.isa = checking.isa = Isa::kPortable;
     looking.activations = checking.activations = Activations::kF32;
-    looking.kv = {.type_k = "f16", .type_v = "f16", .context_tokens = longest};
+    looking.kv = {.type_k = "f16", .type_v = "f16", .context_tokens = std::max(longest, needs.writes)};
     looking.step_tokens = std::min(kStepTokens, longest);
     checking.kv = {.type_k = "f16", .type_v = "f16", .context_tokens = options.context_tokens};
     checking.step_tokens = std::min(kStepTokens, options.context_tokens);
@@ -213,8 +217,9 @@ Metadata PruneJob::State::metadata(const ModelWriter& writer, bool hash_inputs) 
 Plan PruneJob::State::plan_looking(const ModelWriter& writer, int threads) const {
     Plan plan;
     std::uint64_t& io = plan.at(Tier::kRam, Purpose::kIo);
-    if (needs.text()) {
-        Runner::add_to_plan(plan, *source, looking, longest, 1, 0);
+    if (needs.runs()) {
+        Runner::add_to_plan(plan, *source, looking, std::max(longest, needs.writes), 1,
+                            needs.writes > 0 ? 1 : 0);
         Calibration::add_to_plan(plan, *source, needs, tokens_of(calibration), longest);
     }
     // The source's, and the output's.
@@ -224,7 +229,7 @@ Plan PruneJob::State::plan_looking(const ModelWriter& writer, int threads) const
             Buffer::charged_bytes(EditedLayer::layer_bytes(*source));
         std::uint64_t& held = plan.at(Tier::kRam, Purpose::kActivations);
         held += InputTap::bytes(*source, needs);
-        if (needs.text()) {
+        if (needs.runs()) {
             held += 2 * Buffer::charged_bytes(
                             static_cast<std::size_t>(tokens_of(calibration) *
                                                      source->spec().hidden) *
@@ -323,7 +328,7 @@ void PruneJob::State::edit(EditedLayer& layer, const InputTap* tap, const Exec& 
 void PruneJob::State::write_layers(const ModelWriter& writer, TensorWriter& out, Runner* runner,
                                    EditedLayer& layer, const Exec& exec,
                                    const Progress& progress) {
-    const bool looks = needs.text();
+    const bool looks = needs.runs();
     const ModelSource& from = runner ? runner->source() : *source;
     const std::int64_t hidden = from.spec().hidden, tokens = looks ? tokens_of(calibration) : 0;
     const auto bytes = static_cast<std::size_t>(tokens * hidden) * sizeof(float);
@@ -360,7 +365,7 @@ void PruneJob::State::write(Team& team, Isa isa, const std::string& path,
     std::unique_ptr<Runner> runner;
     std::unique_ptr<EditedLayer> alone;  // of a method that runs nothing
     EditedLayer* layer = nullptr;
-    if (needs.text()) {
+    if (needs.runs()) {
         if (needs.edits) {
             looking.store = [&](const ModelSource& from, const Exec& exec) {
                 auto made = std::make_unique<EditedLayer>(
@@ -399,6 +404,21 @@ void PruneJob::State::write(Team& team, Isa isa, const std::string& path,
 void PruneJob::State::check(Team& team, const std::string& path, const Progress& progress) {
     Runner pruned(ModelSource::open(path), checking, team);
     Runner original(ModelSource::open(options.model), checking, team);
+    if (report.cut.tokens) {
+        const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(original.source().file());
+        std::vector<Token> tokens;
+        for (std::int64_t w = 0; w < checks->count(); ++w) {
+            const auto window = checks->inputs(w);
+            tokens.insert(tokens.end(), window.begin(), window.end());
+            tokens.push_back(checks->target(w, checks->context() - 2));
+        }
+        const std::string words = tokenizer->decode(tokens);
+        report.quality.emplace();
+        report.quality->bits_before =
+            measure_bits(original, words, options.context_tokens, progress);
+        report.quality->bits_after = measure_bits(pruned, words, options.context_tokens, progress);
+        return;
+    }
     report.quality = measure_quality(pruned, original, *checks, progress);
     const double kld = report.quality->divergence.kld.value;
     if (options.max_kld > 0 && !(kld <= options.max_kld)) {

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "model/config.h"
 #include "ops/encode.h"
+#include "prune/vocabulary.h"
 #include "text/tokenizer.h"
 
 namespace thimble::prune {
@@ -118,6 +119,7 @@ Metadata ModelWriter::metadata() const {
     Metadata out = source.gguf_metadata();
     if (source.file().container() == Container::kHuggingFace)
         Tokenizer::open(source.file())->write_vocabulary(out);
+    if (cut_.tokens) trim_vocabulary(out, *cut_.tokens);
     for (const char* key : {"split.no", "split.count", "split.tensors.count"}) out.erase(key);
     std::vector<std::string> stale;
     for (const auto& [key, value] : out.entries()) {

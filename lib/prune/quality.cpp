@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "prune/quality.h"
 
+#include <algorithm>
+#include <numbers>
+
 #include "core/figures.h"
+#include "text/tokenizer.h"
 
 namespace thimble::prune {
 
@@ -22,6 +26,31 @@ Quality measure_quality(Runner& pruned, Runner& original, const eval::Windows& w
     return quality;
 }
 
+eval::Estimate measure_bits(Runner& model, const std::string& text, std::int64_t context,
+                            const Progress& progress) {
+    const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(model.source().file());
+    std::optional<Token> bos;
+    std::vector<Token> tokens = eval::window_tokens(*tokenizer, text, bos);
+    const std::int64_t length = std::min(context, std::ssize(tokens));
+    const eval::Windows windows(std::move(tokens), length, 0, bos, "the text to check on");
+    eval::WindowScorer scorer(model, nullptr, windows, {.piece_rows = windows.rows()});
+    eval::ScoreSums sums(windows.count() * windows.rows(), false);
+    double bytes = 0;
+    for (std::int64_t w = 0; w < windows.count(); ++w) {
+        for (std::int64_t r = 0; r < windows.rows(); ++r) {
+            const Token next = windows.target(w, windows.first_row() + r);
+            bytes += static_cast<double>(tokenizer->piece(next).size());
+        }
+        const auto scores = scorer.score(w, {});
+        for (const eval::RowScore& score : *scores) sums.add(score);
+        if (!progress("quality", w + 1, windows.count())) throw Stopped();
+    }
+    const eval::PerplexityFigures figures = sums.perplexity();
+    const double to_bits =
+        static_cast<double>(figures.tokens) / std::numbers::ln2 / std::max(bytes, 1.0);
+    return {figures.nll.value * to_bits, figures.nll.standard_error * to_bits};
+}
+
 void add_quality_to_plan(Plan& plan, const ModelSpec& spec, const RunnerOptions& options,
                          std::int64_t windows, std::int64_t context) {
     const std::int64_t rows = eval::scored_rows(context, eval::Scored::kSecondHalf);
@@ -36,6 +65,11 @@ Json Quality::json() const {
         out.set(name, e.value);
         out.set(std::string(name) + "_stderr", e.standard_error);
     };
+    if (bits_before) {
+        set("bits_per_byte_before", *bits_before);
+        set("bits_per_byte", *bits_after);
+        return out;
+    }
     set("ppl_before", divergence.reference_perplexity);
     set("ppl", after.perplexity);
     set("ppl_ratio", divergence.perplexity_ratio);
@@ -51,6 +85,10 @@ std::string Quality::text() const {
     const auto with_error = [](const eval::Estimate& e, int decimals) {
         return fixed(e.value, decimals) + " +- " + fixed(e.standard_error, decimals);
     };
+    if (bits_before) {
+        return "bits per byte " + with_error(*bits_before, 4) + " -> " +
+               with_error(*bits_after, 4);
+    }
     return "perplexity " + with_error(divergence.reference_perplexity, 3) + " -> " +
            with_error(after.perplexity, 3) + ", KLD " + with_error(divergence.kld, 4) +
            ", same top token " + fixed(100 * divergence.same_top.value, 1) + " % (" +

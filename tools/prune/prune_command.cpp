@@ -62,6 +62,7 @@ class Prune {
         context.report.set("heads", r.after.heads);
         context.report.set("kv_heads", r.after.kv_heads);
         context.report.set("ffn", r.after.ffn);
+        context.report.set("vocab", r.after.vocab);
         if (!r.zeros.empty()) {
             Json zeros = Json::array();
             for (const prune::Zeros& z : r.zeros) {
@@ -98,6 +99,7 @@ class Prune {
         add("heads", r.before.heads, r.after.heads);
         add("key-value heads", r.before.kv_heads, r.after.kv_heads);
         add("feed-forward channels", r.before.ffn, r.after.ffn);
+        add("tokens", r.before.vocab, r.after.vocab);
         std::uint64_t weights = 0, zeros = 0;
         for (const prune::Zeros& z : r.zeros) weights += z.weights, zeros += z.zeros;
         if (weights > 0) {
