@@ -5,6 +5,7 @@
 #include "calib/inverse_factor.h"
 
 #include <Eigen/Cholesky>
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -30,6 +31,8 @@ Buffer inverse_factor(std::span<const float> gram, std::int64_t n, double damp,
     const auto at = [&](std::int64_t r, std::int64_t c) {
         return static_cast<double>(gram[static_cast<std::size_t>(r * n + c)]);
     };
+    const bool finite =
+        std::all_of(gram.begin(), gram.end(), [](float v) { return std::isfinite(v); });
     double mean = 0;
     for (std::int64_t i = 0; i < n; ++i) mean += at(i, i) / static_cast<double>(n);
     const double added = mean > 0 ? damp * mean : 0;
@@ -44,10 +47,10 @@ Buffer inverse_factor(std::span<const float> gram, std::int64_t n, double damp,
             h(n - 1 - r, n - 1 - c) = value;
         }
     }
-    const Eigen::LLT<Eigen::Ref<Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic,
-                                              Eigen::RowMajor>>>
+    const Eigen::LLT<
+        Eigen::Ref<Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>>
         factor(h);
-    if (!std::isfinite(mean) || factor.info() != Eigen::Success) {
+    if (!finite || factor.info() != Eigen::Success) {
         throw Error(Exit::kBadData, std::string(where),
                     "the products of its inputs are not positive definite",
                     "use a longer text, or a larger damp");

@@ -108,8 +108,7 @@ Runner::Runner(std::unique_ptr<ModelSource> source, const RunnerOptions& options
         s.store = options.store
                       ? options.store(*s.source, s.exec)
                       : make_store(*s.source, s.exec, {options.repack, options.weight_bytes});
-        s.store =
-            make_adapted_store(std::move(s.store), *s.source, s.exec, options.adapters);
+        s.store = make_adapted_store(std::move(s.store), *s.source, s.exec, options.adapters);
     }
     warn_of_other_models(*s.source, plan.kv.policy);
     s.kv = std::make_unique<KvEngine>(s.spec().state_layers(), plan.kv, plan.places);

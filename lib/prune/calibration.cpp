@@ -84,11 +84,10 @@ Runner& Calibration::runner() {
 
 std::vector<double> Calibration::squares(const SourceTensor& tensor) {
     if (!squares_) {
-        squares_ = collect_importance(
-            runner(), team_, texts_, {.group_tokens = kGroupTokens},
-            [&](std::int64_t done, std::int64_t total) {
-                return progress_("inputs", done, total);
-            });
+        squares_ = collect_importance(runner(), team_, texts_, {.group_tokens = kGroupTokens},
+                                      [&](std::int64_t done, std::int64_t total) {
+                                          return progress_("inputs", done, total);
+                                      });
         if (!squares_) throw Stopped();
     }
     const auto entry = squares_->entries.find(tensor.name);
@@ -149,8 +148,8 @@ std::vector<double> Calibration::written_counts(std::int64_t prompt, std::int64_
     std::vector<double> counts(static_cast<std::size_t>(source_.spec().vocab));
     for (std::size_t i = 0; i < texts_.size(); ++i) {
         const SeqId seq = model.kv().open();
-        std::vector<std::int32_t> next(
-            texts_[i].begin(), texts_[i].begin() + std::min(prompt, std::ssize(texts_[i])));
+        std::vector<std::int32_t> next(texts_[i].begin(),
+                                       texts_[i].begin() + std::min(prompt, std::ssize(texts_[i])));
         for (std::int64_t n = 0; n < count; ++n) {
             const float random =
                 unit_float(philox(kWriteSeed, static_cast<std::uint64_t>(n), i).v[0]);

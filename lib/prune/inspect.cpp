@@ -27,10 +27,9 @@ std::vector<Extreme> extremes_of(const float* states, std::int64_t tokens, std::
         best.push_back(here);
     }
     const std::size_t count = std::min(kExtremes, best.size());
-    std::partial_sort(best.begin(), best.begin() + static_cast<std::ptrdiff_t>(count), best.end(),
-                      [](const Extreme& a, const Extreme& b) {
-                          return std::abs(a.value) > std::abs(b.value);
-                      });
+    std::partial_sort(
+        best.begin(), best.begin() + static_cast<std::ptrdiff_t>(count), best.end(),
+        [](const Extreme& a, const Extreme& b) { return std::abs(a.value) > std::abs(b.value); });
     best.resize(count);
     return best;
 }
@@ -51,8 +50,8 @@ void merge(std::vector<Extreme>& into, const std::vector<Extreme>& more) {
     });
     std::vector<Extreme> out;
     for (const Extreme& one : into) {
-        const bool known = std::any_of(out.begin(), out.end(),
-                                       [&](const Extreme& e) { return e.dim == one.dim; });
+        const bool known =
+            std::any_of(out.begin(), out.end(), [&](const Extreme& e) { return e.dim == one.dim; });
         if (!known && out.size() < kExtremes) out.push_back(one);
     }
     into = out;

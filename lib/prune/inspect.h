@@ -25,9 +25,9 @@ struct Extreme {
 
 // What comes out of a layer; means over texts.
 struct LayerActivity {
-    double influence = 0;  // 1 - mean cosine of what it reads and what it leaves
-    double top = 0, median = 0;     // largest size, and the median of sizes
-    std::vector<Extreme> extremes;  // the three largest, of different dimensions
+    double influence = 0;                 // 1 - mean cosine of what it reads and what it leaves
+    double top = 0, median = 0;           // largest size, and the median of sizes
+    std::vector<Extreme> extremes;        // the three largest, of different dimensions
     std::int64_t texts = 0, massive = 0;  // texts, and those with a massive value
     bool same_dim = true;                 // the largest value is of one dimension in all texts
     [[nodiscard]] double ratio() const noexcept { return median > 0 ? top / median : 0; }
@@ -41,10 +41,10 @@ struct Activity {
 };
 
 inline constexpr double kMassive = 100, kMassiveRatio = 1000;
-[[nodiscard]] Activity watch_activity(Runner& runner, const Texts& texts,
-                                      const Progress& progress);
+[[nodiscard]] Activity watch_activity(Runner& runner, const Texts& texts, const Progress& progress);
 // The median of the sizes of `count` values, exact: of an even number the lower one.
-[[nodiscard]] float median_size(const float* values, std::size_t count, std::vector<float>& scratch);
+[[nodiscard]] float median_size(const float* values, std::size_t count,
+                                std::vector<float>& scratch);
 // Besides the runner.
 void add_activity_to_plan(Plan& plan, const ModelSource& source, std::int64_t longest);
 

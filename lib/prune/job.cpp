@@ -97,8 +97,9 @@ PruneJob::State::State(const PruneOptions& o, std::string_view v)
       source(ModelSource::open(o.model)) {
     if (needs.text() && options.file.empty()) {
         throw Error(Exit::kUsage, "--file",
-                    "'" + escaped(options.method) + "' measures importance on a text, and there "
-                    "is none",
+                    "'" + escaped(options.method) +
+                        "' measures importance on a text, and there "
+                        "is none",
                     "give -f FILE");
     }
     read_rules();
@@ -116,7 +117,8 @@ PruneJob::State::State(const PruneOptions& o, std::string_view v)
     }
     looking.isa = checking.isa = Isa::kPortable;
     looking.activations = checking.activations = Activations::kF32;
-    looking.kv = {.type_k = "f16", .type_v = "f16", .context_tokens = std::max(longest, needs.writes)};
+    looking.kv = {
+        .type_k = "f16", .type_v = "f16", .context_tokens = std::max(longest, needs.writes)};
     looking.step_tokens = std::min(kStepTokens, longest);
     checking.kv = {.type_k = "f16", .type_v = "f16", .context_tokens = options.context_tokens};
     checking.step_tokens = std::min(kStepTokens, options.context_tokens);
@@ -230,10 +232,9 @@ Plan PruneJob::State::plan_looking(const ModelWriter& writer, int threads) const
         std::uint64_t& held = plan.at(Tier::kRam, Purpose::kActivations);
         held += InputTap::bytes(*source, needs);
         if (needs.runs()) {
-            held += 2 * Buffer::charged_bytes(
-                            static_cast<std::size_t>(tokens_of(calibration) *
-                                                     source->spec().hidden) *
-                            sizeof(float));
+            held += 2 * Buffer::charged_bytes(static_cast<std::size_t>(tokens_of(calibration) *
+                                                                       source->spec().hidden) *
+                                              sizeof(float));
         }
         Shape2 largest;
         for (const SourceTensor& tensor : source->tensors()) {
@@ -272,11 +273,11 @@ Plan PruneJob::plan(int threads, Isa isa, std::uint64_t baseline_bytes,
     const auto whole = [&] {
         Plan plan = s.plan_looking(writer, threads);
         if (s.checks) keep_larger(plan, s.plan_checking(bytes));
-        const std::uint64_t texts = (s.text ? s.text->bytes() : 0) +
-                                    (s.check_text ? s.check_text->bytes() : 0);
+        const std::uint64_t texts =
+            (s.text ? s.text->bytes() : 0) + (s.check_text ? s.check_text->bytes() : 0);
         plan.at(Tier::kRam, Purpose::kIo) += texts;
-        const std::uint64_t first = s.vocabulary_bytes + Tokenizer::scratch_bytes() +
-                                    (s.text ? s.text->peak_bytes() : 0);
+        const std::uint64_t first =
+            s.vocabulary_bytes + Tokenizer::scratch_bytes() + (s.text ? s.text->peak_bytes() : 0);
         const std::uint64_t later = plan.total_bytes(Tier::kRam);
         if (s.text && first > later) plan.at(Tier::kRam, Purpose::kVocabulary) += first - later;
         return plan;
@@ -326,8 +327,7 @@ void PruneJob::State::edit(EditedLayer& layer, const InputTap* tap, const Exec& 
 
 // Each layer is looked at with what the layers before it, pruned, leave, then pruned and run again.
 void PruneJob::State::write_layers(const ModelWriter& writer, TensorWriter& out, Runner* runner,
-                                   EditedLayer& layer, const Exec& exec,
-                                   const Progress& progress) {
+                                   EditedLayer& layer, const Exec& exec, const Progress& progress) {
     const bool looks = needs.runs();
     const ModelSource& from = runner ? runner->source() : *source;
     const std::int64_t hidden = from.spec().hidden, tokens = looks ? tokens_of(calibration) : 0;
@@ -354,8 +354,7 @@ void PruneJob::State::write_layers(const ModelWriter& writer, TensorWriter& out,
             writer.store(tensor, layer.weights(static_cast<std::size_t>(at - matrices.begin())),
                          out, *exec.team);
         }
-        if (looks && l + 1 < from.spec().layers)
-            runner->sweep_layer(l, calibration, x, nullptr);
+        if (looks && l + 1 < from.spec().layers) runner->sweep_layer(l, calibration, x, nullptr);
         if (!progress("prune", l + 1, from.spec().layers)) throw Stopped();
     }
 }
@@ -384,10 +383,10 @@ void PruneJob::State::write(Team& team, Isa isa, const std::string& path,
     report.cut = pruner->cut(looks);
     const ModelWriter writer(report.cut, writer_setup(isa, from));
     report.after = config_after(report.cut, from.config());
-    const Charge rows(Tier::kRam, Purpose::kIo, writer.buffer_bytes(team.threads()));
     const IfExists if_exists =
         options.overwrite || path != output ? IfExists::kReplace : IfExists::kRefuse;
     GgufWriter out(path, metadata(writer, true), writer.specs(), if_exists);
+    const Charge rows(Tier::kRam, Purpose::kIo, writer.buffer_bytes(team.threads()));
     const Charge disk(Tier::kDisk, Purpose::kWeights, out.file_bytes());
     report.output_bytes = out.file_bytes();
     Exec exec;

@@ -35,8 +35,7 @@ void for_runs(const std::optional<Kept>& kept, std::int64_t begin, std::int64_t 
     for (std::int64_t at = begin; at < end;) {
         const std::int64_t first = (*kept)[static_cast<std::size_t>(at)];
         std::int64_t count = 1;
-        while (at + count < end &&
-               (*kept)[static_cast<std::size_t>(at + count)] == first + count)
+        while (at + count < end && (*kept)[static_cast<std::size_t>(at + count)] == first + count)
             ++count;
         fn(first, at, count);
         at += count;

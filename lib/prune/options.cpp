@@ -14,13 +14,14 @@ void PruneOptions::visit(OptionVisitor& v) {
               .is_input = true,
               .positional = true},
              model);
-    v.option({.name = "output",
-              .letter = 'o',
-              .help = "GGUF file to write; without it beside the model, with the method in its name",
-              .value = "FILE",
-              .changes_output = false,
-              .is_output = true},
-             output);
+    v.option(
+        {.name = "output",
+         .letter = 'o',
+         .help = "GGUF file to write; without it beside the model, with the method in its name",
+         .value = "FILE",
+         .changes_output = false,
+         .is_output = true},
+        output);
     v.option({.name = "method",
               .help = "what to leave out, with its options",
               .value = "NAME:...",
@@ -74,13 +75,14 @@ void PruneOptions::visit(OptionVisitor& v) {
               .least = 0,
               .most = 1e9},
              check_chunks);
-    v.option({.name = "max-kld",
-              .help = "write no output (exit 3) where the mean divergence from the model is larger; "
-                      "0: no such limit",
-              .value = "NATS",
-              .least = 0,
-              .most = 1e3},
-             max_kld);
+    v.option(
+        {.name = "max-kld",
+         .help = "write no output (exit 3) where the mean divergence from the model is larger; "
+                 "0: no such limit",
+         .value = "NATS",
+         .least = 0,
+         .most = 1e3},
+        max_kld);
     v.option({.name = "parse-special", .help = "special tokens' text in the file means the tokens"},
              parse_special);
     v.option({.name = "chat-template",

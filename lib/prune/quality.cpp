@@ -86,8 +86,7 @@ std::string Quality::text() const {
         return fixed(e.value, decimals) + " +- " + fixed(e.standard_error, decimals);
     };
     if (bits_before) {
-        return "bits per byte " + with_error(*bits_before, 4) + " -> " +
-               with_error(*bits_after, 4);
+        return "bits per byte " + with_error(*bits_before, 4) + " -> " + with_error(*bits_after, 4);
     }
     return "perplexity " + with_error(divergence.reference_perplexity, 3) + " -> " +
            with_error(after.perplexity, 3) + ", KLD " + with_error(divergence.kld, 4) +

@@ -31,8 +31,7 @@ Sparsity::Sparsity(const SparsityOptions& options, std::string_view where)
     if (parsed.ec == std::errc() && parsed.ptr != end && *parsed.ptr == ':')
         parsed = std::from_chars(parsed.ptr + 1, end, m);
     if (parsed.ec == std::errc() && parsed.ptr == end && n >= 1 && m > n && m <= 64) return;
-    throw Error(Exit::kUsage, std::string(where),
-                "nm=" + escaped(options.nm) + " is no pattern",
+    throw Error(Exit::kUsage, std::string(where), "nm=" + escaped(options.nm) + " is no pattern",
                 "write nm=N:M, where N of every M weights stay, M at most 64");
 }
 
@@ -43,10 +42,10 @@ std::int64_t Sparsity::zeros_of(std::int64_t weights) const {
 
 void Sparsity::check(std::string_view tensor, std::int64_t cols) const {
     if (!is_pattern() || cols % m == 0) return;
-    throw Error(Exit::kUsage, "tensor '" + std::string(tensor) + "'",
-                "has rows of " + std::to_string(cols) + " weights, no multiple of " +
-                    std::to_string(m),
-                "leave it out: --only");
+    throw Error(
+        Exit::kUsage, "tensor '" + std::string(tensor) + "'",
+        "has rows of " + std::to_string(cols) + " weights, no multiple of " + std::to_string(m),
+        "leave it out: --only");
 }
 
 void zero_least(std::span<float> weights, std::span<const double> scores, std::int64_t count) {
@@ -69,9 +68,8 @@ void zero_rows(std::span<float> weights, Shape2 shape, const Sparsity& sparsity,
         std::vector<double> scores(static_cast<std::size_t>(group));
         for (std::int64_t r = begin; r < end; ++r) {
             for (std::int64_t first = 0; first < shape.cols; first += group) {
-                const auto here = weights.subspan(
-                    static_cast<std::size_t>(r * shape.cols + first),
-                    static_cast<std::size_t>(group));
+                const auto here = weights.subspan(static_cast<std::size_t>(r * shape.cols + first),
+                                                  static_cast<std::size_t>(group));
                 for (std::int64_t c = 0; c < group; ++c)
                     scores[static_cast<std::size_t>(c)] =
                         score(r, first + c, here[static_cast<std::size_t>(c)]);

@@ -54,9 +54,7 @@ std::vector<std::int64_t> kept_layers(const Json& report) {
         out.push_back(layer.as_int("r"));
     return out;
 }
-double kld(const Json& report) {
-    return report.find("quality")->find("kld_mean")->as_double("r");
-}
+double kld(const Json& report) { return report.find("quality")->find("kld_mean")->as_double("r"); }
 
 // Sets elements of a matrix [rows, cols] of floats to zero.
 template <class Which>
@@ -148,9 +146,9 @@ TEST_CASE("prune: layers that add nothing go, and the rest keeps its windows") {
     for (const int layer : {2, 3}) silence(model, layer);
     model.write_gguf(s.model);
     const std::vector<std::int64_t> left = {0, 1, 4, 5, 6};
-    for (const char* method : {"layers:count=2", "layers:ratio=0.28", "layers:count=2,contiguous",
-                               "layers:count=2,greedy", "layers:drop=2-3",
-                               "layers:drop=3,drop=2"}) {
+    for (const char* method :
+         {"layers:count=2", "layers:ratio=0.28", "layers:count=2,contiguous",
+          "layers:count=2,greedy", "layers:drop=2-3", "layers:drop=3,drop=2"}) {
         CAPTURE(method);
         const Json report = s.must(method);
         CHECK(kept_layers(report) == left);
@@ -244,8 +242,7 @@ TEST_CASE("prune: zeros are counted, quality is told, and a gate leaves nothing"
         const std::string name = one.find("name")->as_string("r");
         CAPTURE(name);
         const std::vector<float> weights = floats_of(s.out, name);
-        CHECK(one.find("zeros")->as_int("r") ==
-              std::count(weights.begin(), weights.end(), 0.0F));
+        CHECK(one.find("zeros")->as_int("r") == std::count(weights.begin(), weights.end(), 0.0F));
         CHECK(one.find("zeros")->as_int("r") * 4 == one.find("weights")->as_int("r"));
     }
     CHECK(report.find("zeros")->as_array("r").size() == 14);
@@ -275,12 +272,11 @@ TEST_CASE("prune: zeros are counted, quality is told, and a gate leaves nothing"
 TEST_CASE("prune: the plan says how large the output is, and holds") {
     const Setting s;
     write_tiny_model(s.model, "llama-untied");
-    for (const char* method : {"layers:drop=1", "channels:ratio=0.4", "heads:ratio=0.5",
-                               "magnitude:nm=2:4"}) {
+    for (const char* method :
+         {"layers:drop=1", "channels:ratio=0.4", "heads:ratio=0.5", "magnitude:nm=2:4"}) {
         CAPTURE(method);
-        const ProcessResult r =
-            prune({"-m", s.model, "-o", s.out, "--method", method, "-f", s.text, "-c", "32",
-                   "--overwrite", "--dry-run", "--json", "-"});
+        const ProcessResult r = prune({"-m", s.model, "-o", s.out, "--method", method, "-f", s.text,
+                                       "-c", "32", "--overwrite", "--dry-run", "--json", "-"});
         REQUIRE(r.exit == 0);
         const Json plan = *parse_json(r.out, "stdout").find("plan");
         const Json report = s.must(method);

@@ -65,12 +65,12 @@ class Inspect {
         Runner runner(std::move(source_), runner_, context.team);
         prune::Activity activity;
         try {
-            activity = prune::watch_activity(
-                runner, text_->windows(),
-                [&](const char* what, std::int64_t done, std::int64_t total) {
-                    context.progress(what, done, total);
-                    return !context.interrupted();
-                });
+            activity =
+                prune::watch_activity(runner, text_->windows(),
+                                      [&](const char* what, std::int64_t done, std::int64_t total) {
+                                          context.progress(what, done, total);
+                                          return !context.interrupted();
+                                      });
         } catch (const prune::Stopped&) {
             return;
         }
@@ -100,8 +100,7 @@ class Inspect {
     }
     static std::string massive(const prune::Activity& activity) {
         const auto first = activity.first_massive(), last = activity.last_massive();
-        if (!first)
-            return "no layer has massive activations (above 100 and 1000 times the median)";
+        if (!first) return "no layer has massive activations (above 100 and 1000 times the median)";
         return "massive activations (above 100 and 1000 times the median) from layer " +
                std::to_string(*first) + " to layer " + std::to_string(*last) +
                ": one scale for a whole token serves its other values badly";

@@ -31,8 +31,8 @@ class Prune {
         job_ = std::make_unique<prune::PruneJob>(options_, cli::version());
         const auto limit = Budget::parse(common.max_memory, "--max-memory")
                                .limit_bytes[static_cast<std::size_t>(Tier::kRam)];
-        const int threads = common.threads > 0 ? static_cast<int>(common.threads)
-                                               : default_threads();
+        const int threads =
+            common.threads > 0 ? static_cast<int>(common.threads) : default_threads();
         return job_->plan(threads, parse_isa(common.cpu_isa, "--cpu-isa"), kBaselineBytes, limit);
     }
     void run(cli::Context& context) {
@@ -82,8 +82,9 @@ class Prune {
         log_info(format_bytes(r.input_bytes) + " -> " + format_bytes(r.output_bytes) + ": " +
                  difference(r));
         if (!r.zeros.empty()) {
-            log_info("the zeros are stored as any other weight: the file is no smaller for them, "
-                     "nor is it faster");
+            log_info(
+                "the zeros are stored as any other weight: the file is no smaller for them, "
+                "nor is it faster");
         }
         log_info(r.quality ? r.quality->text()
                            : "quality was not measured: give -f FILE or --check-file FILE");

@@ -9,8 +9,8 @@
 
 #include "calib/importance_statistics.h"
 #include "common_options.h"
-#include "core/figures.h"
 #include "core/error.h"
+#include "core/figures.h"
 #include "core/log.h"
 #include "eval/report.h"
 #include "io/file.h"

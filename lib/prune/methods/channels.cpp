@@ -60,8 +60,7 @@ class Channels final : public Pruner {
 
   private:
     [[nodiscard]] std::int64_t left(const ModelConfig& config) const {
-        const auto exact =
-            std::llround((1 - options_.ratio) * static_cast<double>(config.ffn));
+        const auto exact = std::llround((1 - options_.ratio) * static_cast<double>(config.ffn));
         const std::int64_t groups = (exact + options_.multiple - 1) / options_.multiple;
         return std::min(config.ffn, std::max<std::int64_t>(groups, 1) * options_.multiple);
     }

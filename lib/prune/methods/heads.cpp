@@ -94,8 +94,7 @@ class Heads final : public Pruner {
             }
             cut.kv_heads = largest(sums, count);
             for (const std::int64_t g : *cut.kv_heads) {
-                for (std::int64_t h = 0; h < of_group; ++h)
-                    cut.heads->push_back(g * of_group + h);
+                for (std::int64_t h = 0; h < of_group; ++h) cut.heads->push_back(g * of_group + h);
             }
             return cut;
         }

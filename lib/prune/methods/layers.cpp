@@ -124,10 +124,10 @@ class Layers final : public Pruner {
         if (!options_.drop.empty()) {
             const std::vector<bool> gone = named(config);
             count = std::count(gone.begin(), gone.end(), true);
-            if (count == config.layers)
-                throw Error(Exit::kUsage, where_, "drop leaves no layer");
+            if (count == config.layers) throw Error(Exit::kUsage, where_, "drop leaves no layer");
             return count;
         }
+        if (count == 0) return 0;
         const std::int64_t open = config.layers - options_.first - options_.last;
         if (count > open) {
             throw Error(Exit::kUsage, where_,

@@ -52,9 +52,8 @@ class Columns {
         std::vector<float> flags(count, 1.0F);
         for (std::int64_t r = 0; r < rows; ++r) {
             for (std::int64_t c = 0; c < width; ++c)
-                costs[static_cast<std::size_t>(r * width + c)] =
-                    cost(matrix_.weights[static_cast<std::size_t>(r * cols + first + c)],
-                         first + c);
+                costs[static_cast<std::size_t>(r * width + c)] = cost(
+                    matrix_.weights[static_cast<std::size_t>(r * cols + first + c)], first + c);
         }
         zero_least(flags, costs, sparsity_.zeros_of(rows * width));
         std::vector<std::uint8_t> goes(count);
@@ -74,8 +73,7 @@ class Columns {
             } else {
                 gone = goes[static_cast<std::size_t>(r * width + c)] != 0;
             }
-            const double error =
-                gone ? static_cast<double>(w[c]) / u(first + c, first + c) : 0;
+            const double error = gone ? static_cast<double>(w[c]) / u(first + c, first + c) : 0;
             errors[c] = static_cast<float>(error);
             if (!gone) continue;
             w[c] = 0;

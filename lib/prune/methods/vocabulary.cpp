@@ -33,11 +33,15 @@ class VocabularyPruner final : public Pruner {
                               "when it goes on from each window's first",
                       .choices = {"text", "written"}},
                      count);
-            v.option({.name = "prompt", .help = "of written: tokens of a window to go on from",
-                      .least = 1, .most = 1 << 20},
+            v.option({.name = "prompt",
+                      .help = "of written: tokens of a window to go on from",
+                      .least = 1,
+                      .most = 1 << 20},
                      prompt);
-            v.option({.name = "write", .help = "of written: tokens to write for each window",
-                      .least = 1, .most = 1 << 20},
+            v.option({.name = "write",
+                      .help = "of written: tokens to write for each window",
+                      .least = 1,
+                      .most = 1 << 20},
                      write);
         }
     };
@@ -61,7 +65,8 @@ class VocabularyPruner final : public Pruner {
                                      : calibration.written_counts(options_.prompt, options_.write);
         Kept kept = largest(counts, std::min(options_.keep, config.vocab));
         // A token that never occurs is none that is used most.
-        std::erase_if(kept, [&](std::int64_t t) { return counts[static_cast<std::size_t>(t)] == 0; });
+        std::erase_if(kept,
+                      [&](std::int64_t t) { return counts[static_cast<std::size_t>(t)] == 0; });
         const Metadata& metadata = calibration.vocabulary();
         const Kept always = indispensable_tokens(metadata);
         kept.insert(kept.end(), always.begin(), always.end());

@@ -31,8 +31,7 @@ TEST_CASE("vocabulary: parts are those that merging passes through") {
     Metadata metadata;
     const std::vector<std::string> pieces = {"<s>", "a", "b", "c", "ab", "bc", "abc", "cc", "ac"};
     metadata.set("tokenizer.ggml.tokens", list(pieces));
-    metadata.set("tokenizer.ggml.token_type",
-                 list<std::int32_t>({3, 1, 1, 1, 1, 1, 1, 1, 1}));
+    metadata.set("tokenizer.ggml.token_type", list<std::int32_t>({3, 1, 1, 1, 1, 1, 1, 1, 1}));
     metadata.set("tokenizer.ggml.merges",
                  list<std::string>({"b c", "a b", "a bc", "ab c", "c c", "a c"}));
     metadata.set("tokenizer.ggml.bos_token_id", std::uint32_t{0});
@@ -87,8 +86,9 @@ TEST_CASE("vocabulary: real ones keep their tokens and can write anything") {
             ++same;
         }
         CHECK(same > 500);
-        for (const char* text : {"The quick brown fox jumps over the lazy dog, 1234567890 times.",
-                                 "Größe, naïveté, 日本語のテキスト, \xf0\x9f\x98\x80\n\tint main() {}"}) {
+        for (const char* text :
+             {"The quick brown fox jumps over the lazy dog, 1234567890 times.",
+              "Größe, naïveté, 日本語のテキスト, \xf0\x9f\x98\x80\n\tint main() {}"}) {
             const std::vector<Token> tokens = after->encode(text, plain);
             CHECK(after->decode(tokens) == text);
             CHECK(tokens.size() >= before->encode(text, plain).size());

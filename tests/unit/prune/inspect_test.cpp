@@ -17,14 +17,14 @@ using namespace thimble::test;
 
 namespace {
 
-constexpr std::int64_t kHidden = 48;  // of llama-untied
+constexpr std::int64_t kHidden = 64;  // of llama-tied
 constexpr std::int32_t kSpike = 17;   // a token
 constexpr std::int64_t kDim = 29;
 
-// Of llama-untied: the embedding of one token has one huge value.
+// Of llama-tied: the embedding of one token has one huge value.
 Activity activity_of(float spike, bool silent) {
     const TemporaryDirectory directory;
-    ModelCopy model = tiny_model("llama-untied");
+    ModelCopy model = tiny_model("llama-tied");
     auto* rows = reinterpret_cast<float*>(model.data[model.index("token_embd.weight")].data());
     if (spike != 0) rows[kSpike * kHidden + kDim] = spike;
     for (const char* name : {"blk.1.attn_output.weight", "blk.1.ffn_down.weight"}) {
@@ -41,9 +41,8 @@ Activity activity_of(float spike, bool silent) {
     std::vector<std::int32_t> a, b;
     for (std::int32_t i = 0; i < 24; ++i) a.push_back(i == 9 ? kSpike : 30 + i);
     for (std::int32_t i = 0; i < 16; ++i) b.push_back(i == 3 ? kSpike : 60 - i);
-    return watch_activity(runner, {a, b}, [](const char*, std::int64_t, std::int64_t) {
-        return true;
-    });
+    return watch_activity(runner, {a, b},
+                          [](const char*, std::int64_t, std::int64_t) { return true; });
 }
 
 }  // namespace
