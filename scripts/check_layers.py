@@ -44,6 +44,7 @@ FOREIGN = {
     r"benchmark/": ["tests/bench"],
     r"(dnnl|oneapi/)": ["kernels/cpu"],
     r"(cuda|cublas)": ["kernels/cuda", "kernels/emu", "kernels/layout/half.h"],
+    r"Eigen/": ["lib/calib"],
     r"liburing": ["lib/storage"],
     r"mpi\.h": ["lib/dist"],
     r"immintrin": ["kernels/cpu", "kernels/encode", "lib/core/team.cpp"],

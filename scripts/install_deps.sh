@@ -8,6 +8,7 @@ packages=(
   g++ cmake ninja-build ccache
   libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libpcre2-dev libssl-dev
   libdnnl-dev           # dense products
+  libeigen3-dev         # eigenvalues
   liburing-dev          # the disk while computing
   libopenmpi-dev openmpi-bin  # offload-train by mpirun
   doctest-dev make jq
