@@ -9,7 +9,7 @@
 
 namespace thimble::cpu {
 
-// Rows of queries are padded with zeros to a multiple of this.
+// A query may be read up to a multiple of this: zeros for signs, anything finite for other codes.
 inline constexpr std::int64_t kScanPadding = 16;
 
 // scores[q][r] = sum over k of queries[q][k] * value(codes[r][k]). Codes of e4m3 are no NaN.

@@ -28,7 +28,8 @@ void scan(Team& team, const Problem& problem, std::int64_t row_bytes, Kernel ker
 }  // namespace
 
 void scan_codes(Team& team, Isa isa, const ScanCodes& problem) {
-    require(problem.query_stride >= padded_dims(problem.dims) || problem.n_queries < 2,
+    require(problem.code != VectorCode::kSign || problem.n_queries < 2 ||
+                problem.query_stride >= padded_dims(problem.dims),
             "scan_codes", "rows of queries are not padded");
     scan(team, problem, vector_bytes(problem.code, problem.dims), kernels(isa).scan_codes);
 }
