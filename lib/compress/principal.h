@@ -32,6 +32,11 @@ class PrincipalComponents {
         return basis_.span<float>();
     }  // [kept, dims]
     [[nodiscard]] std::span<float> variances() noexcept { return variances_.span<float>(); }
+    [[nodiscard]] std::span<const float> mean() const noexcept { return floats_of(mean_); }
+    [[nodiscard]] std::span<const float> basis() const noexcept { return floats_of(basis_); }
+    [[nodiscard]] std::span<const float> variances() const noexcept {
+        return floats_of(variances_);
+    }
     // Of the covariance's diagonal, in double precision: the sum of all eigenvalues, but for
     // rounding.
     [[nodiscard]] double total_variance() const noexcept { return total_variance_; }
@@ -51,6 +56,9 @@ class PrincipalComponents {
     [[nodiscard]] static std::uint64_t resident_bytes(std::int64_t dims, std::int64_t kept);
 
   private:
+    static std::span<const float> floats_of(const Buffer& buffer) noexcept {
+        return {buffer.as<float>(), buffer.bytes() / sizeof(float)};
+    }
     std::int64_t dims_, kept_;
     Buffer mean_, basis_, variances_;
     double total_variance_ = 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// compress: models in less room without losing a bit, and back.
+// compress: models in less room without losing a bit, and back; embedding vectors in less.
 #include "cli/tool.h"
+#include "embeddings_command.h"
 #include "lossless_command.h"
 
 using namespace thimble;
@@ -12,6 +13,10 @@ constexpr const char* kEpilog = R"(Examples:
   run -m model-df11.gguf -p "Why is the sky blue?"
   compress --decompress model-df11.gguf -o model-bf16.gguf
   compress model.safetensors -o model.df11.gguf
+  compress embeddings vectors.npy -o store.safetensors --format e4m3 --pca 0.5
+  compress embeddings vectors.npy --queries queries.npy --qrels pairs.tsv --frontier
+  compress embeddings vectors.npy --frontier --budget 200MiB -o store.safetensors
+  compress embeddings --decompress store.safetensors -o vectors.npy
 )";
 
 // Before a file is opened, and what the heap keeps: measured.
@@ -20,9 +25,10 @@ constexpr std::uint64_t kBaselineBytes = std::uint64_t{12} << 20;
 }  // namespace
 
 int main(int argc, char** argv) {
-    return cli::run_tool({.name = "compress",
-                          .summary = "makes models smaller without losing a bit",
-                          .epilog = kEpilog,
-                          .baseline_bytes = kBaselineBytes},
-                         {lossless_command(), decompress_command()}, argc, argv);
+    return cli::run_tool(
+        {.name = "compress",
+         .summary = "makes models smaller without losing a bit, and stores of embeddings",
+         .epilog = kEpilog,
+         .baseline_bytes = kBaselineBytes},
+        {lossless_command(), decompress_command(), embeddings_command()}, argc, argv);
 }
