@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 
+#include "core/ledger.h"
 #include "ops/scan.h"
 
 namespace thimble {
@@ -94,6 +95,7 @@ std::optional<StoreErrors> write_store(const StoreTask& task, VectorPasses& pass
     parts.parameters = coder.parameters(), parts.components = task.components;
     const std::vector<TensorSpec> specs = store_specs(facts);
     SafetensorsWriter writer(task.path, specs, task.file);
+    const Charge disk(Tier::kDisk, Purpose::kWeights, writer.file_bytes());
     for (std::size_t t = 0; t + 1 < specs.size(); ++t)
         writer.write(t, 0, part_bytes(parts, specs[t].name));
     const StoreErrors errors =
