@@ -7,6 +7,7 @@
 
 #include "compress/store_writer.h"
 #include "core/error.h"
+#include "core/ledger.h"
 #include "core/strings.h"
 #include "io/provenance.h"
 #include "io/safetensors_writer.h"
@@ -20,6 +21,13 @@ constexpr const char* kUsualRatios = "0.9,0.75,0.5,0.25";  // of a frontier, bes
 std::uint64_t code_bytes(const StoreFacts& facts) {
     return static_cast<std::uint64_t>(facts.rows) *
            static_cast<std::uint64_t>(vector_bytes(facts.code, facts.dims));
+}
+
+std::uint64_t bytes_of(const Judgements& judgements) {
+    std::uint64_t out = 0;
+    for (const auto& of_query : judgements)
+        out += sizeof of_query + of_query.capacity() * sizeof(Judged);
+    return out;
 }
 
 // "0.5": that part of the dimensions, rounded up; "256": so many.
@@ -56,6 +64,7 @@ struct EmbeddingJob::State {
     std::unique_ptr<VectorFile> input, train, queries;
     std::vector<Candidate> candidates;  // one, unless it is a frontier
     Judgements judgements;
+    Charge judgement_memory;
     std::vector<std::int64_t> held_out;
     std::optional<std::uint64_t> budget;
     Similarity similarity = Similarity::kCosine;
@@ -166,6 +175,7 @@ void EmbeddingJob::State::open_queries() {
     }
     if (options.judgements.empty()) return;
     judgements = read_judgements(options.judgements, queries->rows(), input->rows());
+    judgement_memory = Charge(Tier::kRam, Purpose::kOther, bytes_of(judgements));
     const bool any = std::any_of(judgements.begin(), judgements.end(), [](const auto& judged) {
         return std::any_of(judged.begin(), judged.end(),
                            [](const Judged& j) { return j.relevance > 0; });
@@ -262,7 +272,7 @@ Plan EmbeddingJob::plan() {
     plan.at(Tier::kRam, Purpose::kIo) = pass + Buffer::charged_bytes(piece);
     const std::uint64_t io = plan.at(Tier::kRam, Purpose::kIo);
     const std::uint64_t peak = std::max({training, resident + trial, resident + io});
-    plan.at(Tier::kRam, Purpose::kOther) = peak - std::min(peak, io);
+    plan.at(Tier::kRam, Purpose::kOther) = peak - std::min(peak, io) + bytes_of(s.judgements);
     if (!s.options.output.empty()) {
         plan.output_bytes = s.budget ? std::min(output, *s.budget) : output;
         plan.at(Tier::kDisk, Purpose::kWeights) = plan.output_bytes;
