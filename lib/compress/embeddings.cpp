@@ -150,8 +150,7 @@ StoreFacts EmbeddingJob::State::facts(const Candidate& candidate) const {
     out.source_dims = input->dims();
     out.dims = candidate.kept > 0 ? candidate.kept : input->dims();
     out.similarity = similarity;
-    out.prescale = static_cast<int>(options.prescale);
-    if (candidate.code == VectorCode::kU8 || candidate.code == VectorCode::kSign) out.prescale = 0;
+    if (takes_prescale(candidate.code)) out.prescale = static_cast<int>(options.prescale);
     out.projected = candidate.kept > 0;
     return out;
 }

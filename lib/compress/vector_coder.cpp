@@ -36,6 +36,10 @@ std::string_view name_of(VectorCode code) noexcept {
     return {};
 }
 
+bool takes_prescale(VectorCode code) noexcept {
+    return code != VectorCode::kF32 && code != VectorCode::kU8 && code != VectorCode::kSign;
+}
+
 void VectorStatistics::add(std::span<const float> x) {
     if (rows++ == 0) {
         least.assign(x.begin(), x.end());
@@ -66,7 +70,7 @@ VectorCoder::VectorCoder(VectorCode code, int prescale, const VectorStatistics& 
             p_.step[i] = (statistics.greatest[i] - statistics.least[i]) / kU8Most;
     } else if (code == VectorCode::kSign) {
         p_.magnitude = static_cast<float>(statistics.magnitude());
-    } else {
+    } else if (takes_prescale(code)) {
         p_.prescale = prescale;
     }
 }

