@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the seed inputs of the fuzz targets gguf, safetensors, json, index and
-importance (corpus/<target>/)."""
+"""Writes the seed inputs of the fuzz targets gguf, safetensors, json, index, importance and
+npy (corpus/<target>/)."""
 import json
 import pathlib
 import struct
@@ -121,6 +121,30 @@ def index_seeds():
     yield "list", b'{"weight_map": []}'
 
 
+def npy(dictionary, data=b"", version=1):
+    raw = dictionary.encode()
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<H" if version == 1 else "<I", len(raw)) + raw + data
+
+
+def npy_seeds():
+    def dictionary(descr="<f4", order="False", shape="(2, 3)"):
+        return f"{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}\n"
+    yield "good", npy(dictionary(), b"d" * 24)
+    yield "version2", npy(dictionary(), b"d" * 24, version=2)
+    yield "version3", npy(dictionary(), b"d" * 24, version=3)
+    yield "half", npy(dictionary("<f2"), b"d" * 12)
+    yield "double", npy(dictionary("<f8"), b"d" * 48)
+    yield "fortran", npy(dictionary(order="True"), b"d" * 24)
+    yield "vector", npy(dictionary(shape="(6,)"), b"d" * 24)
+    yield "empty", npy(dictionary(shape="(0, 3)"))
+    yield "huge", npy(dictionary(shape="(9223372036854775807, 9223372036854775807)"), b"d" * 24)
+    yield "quoted", npy('{"shape":(2,3),"fortran_order":False,"descr":"<f4"}', b"d" * 24)
+    yield "twice", npy("{'descr': '<f4', 'descr': '<f4'}")
+    yield "unclosed", npy("{'descr': '<f4")
+    yield "long", b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**32 - 1)
+    yield "short", b"\x93NUMPY\x01"
+
+
 def importance_seeds():
     nan, infinity = float("nan"), float("inf")
     keys = [key("general.type", STR, "imatrix"), array("imatrix.datasets", STR, ["dir/a.txt", "b.txt"]),
@@ -175,7 +199,8 @@ def importance_seeds():
 
 if __name__ == "__main__":
     for target, seeds in (("gguf", gguf_seeds()), ("safetensors", safetensors_seeds()), ("json", json_seeds()),
-                          ("index", index_seeds()), ("importance", importance_seeds())):
+                          ("index", index_seeds()), ("importance", importance_seeds()),
+                          ("npy", npy_seeds())):
         (CORPUS / target).mkdir(parents=True, exist_ok=True)
         for name, data in seeds:
             (CORPUS / target / name).write_bytes(data)
