@@ -20,9 +20,11 @@ struct Needs {
     bool squares = false;     // of the inputs of matrices
     bool gram = false;        // likewise, x x^T
     std::int64_t span = 0;    // influence of so many layers in a row; 0: of none
-    bool edits = false;       // changes weights
+    bool edits = false;       // changes weights of every matrix of a layer
+    bool refits = false;      // only of those that lose columns
     bool tokens = false;      // how often tokens occur
     std::int64_t writes = 0;  // tokens of a sequence that the model goes on with; 0: it does not
+    [[nodiscard]] bool by_layer() const noexcept { return edits || refits; }
     // Whether the model runs, and whether there has to be a text.
     [[nodiscard]] bool runs() const noexcept { return squares || gram || span > 0 || writes > 0; }
     [[nodiscard]] bool text() const noexcept { return runs() || tokens; }

@@ -17,7 +17,7 @@ std::size_t gram_bytes(std::int64_t cols) {
 }  // namespace
 
 void InputTap::input(UnitId, std::span<const std::size_t> matrices, View x) {
-    if (matrices.empty()) return;
+    if (std::none_of(matrices.begin(), matrices.end(), wanted_)) return;
     Input*& first = of_[matrices.front()];
     if (first == nullptr) {
         first = &inputs_.emplace_back();

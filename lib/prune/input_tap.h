@@ -3,6 +3,7 @@
 // doubles, and x x^T in floats. Matrices that share an input share its sums.
 #pragma once
 
+#include <functional>
 #include <list>
 #include <map>
 #include <vector>
@@ -15,7 +16,10 @@ namespace thimble::prune {
 
 class InputTap final : public Tap {
   public:
-    InputTap(const Exec& exec, const Needs& needs) : exec_(exec), needs_(needs) {}
+    // `wanted`: whose inputs; by the matrix's place in the layer.
+    using Wanted = std::function<bool(std::size_t matrix)>;
+    InputTap(const Exec& exec, const Needs& needs, Wanted wanted)
+        : exec_(exec), needs_(needs), wanted_(std::move(wanted)) {}
     // Forgets the layer before.
     void clear() { inputs_.clear(), of_.clear(); }
     void input(UnitId unit, std::span<const std::size_t> matrices, View x) override;
@@ -35,6 +39,7 @@ class InputTap final : public Tap {
 
     const Exec& exec_;
     Needs needs_;
+    Wanted wanted_;
     std::list<Input> inputs_;
     std::map<std::size_t, Input*> of_;  // by matrix
 };

@@ -81,6 +81,7 @@ struct PruneJob::State {
     [[nodiscard]] Plan plan_looking(const ModelWriter& writer, int threads) const;
     [[nodiscard]] Plan plan_checking(std::uint64_t output_bytes) const;
     [[nodiscard]] bool is_wanted(const std::string& tensor) const;
+    [[nodiscard]] std::optional<Kept> columns_of(const SourceTensor& tensor) const;
     void write_layers(const ModelWriter& writer, TensorWriter& out, Runner* runner,
                       EditedLayer& layer, const Exec& exec, const Progress& progress);
     void edit(EditedLayer& layer, const InputTap* tap, const Exec& exec);
@@ -203,7 +204,7 @@ ModelWriter::Setup PruneJob::State::writer_setup(Isa isa, const ModelSource& fro
     ModelWriter::Setup setup;
     setup.source = &from;
     if (!options.format.empty()) setup.format = make_format(options.format, "--format");
-    setup.edits = needs.edits;
+    setup.edits = needs.edits, setup.refits = needs.refits;
     setup.isa = isa;
     return setup;
 }
@@ -226,7 +227,7 @@ Plan PruneJob::State::plan_looking(const ModelWriter& writer, int threads) const
     }
     // The source's, and the output's.
     plan.at(Tier::kRam, Purpose::kVocabulary) += 2 * source->file().metadata().memory_bytes();
-    if (needs.edits) {
+    if (needs.by_layer()) {
         plan.at(Tier::kRam, Purpose::kWeights) +=
             Buffer::charged_bytes(EditedLayer::layer_bytes(*source));
         std::uint64_t& held = plan.at(Tier::kRam, Purpose::kActivations);
@@ -265,7 +266,7 @@ Plan PruneJob::plan(int threads, Isa isa, std::uint64_t baseline_bytes,
                     std::optional<std::uint64_t> ram_limit_bytes) {
     State& s = *state_;
     s.looking.isa = s.checking.isa = isa;
-    if (s.needs.edits) s.looking.weight_bytes = 0;  // one layer at a time, held elsewhere
+    if (s.needs.by_layer()) s.looking.weight_bytes = 0;  // one layer at a time, held elsewhere
     const ModelWriter writer(s.pruner->most(s.source->config()), s.writer_setup(isa, *s.source));
     const std::uint64_t bytes =
         GgufWriter::predict(s.metadata(writer, false), writer.specs()).file_bytes;
@@ -307,21 +308,27 @@ bool PruneJob::State::is_wanted(const std::string& tensor) const {
            });
 }
 
+std::optional<Kept> PruneJob::State::columns_of(const SourceTensor& tensor) const {
+    return kept_of(tensor.rule->cols, tensor.layer, report.cut, report.before);
+}
+
 void PruneJob::State::edit(EditedLayer& layer, const InputTap* tap, const Exec& exec) {
     const UnitSpec& unit = layer.unit();
     for (std::size_t m = 0; m < unit.matrices.size(); ++m) {
         const SourceTensor& tensor = *unit.matrices[m].weight;
         const std::span<float> weights = layer.weights(m);
-        if (is_wanted(tensor.name)) {
+        const std::optional<Kept> cols = columns_of(tensor);
+        if (is_wanted(tensor.name) && (needs.edits || cols)) {
             const std::vector<double> squares = tap ? tap->squares(m) : std::vector<double>{};
             pruner->prune({tensor.name,
                            {tensor.rows(), tensor.cols()},
                            weights,
                            squares,
                            tap ? tap->gram(m) : std::span<const float>{},
+                           cols,
                            exec});
         }
-        report.zeros.push_back({tensor.name, weights.size(), zeros_in(weights)});
+        if (needs.edits) report.zeros.push_back({tensor.name, weights.size(), zeros_in(weights)});
     }
 }
 
@@ -335,7 +342,10 @@ void PruneJob::State::write_layers(const ModelWriter& writer, TensorWriter& out,
     Buffer states(bytes, Purpose::kActivations), passed(bytes, Purpose::kActivations);
     const View x = {states.data(), DType::kF32, tokens, hidden, hidden};
     const View y = {passed.data(), DType::kF32, tokens, hidden, hidden};
-    InputTap tap(exec, needs);
+    InputTap tap(exec, needs, [&](std::size_t matrix) {
+        const SourceTensor& tensor = *layer.unit().matrices[matrix].weight;
+        return needs.edits ? is_wanted(tensor.name) : columns_of(tensor).has_value();
+    });
     if (looks) runner->embed(calibration, x);
     for (std::int64_t l = 0; l < from.spec().layers; ++l) {
         layer.open(l, *exec.team);
@@ -365,7 +375,7 @@ void PruneJob::State::write(Team& team, Isa isa, const std::string& path,
     std::unique_ptr<EditedLayer> alone;  // of a method that runs nothing
     EditedLayer* layer = nullptr;
     if (needs.runs()) {
-        if (needs.edits) {
+        if (needs.by_layer()) {
             looking.store = [&](const ModelSource& from, const Exec& exec) {
                 auto made = std::make_unique<EditedLayer>(
                     make_store(from, exec, {true, looking.weight_bytes}), from);
@@ -374,7 +384,7 @@ void PruneJob::State::write(Team& team, Isa isa, const std::string& path,
             };
         }
         runner = std::make_unique<Runner>(std::move(source), looking, team);
-    } else if (needs.edits) {
+    } else if (needs.by_layer()) {
         alone = std::make_unique<EditedLayer>(nullptr, *source);
         layer = alone.get();
     }

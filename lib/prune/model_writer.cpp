@@ -80,7 +80,7 @@ void ModelWriter::add(const SourceTensor& tensor) {
     out.cols = kept_of(tensor.rule->cols, tensor.layer, cut_, before);
     out.shape = {out.rows ? std::ssize(*out.rows) : tensor.rows(),
                  out.cols ? std::ssize(*out.cols) : tensor.cols()};
-    out.edited = setup_.edits && in_layer && tensor.is_matrix;
+    out.edited = in_layer && tensor.is_matrix && (setup_.edits || (setup_.refits && out.cols));
 
     const bool plain = is_plain(tensor.layout());
     const bool as_stored =

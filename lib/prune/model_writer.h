@@ -33,6 +33,7 @@ class ModelWriter {
         const ModelSource* source = nullptr;
         SharedFormat format;  // of matrices that become floats; null: f16
         bool edits = false;   // matrices of layers change
+        bool refits = false;  // those that lose columns do
         Isa isa = Isa::kPortable;
     };
     ModelWriter(const Cut& cut, const Setup& setup);

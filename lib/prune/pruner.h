@@ -25,6 +25,7 @@ struct MatrixAtWork {
     // tokens, [cols, cols], where Needs::gram.
     std::span<const double> squares;
     std::span<const float> gram;
+    const std::optional<Kept>& cols;  // that stay of the cut; nullopt: all
     const Exec& exec;
 };
 
@@ -35,7 +36,8 @@ class Pruner {
     // Parts that stay. Methods that zero weights leave it at that.
     [[nodiscard]] virtual Cut cut(Calibration& calibration) const;
     // Sets weights to zero, and may change the others to make up for it; called for each matrix of
-    // a layer, one after the other, where Needs::edits.
+    // a layer, one after the other, where Needs::edits, or for those that lose columns where
+    // Needs::refits.
     virtual void prune(const MatrixAtWork& matrix) const;
     // Memory that one call of prune() takes.
     [[nodiscard]] virtual std::size_t prune_bytes(Shape2 largest) const;

@@ -210,6 +210,17 @@ TEST_CASE("prune: heads that add nothing go, by group or within each") {
     CHECK(ModelFile::open(s.out)->metadata().get_int("llama.attention.key_length", 1, 99) == 8);
 }
 
+TEST_CASE("prune: what stays makes up for what goes") {
+    const Setting s;
+    write_tiny_model(s.model, "llama-untied");
+    for (const char* method : {"channels:ratio=0.4,multiple=16", "heads:ratio=0.34,unit=query"}) {
+        CAPTURE(method);
+        const double with = kld(s.must(method));
+        CHECK(with > 0);
+        CHECK(with < kld(s.must(std::string(method) + ",refit=false")));
+    }
+}
+
 TEST_CASE("prune: layers are looked at as the pruned ones before leave them") {
     const Setting s;
     write_tiny_model(s.model, "llama-untied");

@@ -7,11 +7,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "calib/refit.h"
 #include "core/error.h"
 #include "prune/pruner.h"
 
 namespace thimble::prune {
 namespace {
+
+constexpr double kDamp = 0.01;  // as in sparsegpt.cpp
 
 class Channels final : public Pruner {
   public:
@@ -19,8 +22,12 @@ class Channels final : public Pruner {
     static constexpr const char* kHelp = "drop feed-forward channels, as many in each layer";
     struct Options {
         double ratio = 0.25;
+        bool refit = true;
         std::int64_t multiple = 32;
         void visit(OptionVisitor& v) {
+            v.option(
+                {.name = "refit", .help = "change the weights that stay to make up for what goes"},
+                refit);
             v.option({.name = "ratio", .help = "share to drop", .least = 0, .most = 0.99}, ratio);
             v.option({.name = "multiple",
                       .help = "what is left is rounded up to a multiple of this: formats store "
@@ -35,7 +42,15 @@ class Channels final : public Pruner {
     [[nodiscard]] Needs needs() const override {
         Needs needs;
         needs.squares = options_.ratio > 0;
+        needs.refits = needs.gram = needs.squares && options_.refit;
         return needs;
+    }
+    [[nodiscard]] std::size_t prune_bytes(Shape2 largest) const override {
+        return options_.refit ? refit_bytes(largest) : 0;
+    }
+    void prune(const MatrixAtWork& matrix) const override {
+        refit_columns(matrix.weights, matrix.shape, matrix.gram, *matrix.cols, kDamp,
+                      "tensor '" + std::string(matrix.name) + "'");
     }
     [[nodiscard]] Cut most(const ModelConfig& config) const override {
         Cut cut = whole(config);

@@ -8,11 +8,14 @@
 #include <cmath>
 #include <numeric>
 
+#include "calib/refit.h"
 #include "core/error.h"
 #include "prune/pruner.h"
 
 namespace thimble::prune {
 namespace {
+
+constexpr double kDamp = 0.01;  // as in sparsegpt.cpp
 
 class Heads final : public Pruner {
   public:
@@ -20,8 +23,12 @@ class Heads final : public Pruner {
     static constexpr const char* kHelp = "drop attention heads, as many in each layer";
     struct Options {
         double ratio = 0.25;
+        bool refit = true;
         std::string unit = "group";
         void visit(OptionVisitor& v) {
+            v.option(
+                {.name = "refit", .help = "change the weights that stay to make up for what goes"},
+                refit);
             v.option({.name = "ratio",
                       .help = "share to drop, rounded to whole heads; at least one stays",
                       .least = 0,
@@ -39,7 +46,15 @@ class Heads final : public Pruner {
     [[nodiscard]] Needs needs() const override {
         Needs needs;
         needs.squares = options_.ratio > 0;
+        needs.refits = needs.gram = needs.squares && options_.refit;
         return needs;
+    }
+    [[nodiscard]] std::size_t prune_bytes(Shape2 largest) const override {
+        return options_.refit ? refit_bytes(largest) : 0;
+    }
+    void prune(const MatrixAtWork& matrix) const override {
+        refit_columns(matrix.weights, matrix.shape, matrix.gram, *matrix.cols, kDamp,
+                      "tensor '" + std::string(matrix.name) + "'");
     }
     [[nodiscard]] Cut most(const ModelConfig& config) const override {
         const std::vector<double> equal(static_cast<std::size_t>(config.heads));

@@ -11,6 +11,7 @@
 #include <numeric>
 
 #include "calib/inverse_factor.h"
+#include "calib/refit.h"
 #include "core/cpu.h"
 #include "core/error.h"
 #include "kernels/layout/rng.h"
@@ -80,7 +81,7 @@ struct Bench {
     [[nodiscard]] std::vector<float> pruned(const std::string& method, std::vector<float> weights,
                                             Shape2 shape, const Inputs& inputs) const {
         make_pruner(method, "--method")
-            ->prune({"w", shape, weights, inputs.squares, inputs.gram, exec});
+            ->prune({"w", shape, weights, inputs.squares, inputs.gram, std::nullopt, exec});
         return weights;
     }
 };
@@ -323,6 +324,45 @@ TEST_CASE("sparsegpt: errs less than Wanda where inputs follow one another") {
         CHECK(zeros(wanda) == zeros(gpt));
         CHECK(output_error(x, before, gpt, shape) < output_error(x, before, wanda, shape));
     }
+}
+
+TEST_CASE("refit: what is left is the least-squares fit to what was") {
+    constexpr std::int64_t n = 30;
+    const Shape2 shape{4, n};
+    const std::vector<double> x = random_inputs(120, n, 41, 0.9);
+    const Inputs inputs = sums_of(x, n);
+    const std::vector<float> before = random_weights(4 * n, 23);
+    std::vector<std::int64_t> kept;
+    for (std::int64_t c = 0; c < n; ++c)
+        if (c % 3 != 1) kept.push_back(c);
+    std::vector<float> after = before, cut = before;
+    refit_columns(after, shape, inputs.gram, kept, 1e-6, "w");
+    for (std::int64_t r = 0; r < shape.rows; ++r) {
+        // No kept column's input has anything left in common with the error.
+        for (std::int64_t c = 0; c < n; ++c) {
+            const auto i = static_cast<std::size_t>(r * n + c);
+            if (c % 3 == 1) {
+                CHECK(after[i] == 0);
+                cut[i] = 0;
+                continue;
+            }
+            double left = 0, size = 0;
+            for (std::int64_t k = 0; k < n; ++k) {
+                const auto j = static_cast<std::size_t>(r * n + k);
+                const double g = inputs.gram[static_cast<std::size_t>(c * n + k)];
+                left += (double{before[j]} - double{after[j]}) * g;
+                size += std::abs((double{before[j]} - double{after[j]}) * g);
+            }
+            CHECK(std::abs(left) < 1e-4 * size);
+        }
+    }
+    CHECK(output_error(x, before, after, shape) < 0.5 * output_error(x, before, cut, shape));
+    // Nothing goes: nothing changes.
+    std::vector<std::int64_t> all(n);
+    std::iota(all.begin(), all.end(), 0);
+    std::vector<float> same = before;
+    refit_columns(same, shape, inputs.gram, all, 0.01, "w");
+    CHECK(same == before);
 }
 
 TEST_CASE("methods: names and options are checked") {
