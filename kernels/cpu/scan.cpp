@@ -144,7 +144,14 @@ THIMBLE_INLINE void tile(const ScanCodes& p, std::int64_t row, std::int64_t quer
             for (int r = 0; r < rows; ++r) sum[r][i] = fma(w[r], x, sum[r][i]);
         }
     };
-    for (std::int64_t k = 0; k < whole; k += kLanes) add(of_row, k, k);
+    for (std::int64_t k = 0; k < whole; k += kLanes) {
+        // Rows side by side do not look like a stream: ask for the next ones.
+        if (rows == kRows && queries == 1 && k % (512 / bits_of(code)) == 0) {
+            for (int r = 0; r < rows; ++r)
+                __builtin_prefetch(of_row[r] + rows * row_bytes + k * bits_of(code) / 8);
+        }
+        add(of_row, k, k);
+    }
     if (whole < p.dims) {
         // The last numbers, in memory that may be read as if there were kScanPadding of them.
         std::uint8_t last[rows][4 * kScanPadding] = {};
