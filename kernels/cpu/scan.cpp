@@ -125,8 +125,9 @@ THIMBLE_INLINE constexpr float factor_of() {
     return code == VectorCode::kE4m3 && kLanes > 4 ? 256.0f : 1.0f;
 }
 
+// The sums of row r and query i, still in lanes, to sums[i * rows + r].
 template <VectorCode code, int rows, int queries>
-THIMBLE_INLINE void tile(const ScanCodes& p, std::int64_t row, std::int64_t query) {
+THIMBLE_INLINE void tile(const ScanCodes& p, std::int64_t row, std::int64_t query, vf* sums) {
     const std::int64_t row_bytes = vector_bytes(code, p.dims);
     const std::int64_t whole = p.dims / kScanPadding * kScanPadding;
     Bytes of_row[rows];
@@ -143,7 +144,14 @@ THIMBLE_INLINE void tile(const ScanCodes& p, std::int64_t row, std::int64_t quer
             for (int r = 0; r < rows; ++r) sum[r][i] = fma(w[r], x, sum[r][i]);
         }
     };
-    for (std::int64_t k = 0; k < whole; k += kLanes) add(of_row, k, k);
+    for (std::int64_t k = 0; k < whole; k += kLanes) {
+        // Rows side by side do not look like a stream: ask for the next ones.
+        if (rows == kRows && queries == 1 && k % (512 / bits_of(code)) == 0) {
+            for (int r = 0; r < rows; ++r)
+                __builtin_prefetch(of_row[r] + rows * row_bytes + k * bits_of(code) / 8);
+        }
+        add(of_row, k, k);
+    }
     if (whole < p.dims) {
         // The last numbers, in memory that may be read as if there were kScanPadding of them.
         std::uint8_t last[rows][4 * kScanPadding] = {};
@@ -156,24 +164,63 @@ THIMBLE_INLINE void tile(const ScanCodes& p, std::int64_t row, std::int64_t quer
         for (std::int64_t k = 0; whole + k < p.dims; k += kLanes) add(from, k, whole + k);
     }
     for (int i = 0; i < queries; ++i) {
-        for (int r = 0; r < rows; ++r)
-            p.scores[(query + i) * p.score_stride + row + r] =
-                sum_lanes(sum[r][i]) * factor_of<code>();
+        for (int r = 0; r < rows; ++r) sums[i * rows + r] = sum[r][i];
+    }
+}
+
+// Scores of count sums, a multiple of kLanes: as sum_lanes would have them, bit for bit.
+template <VectorCode code, int count>
+THIMBLE_INLINE void totals(const vf* sums, float* out) {
+    static_assert(count % kLanes == 0);
+    for (int first = 0; first < count; first += kLanes) {
+        vf v[kLanes];
+        for (int i = 0; i < kLanes; ++i) v[i] = sums[first + i];
+        store(out + first, sum_each(v) * factor_of<code>());
     }
 }
 
 template <VectorCode code, int queries>
-THIMBLE_INLINE void all_rows(const ScanCodes& p, std::int64_t query) {
+THIMBLE_INLINE void last_rows(const ScanCodes& p, std::int64_t row, std::int64_t query) {
+    for (; row < p.rows; ++row) {
+        vf sums[queries];
+        tile<code, 1, queries>(p, row, query, sums);
+        for (int i = 0; i < queries; ++i)
+            p.scores[(query + i) * p.score_stride + row] = sum_lanes(sums[i]) * factor_of<code>();
+    }
+}
+
+template <VectorCode code>
+THIMBLE_INLINE void one_query(const ScanCodes& p, std::int64_t query) {
     std::int64_t row = 0;
-    for (; row + kRows <= p.rows; row += kRows) tile<code, kRows, queries>(p, row, query);
-    for (; row < p.rows; ++row) tile<code, 1, queries>(p, row, query);
+    for (; row + kLanes <= p.rows; row += kLanes) {
+        vf sums[kLanes];
+        for (int r = 0; r < kLanes; r += kRows) tile<code, kRows, 1>(p, row + r, query, sums + r);
+        totals<code, kLanes>(sums, p.scores + query * p.score_stride + row);
+    }
+    last_rows<code, 1>(p, row, query);
+}
+
+template <VectorCode code>
+THIMBLE_INLINE void several_queries(const ScanCodes& p, std::int64_t query) {
+    std::int64_t row = 0;
+    for (; row + kRows <= p.rows; row += kRows) {
+        vf sums[kQueries * kRows];
+        float scores[kQueries * kRows];
+        tile<code, kRows, kQueries>(p, row, query, sums);
+        totals<code, kQueries * kRows>(sums, scores);
+        for (int i = 0; i < kQueries; ++i) {
+            __builtin_memcpy(p.scores + (query + i) * p.score_stride + row, scores + i * kRows,
+                             kRows * sizeof(float));
+        }
+    }
+    last_rows<code, kQueries>(p, row, query);
 }
 
 template <VectorCode code>
 void scan(const ScanCodes& p) {
     std::int64_t query = 0;
-    for (; query + kQueries <= p.n_queries; query += kQueries) all_rows<code, kQueries>(p, query);
-    for (; query < p.n_queries; ++query) all_rows<code, 1>(p, query);
+    for (; query + kQueries <= p.n_queries; query += kQueries) several_queries<code>(p, query);
+    for (; query < p.n_queries; ++query) one_query<code>(p, query);
 }
 
 }  // namespace
@@ -211,10 +258,12 @@ void scan_signs(const ScanSigns& p) {
                 __builtin_memcpy(&b, row + 8 * w, sizeof b);
                 differ += __builtin_popcountll(a ^ b);
             }
-            a = 0, b = 0;
-            __builtin_memcpy(&a, query + 8 * whole, tail);
-            __builtin_memcpy(&b, row + 8 * whole, tail);
-            differ += __builtin_popcountll(a ^ b);
+            if (tail != 0) {
+                a = 0, b = 0;
+                __builtin_memcpy(&a, query + 8 * whole, tail);
+                __builtin_memcpy(&b, row + 8 * whole, tail);
+                differ += __builtin_popcountll(a ^ b);
+            }
             p.scores[q * p.score_stride + r] = static_cast<float>(p.dims - 2 * differ);
         }
     }

@@ -256,6 +256,21 @@ TEST_CASE("embeddings: of vectors all alike the order of formats is that of thei
     CHECK(of(scaled, VectorCode::kE4m3) > 0.92);
 }
 
+// All codes are 0, so the first ten rows are found whatever they are; near row 0, the query, are
+// others.
+TEST_CASE("embeddings: a vector held out is not searched for itself") {
+    const Setting s;
+    Rows rows(40, {0, 0.1f, 0.1f});
+    for (std::size_t r = 20; r < 30; ++r) rows[r] = {0.1f, 0, 0};
+    rows[0] = {0.2f, 0, 0};
+    write_file(s.in, npy(rows));
+    const Json report = must({s.in, "--frontier", "--held-out", "1", "--format", "e2m1,f32",
+                              "--pca", "3", "--similarity", "dot"});
+    const Json& zeros = report.find("frontier")->as_array("frontier").front();
+    CHECK(number(zeros, {"recall_at_10"}) == 0);
+    CHECK(number(report, {"as_is", "recall_at_10"}) == 1);
+}
+
 TEST_CASE("embeddings: the frontier's best that fits is what is written") {
     const Setting s;
     write_file(s.in, npy(random_rows(1500, 64, 6)));
