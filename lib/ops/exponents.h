@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "format/packed.h"
 #include "kernels/layout/exponent_code.h"
 #include "kernels/layout/isa.h"
 
@@ -27,6 +28,39 @@ class ExponentDecoder {
     ExponentCode code_;
     std::array<std::uint8_t, 256> table_{};
     Isa isa_;
+};
+
+// A strip's codes.
+struct CodedStrip {
+    const std::uint16_t *words, *readable_end;
+    const std::uint8_t* rest;
+    const std::uint32_t* starts;  // of its chunks' words and their end; words begin at the first
+};
+// Its numbers, in their coded order, into `out`; false when they are damaged.
+[[nodiscard]] bool decode_strip(const ExponentDecoder& decoder, const ExponentChunks& chunks,
+                                std::int64_t strip, const CodedStrip& from, std::uint16_t* out);
+
+// A whole matrix in memory, which is decoded strip by strip as it is wanted. Borrows its bytes.
+class CodedMatrix {
+  public:
+    CodedMatrix(const ExponentCode& code, const ExponentChunks& chunks, const CodedStrip& all,
+                Isa isa)
+        : decoder_(code, isa), chunks_(chunks), all_(all) {}
+    [[nodiscard]] const ExponentChunks& chunks() const noexcept { return chunks_; }
+    // Room for a strip in either form.
+    [[nodiscard]] std::size_t strip_bytes() const noexcept;
+    // The strip's groups of 16 rows as LayoutId::k_bf16_x16 has them, into `out`; false when it is
+    // damaged.
+    [[nodiscard]] bool decode_groups(std::int64_t strip, std::uint16_t* out) const;
+    // Rows one after the other into `out`; Error(kFailure) when they are damaged.
+    void decode_rows(RowRange rows, std::uint16_t* out) const;
+
+  private:
+    [[nodiscard]] CodedStrip strip(std::int64_t s) const noexcept;
+
+    ExponentDecoder decoder_;
+    ExponentChunks chunks_;
+    CodedStrip all_;
 };
 
 }  // namespace thimble::ops

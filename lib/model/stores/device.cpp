@@ -33,7 +33,7 @@ std::size_t piece_bytes(const UnitSpec& unit) {
 
 WeightMemory host_memory(const ModelSource& source, const std::vector<UnitSpec>& units,
                          const Exec& host, bool repack, const DevicePlan& plan) {
-    WeightMemory memory(source, host, repack);
+    WeightMemory memory(source, host, repack, true);
     for (std::size_t u = 0; u < units.size(); ++u) {
         if (plan.units[u] != UnitPlace::kHost) continue;
         const bool head_here = plan.units.back() == UnitPlace::kHost;
