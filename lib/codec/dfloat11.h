@@ -3,10 +3,12 @@
 // Compression for Efficient GPU Inference via Dynamic-Length Float (DFloat11)", 2025): exponents of
 // bfloat16 as prefix codes of at most 32 bits, one after the other, the first bit in a byte's top
 // bit. For parallel readers:
-//   luts              tables of 256: of a byte the exponent, or from 240 on, 256 - the table for the
+//   luts              tables of 256: of a byte the exponent, or from 240 on, 256 - the table for
+//   the
 //                     byte after it; the last has each exponent's bits
-//   gaps              of every 8 bytes, 5 bits: where the first code begins in them; the first on top
-//   output_positions  of every 4096 bytes the number whose code begins there first; then the count
+//   gaps              of every 8 bytes, 5 bits: where the first code begins in them; the first on
+//   top output_positions  of every 4096 bytes the number whose code begins there first; then the
+//   count
 // differs: code lengths are the best that 32 bits allow (prefix_code.h), codes canonical, and the
 // last byte ends in zeros, where the authors write the beginning of a code for the end.
 #pragma once

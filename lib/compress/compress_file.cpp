@@ -36,8 +36,9 @@ class CompressFile final : public LosslessJob {
             Stored t;
             t.source = &tensor;
             t.name = named() ? tensor.name : "t" + std::to_string(tensors_.size());
-            t.report = {t.name,  tensor.rows() * tensor.row_elements(), tensor.bytes, tensor.bytes,
-                        coded(t), 0};
+            t.report = {t.name,       tensor.rows() * tensor.row_elements(),
+                        tensor.bytes, tensor.bytes,
+                        coded(t),     0};
             total_ += tensor.bytes * (t.report.coded ? 3 : 1);
             tensors_.push_back(std::move(t));
         }

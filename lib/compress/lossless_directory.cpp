@@ -85,7 +85,8 @@ class DirectoryJob : public LosslessJob {
             if (part.job) part.job = make_job(part, path);
             const LosslessProgress own = [&](std::uint64_t done, std::uint64_t total) {
                 const double share = static_cast<double>(done) / static_cast<double>(total + 1);
-                const auto bytes = static_cast<std::uint64_t>(share * static_cast<double>(part.bytes));
+                const auto bytes =
+                    static_cast<std::uint64_t>(share * static_cast<double>(part.bytes));
                 return progress(before + bytes, all);
             };
             if (!(part.job ? part.job->run(team, isa, own) : copy(part, path))) return false;
@@ -133,9 +134,9 @@ class DirectoryJob : public LosslessJob {
         }
         const std::string is = hash.finish();
         if (!part.sha256.empty() && part.sha256 != is)
-            throw Error(Exit::kBadData, escaped(in.path(), 1024),
-                        "is not what was compressed: SHA-256 " + is + ", expected " +
-                            escaped(part.sha256));
+            throw Error(
+                Exit::kBadData, escaped(in.path(), 1024),
+                "is not what was compressed: SHA-256 " + is + ", expected " + escaped(part.sha256));
         part.sha256 = is;
         out.commit();
         return true;
@@ -146,13 +147,13 @@ class CompressDirectory final : public DirectoryJob {
   public:
     explicit CompressDirectory(const LosslessOptions& options) : options_(options) {
         from_ = options.model;
+        if (fs::exists(in_directory(from_, kManifest)))
+            throw Error(Exit::kUsage, escaped(from_, 1024), "is compressed already");
         bool weights = false;
         for (std::string& name : files_in(from_)) {
             Part part;
             part.name = std::move(name);
             const std::string path = in_directory(from_, part.name);
-            if (part.name == kManifest)
-                throw Error(Exit::kUsage, escaped(from_, 1024), "is compressed already");
             if (part.name.ends_with(kCoded))
                 throw Error(Exit::kUsage, escaped(path, 1024), "is a GGUF file beside others",
                             "compress it alone; parts of one model are joined by quantize merge");
@@ -164,8 +165,7 @@ class CompressDirectory final : public DirectoryJob {
             }
             parts_.push_back(std::move(part));
         }
-        if (!weights)
-            throw Error(Exit::kUsage, escaped(from_, 1024), "holds no .safetensors file");
+        if (!weights) throw Error(Exit::kUsage, escaped(from_, 1024), "holds no .safetensors file");
     }
 
     bool run(Team& team, Isa isa, const LosslessProgress& progress) override {
@@ -208,7 +208,8 @@ class DecompressDirectory final : public DirectoryJob {
         from_ = options.model;
         const std::string path = in_directory(from_, kManifest), where = escaped(path, 1024);
         if (!fs::exists(path))
-            throw Error(Exit::kUsage, escaped(from_, 1024), "is not a directory that compress wrote",
+            throw Error(Exit::kUsage, escaped(from_, 1024),
+                        "is not a directory that compress wrote",
                         std::string("it holds no ") + kManifest);
         const Json manifest = read_json_file(path);
         const auto member = [&](const Json& of, const char* key) -> const Json& {

@@ -139,8 +139,8 @@ class ReadReference final : public LosslessJob {
             throw damaged(module, "lacks tensor '" + std::string(name + 1) + "'");
         const TensorEntry& entry = *at->second.entry;
         if (entry.type != type || (bytes != UINT64_MAX && entry.bytes != bytes))
-            throw damaged(module, "has a tensor '" + std::string(name + 1) +
-                                      "' of another size or type");
+            throw damaged(module,
+                          "has a tensor '" + std::string(name + 1) + "' of another size or type");
         return at->second;
     }
     [[nodiscard]] bool is_part(const std::string& name) const {

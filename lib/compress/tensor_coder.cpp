@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::size_t kBatchBytes = std::size_t{4} << 20;
 constexpr std::size_t kSlack = 1024;           // words behind a chunk that its decoder may read
-constexpr std::uint64_t kLeastNumbers = 4096;  // of a tensor that is worth a code
+constexpr std::uint64_t kLeastNumbers = 1024;  // of a tensor that is worth its planes' names
 
 std::uint64_t numbers_of(const TensorEntry& tensor) {
     return tensor.rows() * tensor.row_elements();
@@ -33,8 +33,8 @@ bool TensorCoder::takes(const TensorEntry& tensor) noexcept {
 
 std::size_t TensorCoder::batch_bytes(const TensorEntry& tensor) noexcept {
     if (!takes(tensor)) return kBatchBytes;
-    const std::size_t strip = bytes_of(kind_of(tensor)) *
-                              static_cast<std::size_t>(chunks_of(tensor).strip_numbers());
+    const std::size_t strip =
+        bytes_of(kind_of(tensor)) * static_cast<std::size_t>(chunks_of(tensor).strip_numbers());
     return std::max<std::size_t>(kBatchBytes / strip, 1) * strip;
 }
 
@@ -115,14 +115,14 @@ bool TensorCoder::choose(const ModelFile& file, const TensorEntry& tensor, const
             }
         }))
         return false;
-    choice.stored = numbers + 2 * words + 4 * choice.starts.size() + 32 +
-                    (low ? low_bytes(kind, numbers) : 0);
+    choice.stored =
+        numbers + 2 * words + 4 * choice.starts.size() + 32 + (low ? low_bytes(kind, numbers) : 0);
     choice.coded = choice.stored < tensor.bytes && words <= INT32_MAX;
     return true;
 }
 
-bool TensorCoder::write(const ModelFile& file, const TensorEntry& tensor,
-                        const CodedChoice& choice, const Put& put, const Advance& advance) {
+bool TensorCoder::write(const ModelFile& file, const TensorEntry& tensor, const CodedChoice& choice,
+                        const Put& put, const Advance& advance) {
     put(kCodedStarts, 0, std::as_bytes(std::span(choice.starts)));
     put(kCodedCode, 0, std::as_bytes(std::span(choice.code.exponents)));
     put(kCodedCode, sizeof choice.code.exponents, std::as_bytes(std::span(choice.code.lengths)));

@@ -40,8 +40,8 @@ class TensorCoder {
         : team_(team), isa_(isa), memory_(most, Purpose::kIo) {}
 
     using Advance = std::function<bool(std::uint64_t bytes)>;  // read now; false stops
-    using Put = std::function<void(CodedPlane plane, std::uint64_t at,
-                                   std::span<const std::byte> bytes)>;
+    using Put =
+        std::function<void(CodedPlane plane, std::uint64_t at, std::span<const std::byte> bytes)>;
     // Both read the tensor, choose() up to twice. Every chunk is decoded again and compared before
     // it is put. False when `advance` stopped them.
     [[nodiscard]] bool choose(const ModelFile& file, const TensorEntry& tensor,

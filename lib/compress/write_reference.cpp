@@ -35,10 +35,10 @@ enum Part : std::uint8_t { kLuts, kCodes, kRest, kPositions, kGaps, kSplits };
 std::pair<std::string, std::string> split_path(const std::string& path) {
     for (std::size_t begin = 0; begin < path.size();) {
         const std::size_t end = std::min(path.find('.', begin), path.size());
-        const bool number = std::all_of(
-            path.begin() + static_cast<std::ptrdiff_t>(begin),
-            path.begin() + static_cast<std::ptrdiff_t>(end),
-            [](char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; });
+        const bool number =
+            std::all_of(path.begin() + static_cast<std::ptrdiff_t>(begin),
+                        path.begin() + static_cast<std::ptrdiff_t>(end),
+                        [](char c) { return std::isdigit(static_cast<unsigned char>(c)) != 0; });
         if (number && end > begin && end < path.size())
             return {path.substr(0, end), path.substr(end + 1)};
         begin = end + 1;
@@ -125,8 +125,7 @@ class WriteReference final : public LosslessJob {
         if (tensor.type != TensorType::kBF16 || !tensor.name.ends_with(kWeight)) return false;
         const std::string_view path =
             std::string_view(tensor.name).substr(0, tensor.name.size() - kWeight.size());
-        const auto dims =
-            reference_dims(path, tensor.rows() * tensor.row_elements(), hidden);
+        const auto dims = reference_dims(path, tensor.rows() * tensor.row_elements(), hidden);
         return dims && *dims == tensor.dims;
     }
     void add(const TensorEntry& tensor) {
@@ -216,16 +215,17 @@ class WriteReference final : public LosslessJob {
         std::uint64_t number = 0;
         for (const TensorEntry* tensor : m.tensors) {
             if (number > 0) splits.push_back(static_cast<std::int64_t>(number));
-            const bool whole = each_piece(*tensor, [&](std::uint64_t, std::span<const std::byte> b) {
-                const std::span<const std::uint16_t> numbers = numbers_in(b);
-                encoder.encode(numbers, codes);
-                rest.resize(numbers.size());
-                std::transform(numbers.begin(), numbers.end(), rest.begin(), rest_of_bf16);
-                writer.write(m.first + kRest, number, std::as_bytes(std::span(rest)));
-                std::transform(numbers.begin(), numbers.end(), rest.begin(), exponent_of_bf16);
-                hash.update(std::as_bytes(std::span(rest)));
-                number += numbers.size();
-            });
+            const bool whole =
+                each_piece(*tensor, [&](std::uint64_t, std::span<const std::byte> b) {
+                    const std::span<const std::uint16_t> numbers = numbers_in(b);
+                    encoder.encode(numbers, codes);
+                    rest.resize(numbers.size());
+                    std::transform(numbers.begin(), numbers.end(), rest.begin(), rest_of_bf16);
+                    writer.write(m.first + kRest, number, std::as_bytes(std::span(rest)));
+                    std::transform(numbers.begin(), numbers.end(), rest.begin(), exponent_of_bf16);
+                    hash.update(std::as_bytes(std::span(rest)));
+                    number += numbers.size();
+                });
             if (!whole) return false;
         }
         encoder.finish(codes);
@@ -249,8 +249,8 @@ class WriteReference final : public LosslessJob {
         put(kPositions, encoder.output_positions());
         if (!splits.empty()) put(kSplits, splits);
         const std::uint64_t stored = m.numbers + codes.size() + encoder.gaps().size() +
-                                     4 * encoder.output_positions().size() +
-                                     m.code->luts().size() + 8 * splits.size();
+                                     4 * encoder.output_positions().size() + m.code->luts().size() +
+                                     8 * splits.size();
         reports_.push_back(
             {m.name, m.numbers, 2 * m.numbers, stored, true, 8 + entropy_bits(m.counts)});
         return true;

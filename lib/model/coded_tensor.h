@@ -4,7 +4,8 @@
 //   t.words  [n]          I16  the chunks' words, one chunk after the other
 //   t.starts [chunks + 1] I32  where each chunk's begin, and their end
 //   t.code   [32]         I8   exponents, then lengths, of the 16 symbols
-//   t.low    [n]          I8   of F32 and F16 the mantissas' low bits (codec/float_split.h), row by
+//   t.low    [n]          I8   of F32 and F16 the mantissas' low bits (format/float_split.h), row
+//   by
 //                              row; not there where all are zero
 // The key "thimble.format.t" says of which type; rows are read in it, bit for bit.
 #pragma once
@@ -15,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "codec/float_split.h"
 #include "core/error.h"
+#include "format/float_split.h"
 #include "model/packed_tensor.h"
 #include "ops/exponents.h"
 

@@ -56,6 +56,26 @@ void verify_weights(const ModelSource& source, const Exec& exec, const SourceTen
     }
 }
 
+void verify_coded(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,
+                  const ops::CodedMatrix& matrix) {
+    const std::int64_t step = matrix.chunks().strip_rows();
+    exec.team->run(matrix.chunks().strips(), 1, [&](std::int64_t s, std::int64_t) {
+        std::vector<std::uint16_t> numbers(matrix.strip_bytes() / sizeof(std::uint16_t));
+        const char* problem = "has damaged codes";
+        if (matrix.decode_groups(s, numbers.data())) {
+            constexpr std::uint16_t kExponent = 0x7f80;
+            const auto end = numbers.begin() + matrix.chunks().rows_of(s) * matrix.chunks().cols;
+            if (std::none_of(numbers.begin(), end,
+                             [](std::uint16_t x) { return (x & kExponent) == kExponent; }))
+                return;
+            problem = "has a weight that is not a finite number";
+        }
+        throw Error(Exit::kBadData, escaped(source.file().path(), 1024),
+                    "tensor '" + tensor.name + "' " + problem + ", from row " +
+                        std::to_string(s * step) + " on");
+    });
+}
+
 void WeightMemory::add_matrix(const SourceTensor& tensor, bool multiplied) {
     if (!matrices_.try_emplace(&tensor).second) return;
     Placed place;
@@ -170,25 +190,10 @@ PackedView WeightMemory::load_matrix(const Placed& place, std::byte* staging) {
     return whole;
 }
 
-// All of it is decoded once: whether it can be, and to finite numbers.
 PackedView WeightMemory::load_coded(const Placed& place) {
     const SourceTensor& tensor = *place.tensor;
     auto matrix = tensor.packed->keep(source_.file(), memory_.data() + place.offset, exec_.isa);
-    const std::int64_t step = matrix->chunks().strip_rows();
-    exec_.team->run(matrix->chunks().strips(), 1, [&](std::int64_t s, std::int64_t) {
-        std::vector<std::uint16_t> numbers(matrix->strip_bytes() / sizeof(std::uint16_t));
-        const char* problem = "has damaged codes";
-        if (matrix->decode_groups(s, numbers.data())) {
-            constexpr std::uint16_t kExponent = 0x7f80;
-            if (std::ranges::none_of(numbers,
-                                     [](std::uint16_t x) { return (x & kExponent) == kExponent; }))
-                return;
-            problem = "has a weight that is not a finite number";
-        }
-        throw Error(Exit::kBadData, escaped(source_.file().path(), 1024),
-                    "tensor '" + tensor.name + "' " + problem + ", from row " +
-                        std::to_string(s * step) + " on");
-    });
+    verify_coded(source_, exec_, tensor, *matrix);
     PackedView view;
     view.layout = place.layout;
     view.shape = shape_of(tensor);

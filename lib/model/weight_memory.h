@@ -24,6 +24,10 @@ namespace thimble {
 void verify_weights(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,
                     std::int64_t first, const PackedView& piece);
 
+// The same of a coded matrix, and its codes must be sound: all of it is decoded once.
+void verify_coded(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,
+                  const ops::CodedMatrix& matrix);
+
 // A vector's values, checked to be finite.
 [[nodiscard]] std::vector<float> read_vector(const ModelSource& source, const SourceTensor& tensor);
 

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "format/packed.h"
+#include "kernels/cuda/stream.h"
 #include "kernels/layout/exponent_code.h"
 #include "kernels/layout/isa.h"
 
@@ -23,6 +24,7 @@ class ExponentDecoder {
     [[nodiscard]] bool decode(std::span<const std::uint16_t> words,
                               const std::uint16_t* readable_end, std::span<const std::uint8_t> rest,
                               std::span<std::uint16_t> out) const;
+    [[nodiscard]] const ExponentCode& code() const noexcept { return code_; }
 
   private:
     ExponentCode code_;
@@ -47,6 +49,8 @@ class CodedMatrix {
                 Isa isa)
         : decoder_(code, isa), chunks_(chunks), all_(all) {}
     [[nodiscard]] const ExponentChunks& chunks() const noexcept { return chunks_; }
+    [[nodiscard]] const ExponentCode& code() const noexcept { return decoder_.code(); }
+    [[nodiscard]] const CodedStrip& all() const noexcept { return all_; }
     // Room for a strip in either form.
     [[nodiscard]] std::size_t strip_bytes() const noexcept;
     // The strip's groups of 16 rows as LayoutId::k_bf16_x16 has them, into `out`; false when it is
@@ -62,5 +66,15 @@ class CodedMatrix {
     ExponentChunks chunks_;
     CodedStrip all_;
 };
+
+// The same in device memory, where `words` begins the matrix's.
+struct DeviceCodes {
+    ExponentChunks chunks;
+    const std::uint8_t *table, *exponents;  // of the code
+    CodedStrip all;
+    std::int32_t* damaged;  // becomes 1 where the words are
+};
+// Queues the decoding of all rows, one after the other, into `out`; throws cuda::Failure.
+void decode_on_device(cuda::Stream& stream, const DeviceCodes& from, std::uint16_t* out);
 
 }  // namespace thimble::ops

@@ -50,8 +50,10 @@ struct Weights {
     }
     [[nodiscard]] ops::CodedMatrix matrix(Isa isa) {
         words.resize(starts.back() + 1024);  // which may be read
-        return {code, chunks,
-                {words.data(), words.data() + words.size(), rest.data(), starts.data()}, isa};
+        return {code,
+                chunks,
+                {words.data(), words.data() + words.size(), rest.data(), starts.data()},
+                isa};
     }
     ExponentChunks chunks;
     ExponentCode code;

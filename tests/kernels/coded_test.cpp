@@ -6,9 +6,9 @@
 #include <memory>
 
 #include "codec/exponent_coder.h"
+#include "operation.h"
 #include "ops/exponents.h"
 #include "ops/gradients.h"
-#include "operation.h"
 
 using namespace thimble;
 using namespace thimble::test;
@@ -186,7 +186,7 @@ TEST_CASE("coded matrices: dense products and their slices have the bits of plai
 TEST_CASE("coded matrices: what was damaged in memory is told") {
     Machine m(best_isa());
     Coded coded({64, 576}, 15, m.exec.isa);
-    coded.words[coded.words.size() / 2] ^= 0x2484;
+    coded.words[0] ^= 1;  // how many exponents have no code
     const std::vector<float> x = Random(16).normals(576);
     CHECK_THROWS_WITH_AS(product(m, coded.view, x, 1, false), doctest::Contains("damaged"), Error);
 }

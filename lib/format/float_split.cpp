@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "codec/float_split.h"
+#include "format/float_split.h"
 
 #include <algorithm>
 #include <cstring>
