@@ -10,7 +10,7 @@ namespace thimble::cpu::THIMBLE_ISA {
 namespace {
 
 using Code = ExponentCode;
-constexpr int kBlock = 512;  // numbers between looks at how much is left
+constexpr int kBlock = Code::kBlock;
 static_assert(kBlock % Code::kStep == 0 && Code::kChunk % kBlock == 0);
 
 // Reads words no further than `end`; past it are zeros, and `missed` counts them.

@@ -10,6 +10,7 @@
 #include "kernels/cuda/failure.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/layout/bit_planes.h"
+#include "kernels/layout/exponent_code.h"
 #include "kernels/layout/layout.h"
 
 namespace thimble::cuda {
@@ -127,6 +128,19 @@ struct EncodePlanes {
     int bits;                         // 1 to 8
     std::uint32_t* planes;            // [rows, bits, plane_words(cols)], layout/bit_planes.h
     float* scales;                    // [rows]; NaN where a value is not finite
+};
+
+// Chunks [first_chunk, end_chunk) of a matrix whose exponents are coded (layout/exponent_code.h),
+// whole strips, to rows of bf16.
+struct DecodeExponents {
+    ExponentChunks chunks;
+    std::int64_t first_chunk, end_chunk;
+    const std::uint8_t *table, *exponents;  // [256] and [16] of the code
+    const std::uint16_t* words;             // of these chunks
+    const std::uint8_t* rest;               // sign and mantissa of their numbers
+    const std::uint32_t* starts;            // of their words in the matrix, and their end
+    std::uint16_t* out;                     // [rows of their strips, cols]
+    std::int32_t* damaged;                  // set to 1 where a chunk does not end with its words
 };
 
 // Floats to f16 or bf16, to nearest, ties to even.

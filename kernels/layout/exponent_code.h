@@ -6,7 +6,7 @@
 //
 // A symbol is one of the up to 15 most frequent exponents, or kEscape for all others. Codes of
 // symbols are canonical prefix codes of at most 8 bits, so that 256 bytes decode them: code_table.
-// Chunks of kChunk numbers, the last shorter, are words of 16 bits:
+// A chunk of at most kChunk numbers (ExponentChunks says which) is words of 16 bits:
 //
 //   word 0                 how many exponents are escaped
 //   words 1 ..             their bytes in order, two a word, low byte first
@@ -27,6 +27,7 @@ struct ExponentCode {
     static constexpr int kChunk = 32768;
     static constexpr int kSymbols = 16, kEscape = 15;
     static constexpr int kLongest = 8;          // bits of a code
+    static constexpr int kBlock = 512;          // numbers that a vector decodes between two looks
     static constexpr int kStep = 2 * kStreams;  // numbers between two looks for words
     static constexpr int kWordBits = 16;
 
@@ -74,6 +75,76 @@ struct ExponentCode {
             if (s != symbol && lengths[s] != 0) return true;
         }
         return false;
+    }
+};
+
+// A matrix's numbers in chunks. Its rows are taken by groups of 16, the last maybe smaller, and a
+// group a column at a time: so the layouts of woven rows hold them (twin.h), and a chunk is decoded
+// straight into what a product reads. A strip is as many groups as fit a chunk, or one group in
+// several chunks of one size, the last smaller or empty: no two strips share a chunk.
+struct ExponentChunks {
+    static constexpr std::int64_t kGroup = 16;
+    // So that a strip is of bounded size.
+    static constexpr std::int64_t kMostCols = std::int64_t{1} << 20;
+
+    std::int64_t rows = 1, cols = 1;
+
+    [[nodiscard]] constexpr std::int64_t numbers() const noexcept { return rows * cols; }
+    [[nodiscard]] constexpr std::int64_t group_rows() const noexcept {
+        return rows < kGroup ? rows : kGroup;
+    }
+    [[nodiscard]] constexpr std::int64_t strip_rows() const noexcept {
+        const std::int64_t group = group_rows() * cols;
+        return group_rows() * (group < ExponentCode::kChunk ? ExponentCode::kChunk / group : 1);
+    }
+    [[nodiscard]] constexpr std::int64_t strip_numbers() const noexcept {
+        return strip_rows() * cols;
+    }
+    [[nodiscard]] constexpr std::int64_t strips() const noexcept {
+        return (rows + strip_rows() - 1) / strip_rows();
+    }
+    [[nodiscard]] constexpr std::int64_t rows_of(std::int64_t strip) const noexcept {
+        const std::int64_t left = rows - strip * strip_rows();
+        return left < strip_rows() ? left : strip_rows();
+    }
+    [[nodiscard]] constexpr std::int64_t chunks_of_strip() const noexcept {
+        return (strip_numbers() + ExponentCode::kChunk - 1) / ExponentCode::kChunk;
+    }
+    [[nodiscard]] constexpr std::int64_t chunks() const noexcept {
+        return strips() * chunks_of_strip();
+    }
+    // Chunk `c` of a strip begins there, of the strip's numbers; with chunks_of_strip(), its end.
+    [[nodiscard]] constexpr std::int64_t start(std::int64_t strip, std::int64_t c) const noexcept {
+        const std::int64_t parts = chunks_of_strip();
+        const std::int64_t even = (strip_numbers() + parts - 1) / parts;
+        const std::int64_t size =
+            (even + ExponentCode::kBlock - 1) / ExponentCode::kBlock * ExponentCode::kBlock;
+        const std::int64_t all = rows_of(strip) * cols;
+        return c == parts || c * size > all ? all : c * size;
+    }
+    // A strip's numbers from its rows, one row after the other, and back: of rows [first, end) of
+    // the strip.
+    void weave(std::int64_t strip, const std::uint16_t* from, std::uint16_t* numbers) const {
+        for (std::int64_t g = 0; g < rows_of(strip); g += kGroup) {
+            const std::int64_t height = height_of(strip, g);
+            std::uint16_t* to = numbers + g * cols;
+            for (std::int64_t k = 0; k < cols; ++k)
+                for (std::int64_t r = 0; r < height; ++r) *to++ = from[(g + r) * cols + k];
+        }
+    }
+    void unweave(std::int64_t strip, std::int64_t first, std::int64_t end,
+                 const std::uint16_t* numbers, std::uint16_t* to) const {
+        for (std::int64_t r = first; r < end; ++r) {
+            const std::int64_t g = r / kGroup * kGroup, height = height_of(strip, g);
+            const std::uint16_t* from = numbers + g * cols + (r - g);
+            for (std::int64_t k = 0; k < cols; ++k) *to++ = from[k * height];
+        }
+    }
+    // Of the group that begins with row `g` of a strip.
+    [[nodiscard]] constexpr std::int64_t height_of(std::int64_t strip,
+                                                   std::int64_t g) const noexcept {
+        const std::int64_t left = rows_of(strip) - g;
+        return left < kGroup ? left : kGroup;
     }
 };
 

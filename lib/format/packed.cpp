@@ -6,6 +6,10 @@ namespace thimble {
 PackedView PackedView::slice_rows(RowRange range) const noexcept {
     PackedView slice = *this;
     slice.shape.rows = range.count;
+    if (coded != nullptr) {
+        slice.coded_first += range.first;
+        return slice;
+    }
     for (int i = 0; i < n_planes; ++i) {
         PlaneView& plane = slice.planes[static_cast<std::size_t>(i)];
         if (plane.row_bytes == 0) continue;  // a table for the whole matrix

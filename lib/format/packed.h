@@ -29,6 +29,10 @@ struct PlaneView {
     std::size_t bytes = 0;
 };
 
+namespace ops {
+class CodedMatrix;
+}
+
 // Borrowed; whoever made it (a Lease, a Buffer, a mapped file) keeps the bytes alive.
 struct PackedView {
     LayoutId layout = LayoutId::k_f32;
@@ -36,6 +40,10 @@ struct PackedView {
     std::array<PlaneView, kMaxPlanes> planes{};  // one without bytes is not there
     int n_planes = 0;
     LayoutParams params = {};
+    // Where this is set, rows are decoded when they are wanted (ops/exponents.h): planes have no
+    // data, and their bytes are those of the codes.
+    const ops::CodedMatrix* coded = nullptr;
+    std::int64_t coded_first = 0;  // the first row, of the coded matrix
 
     [[nodiscard]] const std::byte* row(std::int64_t r, int plane = 0) const noexcept {
         const PlaneView& p = planes[static_cast<std::size_t>(plane)];

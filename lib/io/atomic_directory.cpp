@@ -32,9 +32,9 @@ std::string without_slashes(std::string path) {
 
 // Files as a model's directory holds them, and no others.
 bool may_be_replaced(const fs::directory_entry& entry) {
-    static constexpr std::array<std::string_view, 9> kSuffixes = {
-        ".safetensors", ".json",          ".jinja",   ".txt",        ".model",
-        ".md",          ".gitattributes", ".partial", ".checkpoints"};
+    static constexpr std::array<std::string_view, 10> kSuffixes = {
+        ".safetensors", ".json",          ".jinja",   ".txt",         ".model",
+        ".md",          ".gitattributes", ".partial", ".checkpoints", ".gguf"};
     std::error_code none;
     if (!entry.is_regular_file(none)) return false;
     const std::string name = entry.path().filename().string();

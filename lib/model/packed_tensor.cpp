@@ -127,6 +127,11 @@ class StoredPlanes final : public PackedTensor {
 
 }  // namespace
 
+std::unique_ptr<const ops::CodedMatrix> PackedTensor::keep(const ModelFile&, std::byte*,
+                                                           Isa) const {
+    throw Error(Exit::kFailure, "PackedTensor", "the matrix is not coded");
+}
+
 std::shared_ptr<const PackedTensor> find_stored_planes(const ModelFile& file,
                                                        const std::string& tensor, Shape2 shape) {
     const auto text = file.metadata().find_string(std::string(kFormatKey) + tensor);
@@ -135,10 +140,7 @@ std::shared_ptr<const PackedTensor> find_stored_planes(const ModelFile& file,
     const Json json = parse_json(*text, where);
     const Json* format = json.find("format");
     if (format != nullptr && format->is_string() && format->as_string(where) == kCodedFormat) {
-        const Json* version = json.find("version");
-        if (version == nullptr || version->as_int(where) != kVersion)
-            throw Error(Exit::kBadData, where, "is of a version that this program does not know");
-        return std::make_shared<CodedTensor>(file, tensor, shape, where);
+        return std::make_shared<CodedTensor>(file, tensor, shape, coded_kind(json, where), where);
     }
     return std::make_shared<StoredPlanes>(file, tensor, json, shape);
 }

@@ -11,6 +11,7 @@
 
 #include "format/packed.h"
 #include "io/model_file.h"
+#include "kernels/layout/isa.h"
 
 namespace thimble {
 
@@ -22,15 +23,13 @@ class PackedTensor {
     virtual void read(const ModelFile& file, std::size_t plane, RowRange rows,
                       std::span<std::byte> out) const = 0;
 
-    // For what takes less room as it is stored than as it is read: the bytes that let read() do
-    // without the file. 0: there are none such.
+    // For what takes less room as it is stored than as it is read, and can be multiplied so: its
+    // bytes in memory. 0: it is none such.
     [[nodiscard]] virtual std::size_t kept_bytes() const noexcept { return 0; }
-    // The same matrix, read from `memory` of that size, which outlives it.
-    [[nodiscard]] virtual std::unique_ptr<const PackedTensor> keep(const ModelFile& file,
-                                                                   std::byte* memory) const {
-        (void)file, (void)memory;
-        return nullptr;
-    }
+    // The matrix, read into `memory` of that size, which outlives it.
+    [[nodiscard]] virtual std::unique_ptr<const ops::CodedMatrix> keep(const ModelFile& file,
+                                                                       std::byte* memory,
+                                                                       Isa isa) const;
 
     [[nodiscard]] const PackedForm& form() const noexcept { return form_; }
     // Of the container, all that make up this matrix.

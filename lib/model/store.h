@@ -97,9 +97,10 @@ inline Lease::~Lease() { store_->release(unit_); }
 struct StoreOptions {
     bool repack = true;
     // Most memory for weights and for the buffers that they are read into. Layers that do not fit
-    // are read from disk in each pass, or decoded from memory where they are coded; without a bound
-    // coded ones always are.
+    // are read from disk in each pass.
     std::uint64_t most_bytes = UINT64_MAX;
+    // Coded matrices stay coded in memory and are decoded as they are multiplied.
+    bool keep_coded = false;
 };
 // What a store holds, and what it needs besides while it loads.
 struct StorePlan {
@@ -115,14 +116,12 @@ struct StorePlan {
 };
 
 // All weights in memory where options.most_bytes allows, else as many layers as do; at least one
-// layer's room is taken in any case.
+// layer's room is taken in any case. Coded matrices are kept so where they do not fit decoded, and
+// where there is no bound.
 [[nodiscard]] StorePlan plan_store(const ModelSource& source, const Exec& exec,
                                    const StoreOptions& options);
 [[nodiscard]] std::unique_ptr<WeightStore> make_store(const ModelSource& source, const Exec& exec,
                                                       const StoreOptions& options);
-
-// Whether a matrix takes less memory as it is stored than as it is multiplied.
-[[nodiscard]] bool any_coded(const ModelSource& source);
 
 // The kinds that these choose from.
 [[nodiscard]] StorePlan plan_resident_store(const ModelSource& source, const Exec& exec,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "core/checked.h"
 #include "core/error.h"
@@ -36,6 +37,10 @@ LayoutId working_layout(const SourceTensor& tensor, const Exec& exec, bool repac
     return ops::resident_layout(stored, tensor.form.params).value_or(stored);
 }
 
+bool stays_coded(const SourceTensor& tensor, const Exec& exec) noexcept {
+    return exec.device == Device::kCpu && tensor.packed && tensor.packed->kept_bytes() > 0;
+}
+
 void verify_weights(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,
                     std::int64_t first, const PackedView& piece) {
     const WeightFormat& format = format_of(piece.layout);
@@ -51,6 +56,26 @@ void verify_weights(const ModelSource& source, const Exec& exec, const SourceTen
     }
 }
 
+void verify_coded(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,
+                  const ops::CodedMatrix& matrix) {
+    const std::int64_t step = matrix.chunks().strip_rows();
+    exec.team->run(matrix.chunks().strips(), 1, [&](std::int64_t s, std::int64_t) {
+        std::vector<std::uint16_t> numbers(matrix.strip_bytes() / sizeof(std::uint16_t));
+        const char* problem = "has damaged codes";
+        if (matrix.decode_groups(s, numbers.data())) {
+            constexpr std::uint16_t kExponent = 0x7f80;
+            const auto end = numbers.begin() + matrix.chunks().rows_of(s) * matrix.chunks().cols;
+            if (std::none_of(numbers.begin(), end,
+                             [](std::uint16_t x) { return (x & kExponent) == kExponent; }))
+                return;
+            problem = "has a weight that is not a finite number";
+        }
+        throw Error(Exit::kBadData, escaped(source.file().path(), 1024),
+                    "tensor '" + tensor.name + "' " + problem + ", from row " +
+                        std::to_string(s * step) + " on");
+    });
+}
+
 void WeightMemory::add_matrix(const SourceTensor& tensor, bool multiplied) {
     if (!matrices_.try_emplace(&tensor).second) return;
     Placed place;
@@ -61,6 +86,13 @@ void WeightMemory::add_matrix(const SourceTensor& tensor, bool multiplied) {
         place.bytes = device_matrix_bytes(tensor);
         bytes_ += place.bytes;
         staging_bytes_ = std::max(staging_bytes_, DeviceLoader::staging_bytes(tensor));
+        places_.push_back(place);
+        return;
+    }
+    if (keep_coded_ && stays_coded(tensor, exec_)) {
+        place.coded = true, place.layout = tensor.layout();
+        place.bytes = tensor.packed->kept_bytes();
+        bytes_ += weight_aligned(place.bytes);
         places_.push_back(place);
         return;
     }
@@ -140,6 +172,7 @@ Linear WeightMemory::linear(const UnitSpec::Matrix& m, const PackedView& weight)
 PackedView WeightMemory::load_matrix(const Placed& place, std::byte* staging) {
     const SourceTensor& tensor = *place.tensor;
     std::byte* out = memory_.data() + place.offset;
+    if (place.coded) return load_coded(place);
     if (place.layout == tensor.layout()) return load_stored(tensor, out);
     PackedView whole;
     const std::int64_t step = piece_rows(tensor);
@@ -155,6 +188,20 @@ PackedView WeightMemory::load_matrix(const Placed& place, std::byte* staging) {
     whole.planes[0].data = out;
     whole.planes[0].bytes = place.bytes;
     return whole;
+}
+
+PackedView WeightMemory::load_coded(const Placed& place) {
+    const SourceTensor& tensor = *place.tensor;
+    auto matrix = tensor.packed->keep(source_.file(), memory_.data() + place.offset, exec_.isa);
+    verify_coded(source_, exec_, tensor, *matrix);
+    PackedView view;
+    view.layout = place.layout;
+    view.shape = shape_of(tensor);
+    view.n_planes = 1;
+    view.planes[0] = {nullptr, tensor.form.bytes(1), tensor.packed->stored_bytes()};
+    view.coded = matrix.get();
+    coded_.push_back(std::move(matrix));
+    return view;
 }
 
 // Plane by plane into its place.

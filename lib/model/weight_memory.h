@@ -7,6 +7,7 @@
 #include <map>
 
 #include "model/store.h"
+#include "ops/exponents.h"
 
 namespace thimble {
 
@@ -15,10 +16,17 @@ namespace thimble {
 [[nodiscard]] constexpr std::size_t weight_aligned(std::size_t bytes) noexcept {
     return (bytes + 63) & ~std::size_t{63};
 }
+// Whether it takes less memory as it is stored than as it is multiplied, and need not be decoded
+// for that.
+[[nodiscard]] bool stays_coded(const SourceTensor& tensor, const Exec& exec) noexcept;
 // No weight or scale of rows from `first` on may be infinite or NaN: Error(kBadData) naming the
 // file and the tensor.
 void verify_weights(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,
                     std::int64_t first, const PackedView& piece);
+
+// The same of a coded matrix, and its codes must be sound: all of it is decoded once.
+void verify_coded(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,
+                  const ops::CodedMatrix& matrix);
 
 // A vector's values, checked to be finite.
 [[nodiscard]] std::vector<float> read_vector(const ModelSource& source, const SourceTensor& tensor);
@@ -26,8 +34,8 @@ void verify_weights(const ModelSource& source, const Exec& exec, const SourceTen
 class WeightMemory {
   public:
     // `exec` needs no team before load().
-    WeightMemory(const ModelSource& source, const Exec& exec, bool repack)
-        : source_(source), exec_(exec), repack_(repack) {}
+    WeightMemory(const ModelSource& source, const Exec& exec, bool repack, bool keep_coded)
+        : source_(source), exec_(exec), repack_(repack), keep_coded_(keep_coded) {}
 
     // Takes room. A matrix may be added twice (a tied head) and is held once; one that is only
     // looked up by row keeps its stored layout.
@@ -52,19 +60,22 @@ class WeightMemory {
         const SourceTensor* tensor = nullptr;
         LayoutId layout = LayoutId::k_f32;
         std::size_t offset = 0, bytes = 0;
+        bool coded = false;
     };
     [[nodiscard]] PackedView load_matrix(const Placed& place, std::byte* staging);
     [[nodiscard]] PackedView load_stored(const SourceTensor& tensor, std::byte* out);
+    [[nodiscard]] PackedView load_coded(const Placed& place);
     [[nodiscard]] View load_vector(const Placed& place);
     void load_on_device();
     [[nodiscard]] bool on_device() const noexcept { return exec_.device == Device::kCuda; }
 
     const ModelSource& source_;
     Exec exec_;
-    bool repack_;
+    bool repack_, keep_coded_;
     std::vector<Placed> places_;
     std::map<const SourceTensor*, PackedView> matrices_;  // filled by load()
     std::map<const SourceTensor*, View> vectors_;
+    std::vector<std::unique_ptr<const ops::CodedMatrix>> coded_;
     std::size_t bytes_ = 0, staging_bytes_ = 0;
     Buffer memory_;
 };

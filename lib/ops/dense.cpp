@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "kernels/cpu/dense/gemm.h"
+#include "ops/exponents.h"
 #include "ops/on_cuda.h"
 
 namespace thimble::ops::dense {
@@ -25,13 +26,13 @@ std::int64_t panel_rows(const Exec& exec, Shape2 weight) {
 
 // The stored rows themselves, where they are an operand already.
 bool in_place(const Exec& exec, const PackedView& weight) {
+    if (weight.coded != nullptr) return false;
     if (weight.layout == LayoutId::k_f32) return !rounds(exec);
     return weight.layout == LayoutId::k_bf16 && held(exec) == DType::kBF16;
 }
 
-void decode_row(const Exec& exec, const PackedView& weight, std::int64_t row, std::byte* out) {
+void decode_row(const Exec& exec, const PackedView& weight, const PackedRow& from, std::byte* out) {
     const auto& table = kernels(exec.isa);
-    const PackedRow from = weight.packed_row(row);
     const std::size_t element_bytes = size_of(held(exec));
     float values[kDecodeColumns];
     for (std::int64_t k = 0; k < weight.shape.cols; k += kDecodeColumns) {
@@ -44,6 +45,22 @@ void decode_row(const Exec& exec, const PackedView& weight, std::int64_t row, st
             table.decode_columns(weight.layout, from, k, count, reinterpret_cast<float*>(to));
         }
     }
+}
+
+// Rows of coded weights, whole strips at a time where the range allows.
+void decode_coded(const Exec& exec, const PackedView& weight, RowRange rows, View out) {
+    const std::int64_t step = weight.coded->chunks().strip_rows(), cols = weight.shape.cols;
+    const std::int64_t begin = weight.coded_first + rows.first, end = begin + rows.count;
+    const std::int64_t first = begin / step, strips = (end - 1) / step + 1 - first;
+    exec.team->run(rows.count > 0 ? strips : 0, 1, [&](std::int64_t s, std::int64_t) {
+        const std::int64_t from = std::max(begin, (first + s) * step);
+        const std::int64_t count = std::min(end, (first + s + 1) * step) - from;
+        std::vector<std::uint16_t> numbers(static_cast<std::size_t>(count * cols));
+        weight.coded->decode_rows({from, count}, numbers.data());
+        for (std::int64_t r = 0; r < count; ++r)
+            decode_row(exec, weight, {{&numbers[static_cast<std::size_t>(r * cols)]}, {}},
+                       out.row_bytes(from - begin + r));
+    });
 }
 
 // Rows and columns of a result that one task computes: large enough that packing the operands is
@@ -167,9 +184,12 @@ void for_panels(const Exec& exec, const PackedView& weight,
         const View w = panel.slice_rows(0, rows.count);
         if (is_cuda(exec)) {
             on_cuda::decode_rows(exec, weight, rows, w);
+        } else if (weight.coded != nullptr) {
+            decode_coded(exec, weight, rows, w);
         } else {
-            for_rows(exec, rows.count, shape.cols,
-                     [&](std::int64_t r) { decode_row(exec, weight, first + r, w.row_bytes(r)); });
+            for_rows(exec, rows.count, shape.cols, [&](std::int64_t r) {
+                decode_row(exec, weight, weight.packed_row(first + r), w.row_bytes(r));
+            });
         }
         fn(rows, w);
     }

@@ -7,6 +7,7 @@
 #include "kernels/ref/ref.h"
 #include "ops/dense.h"
 #include "ops/dispatch.h"
+#include "ops/exponents.h"
 #include "ops/on_cuda.h"
 
 namespace thimble::ops {
@@ -75,15 +76,16 @@ std::int64_t groups_of(const Matmul& p) {
     return (p.weight.shape.rows + kGroupRows - 1) / kGroupRows;
 }
 
-// Groups [begin, end) of one interleaved matrix.
+// Groups [begin, end) of one interleaved matrix, which lie at `weights`.
 void run_groups(const Exec& exec, MatmulInput& x, const Matmul& p, std::int64_t begin,
-                std::int64_t end) {
+                std::int64_t end, const std::byte* weights) {
     const View in = x.view();
     const Shape2 shape = p.weight.shape;
     const std::int64_t row = begin * kGroupRows;
     cpu::MatmulGroups task{};
-    task.layout = p.weight.layout, task.params = p.weight.params;
-    task.weights = p.weight.row(row);
+    task.layout = p.weight.coded ? LayoutId::k_bf16_x16 : p.weight.layout;
+    task.params = p.weight.params;
+    task.weights = weights;
     task.group_bytes = kGroupRows * p.weight.planes[0].row_bytes;
     task.rows = std::min(end * kGroupRows, shape.rows) - row, task.cols = shape.cols;
     task.x = in.row<float>(0), task.tokens = in.rows, task.x_stride = in.stride;
@@ -111,7 +113,9 @@ void matmul_interleaved(const Exec& exec, MatmulInput& x, std::span<const Matmul
     constexpr std::size_t kTaskBytes = std::size_t{128} << 10;
     std::int64_t groups = 0;
     std::size_t bytes = 0;
-    for (const Matmul& p : problems) groups += groups_of(p), bytes += p.weight.bytes();
+    for (const Matmul& p : problems) {
+        if (p.weight.coded == nullptr) groups += groups_of(p), bytes += p.weight.bytes();
+    }
     const auto grain = static_cast<std::int64_t>(kTaskBytes * static_cast<std::size_t>(groups) /
                                                  std::max<std::size_t>(bytes, 1));
     const std::int64_t share = (groups / (4 * exec.team->threads()));
@@ -119,13 +123,44 @@ void matmul_interleaved(const Exec& exec, MatmulInput& x, std::span<const Matmul
                    [&](std::int64_t begin, std::int64_t end) {
                        std::int64_t first = 0;  // of this matrix, among all groups
                        for (const Matmul& p : problems) {
+                           if (p.weight.coded != nullptr) continue;
                            const std::int64_t count = groups_of(p);
                            const std::int64_t b = std::max(begin - first, std::int64_t{0});
                            const std::int64_t e = std::min(end - first, count);
-                           if (b < e) run_groups(exec, x, p, b, e);
+                           if (b < e) run_groups(exec, x, p, b, e, p.weight.row(b * kGroupRows));
                            first += count;
                        }
                    });
+}
+
+// Those whose weights are coded: a strip is decoded, and multiplied while it is in the cache.
+void matmul_coded(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) {
+    std::int64_t strips = 0;
+    for (const Matmul& p : problems) {
+        if (p.weight.coded == nullptr) continue;
+        require(p.weight.shape.rows == p.weight.coded->chunks().rows, "matmul",
+                "coded weights are not multiplied in parts");
+        strips += p.weight.coded->chunks().strips();
+    }
+    exec.team->run(strips, 1, [&](std::int64_t s, std::int64_t) {
+        thread_local std::vector<std::uint16_t> room;
+        for (const Matmul& p : problems) {
+            if (p.weight.coded == nullptr) continue;
+            const ExponentChunks& chunks = p.weight.coded->chunks();
+            if (s >= chunks.strips()) {
+                s -= chunks.strips();
+                continue;
+            }
+            const std::size_t numbers = p.weight.coded->strip_bytes() / sizeof room[0];
+            if (room.size() < numbers) room.resize(numbers);
+            if (!p.weight.coded->decode_groups(s, room.data()))
+                throw Error(Exit::kFailure, "matmul", "coded weights were damaged in memory");
+            const std::int64_t group = s * chunks.strip_rows() / kGroupRows;
+            run_groups(exec, x, p, group, group + (chunks.rows_of(s) + kGroupRows - 1) / kGroupRows,
+                       reinterpret_cast<const std::byte*>(room.data()));
+            return;
+        }
+    });
 }
 
 // Weights and input in bit planes.
@@ -201,6 +236,21 @@ void interleave(const Exec& exec, const PackedView& stored, std::byte* out) {
                            interleave_rows<id>(stored, row, rows, group);
                        }
                    });
+}
+
+// Rows of coded weights.
+void decode_coded(const Exec& exec, const PackedView& weight, RowRange range, View out) {
+    const std::int64_t cols = weight.shape.cols;
+    std::vector<std::uint16_t> numbers(static_cast<std::size_t>(range.count * cols));
+    weight.coded->decode_rows({weight.coded_first + range.first, range.count}, numbers.data());
+    for (std::int64_t r = 0; r < range.count; ++r) {
+        const PackedRow row{{&numbers[static_cast<std::size_t>(r * cols)]}, weight.params};
+        if (is_ref(exec)) {
+            unpack_columns(LayoutId::k_bf16, row, 0, cols, out.row<double>(r));
+        } else {
+            kernels(exec.isa).decode_columns(LayoutId::k_bf16, row, 0, cols, out.row<float>(r));
+        }
+    }
 }
 
 template <class Real>
@@ -284,15 +334,22 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) 
             on_cuda::matmul(exec, in, x.cuda(), p);
             continue;
         }
-        interleaved = interleaved && is_interleaved(p.weight.layout);
+        interleaved = interleaved && (p.weight.coded || is_interleaved(p.weight.layout));
         if (!is_ref(exec)) x.prepare(activations_for(p.weight.layout, exec));
     }
     if (is_cuda(exec) || is_dense(exec)) return;
-    if (interleaved) return matmul_interleaved(exec, x, problems);
+    const auto coded = [](const Matmul& p) { return p.weight.coded != nullptr; };
+    if (interleaved) {
+        if (!std::all_of(problems.begin(), problems.end(), coded))
+            matmul_interleaved(exec, x, problems);
+        return matmul_coded(exec, x, problems);
+    }
     for (const Matmul& p : problems) {
         if (exec.dry && is_ref(exec)) continue;
         if (is_ref(exec)) {
             matmul_ref(exec, in, p);
+        } else if (coded(p)) {
+            matmul_coded(exec, x, std::span(&p, 1));
         } else if (is_interleaved(p.weight.layout)) {
             matmul_interleaved(exec, x, std::span(&p, 1));
         } else if (const int bits = plane_bits(activations_for(p.weight.layout, exec))) {
@@ -374,6 +431,7 @@ void decode_rows(const Exec& exec, const PackedView& weight, RowRange range, Vie
     require(range.first >= 0 && range.count >= 0 && range.first + range.count <= weight.shape.rows,
             "decode_rows", "the rows are outside the matrix");
     if (is_cuda(exec)) return on_cuda::decode_rows(exec, weight, range, out);
+    if (weight.coded != nullptr) return decode_coded(exec, weight, range, out);
     for (std::int64_t r = 0; r < range.count; ++r) {
         if (is_interleaved(weight.layout)) {
             if (is_ref(exec)) {

@@ -13,7 +13,7 @@ TrainedStore::TrainedStore(const ModelSource& source, const Exec& exec, Method& 
       method_(method),
       parameters_(parameters),
       specs_(units_of(source)),
-      frozen_(source, exec, false) {
+      frozen_(source, exec, false, true) {
     for (std::size_t u = 0; u < specs_.size(); ++u) method.declare(specs_[u], id_of(u), parameters);
     method.check();
     if (room.pages_layers) parameters.page_layers();
@@ -55,6 +55,8 @@ UnitWeights TrainedStore::unit_on_paper(const UnitSpec& unit) const {
         const PackedForm form =
             exec_.device == Device::kCuda ? device_form(*m.weight) : m.weight->form;
         Linear linear{form.view(shape, reinterpret_cast<const std::byte*>(64))};
+        if (stays_coded(*m.weight, exec_))
+            linear.weight.coded = reinterpret_cast<const ops::CodedMatrix*>(64);
         if (m.bias) linear.bias = vector(*m.bias);
         weights.matrices.push_back(linear);
     }

@@ -20,3 +20,10 @@ fp8 fp8
 mxfp8 mxfp8
 nvfp4 nvfp4
 END
+# Coded exponents of both kinds of float that pay here.
+for type in bf16 f32; do
+  "$bin/quantize" q4_0 -o plain.gguf --format "$type" --allow-requantize --pure --overwrite -q >/dev/null
+  "$bin/compress" plain.gguf -o coded.gguf --overwrite -q >/dev/null
+  mv coded.gguf "coded_$type"
+  rm plain.gguf
+done

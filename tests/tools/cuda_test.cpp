@@ -148,6 +148,33 @@ TEST_SUITE("cuda" * doctest::skip(!emulated())) {
         CHECK(result.err.find("--gpu-layers") != std::string::npos);
     }
 
+    TEST_CASE("cuda: a coded model gives what the plain one does, all of it there and streamed") {
+        const test::TemporaryDirectory directory;
+        const std::string plain = directory.file("plain.gguf"),
+                          coded = directory.file("coded.gguf");
+        test::write_tiny_model(plain, "gemma3", "bf16");
+        REQUIRE(test::run_process({test::tool_path("compress"), plain, "-o", coded, "-q"}).exit ==
+                0);
+        std::vector<std::string> words{"-n", "4", "-c", "32", "--device", "cuda"};
+        const auto want = run(plain, words);
+        INFO(want.err);
+        REQUIRE(want.exit == 0);
+        CHECK(run(coded, words).out == want.out);
+        std::vector<std::string> least = words;
+        least.insert(least.end(), {"--max-memory", "vram=1", "--dry-run", "--json",
+                                   directory.file("plan.json")});
+        CHECK(run(coded, least).exit == 77);
+        const std::uint64_t budget = vram_of(test::read_file(directory.file("plan.json")));
+        words.insert(words.end(), {"--max-memory", "vram=" + std::to_string(budget)});
+        for (const char* timing : {"0", "2"}) {  // kernels/emu/emu.h
+            const auto streamed = run(coded, words, {{"THIMBLE_EMU_TIMING", timing}});
+            INFO(streamed.err);
+            CHECK(streamed.exit == 0);
+            CHECK(streamed.out == want.out);
+            CHECK(streamed.err.find("streamed from host memory") != std::string::npos);
+        }
+    }
+
     TEST_CASE("cuda: a tool that works on the CPU only says so") {
         const test::TemporaryDirectory directory;
         test::write_tiny_model(directory.file("m.gguf"), "llama-tied");

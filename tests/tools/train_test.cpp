@@ -120,6 +120,30 @@ TEST_CASE("training: the loss falls, whatever the method and optimizer") {
     }
 }
 
+TEST_CASE("training: over a coded base as over the plain one") {
+    Bench bench("llama-tied", "bf16");
+    const std::string coded = bench.directory.file("coded.gguf"), plain = bench.model;
+    REQUIRE(run_process({tool_path("compress"), plain, "-o", coded, "-q"}).exit == 0);
+    for (const char* method : {"lora:rank=8", "lora:rank=4,dora", "full"}) {
+        CAPTURE(method);
+        std::vector<double> want;
+        for (const std::string& model : {plain, coded}) {
+            bench.model = model;
+            const bool full = std::string_view(method) == "full";
+            const std::string out = bench.directory.file(full ? "out.gguf" : "out");
+            const ProcessResult r =
+                bench.run({"--method", method, "--steps", "4", "--metrics", "-", "-o", out});
+            CAPTURE(r.err);
+            REQUIRE(r.exit == 0);
+            const std::vector<double> loss = losses(r.out);
+            REQUIRE(loss.size() == 4);
+            if (model == plain) want = loss;
+            CHECK(loss == want);
+            std::filesystem::remove_all(out);
+        }
+    }
+}
+
 TEST_CASE("training: a run that was stopped or killed ends with the same bytes") {
     const std::vector<std::string> how = {"--steps",
                                           "40",

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lossless_command.h"
 
-#include <array>
-#include <cstdio>
 #include <memory>
 
 #include "command.h"
 #include "compress/lossless.h"
+#include "core/figures.h"
 #include "core/log.h"
 #include "core/strings.h"
 
@@ -25,15 +24,16 @@ class Compress {
   public:
     void visit(OptionVisitor& v) {
         options_.visit(v);
+        options_.visit_layout(v);
         v.option(
             {.name = "method",
-             .help = "dfloat11: exponents of bfloat16 tensors as prefix codes; what it does not "
-                     "make smaller is kept as it is",
+             .help = "dfloat11: exponents of float tensors as prefix codes; what it does not make "
+                     "smaller is kept as it is",
              .choices = {"dfloat11"}},
             method_);
     }
     Plan plan() {
-        job_ = std::make_unique<CompressJob>(options_);
+        job_ = compress_job(options_);
         return job_->plan();
     }
     void run(cli::Context& context) {
@@ -63,12 +63,12 @@ class Compress {
         context.report.set("output", options_.output);
         context.report.set("input_bytes", job_->input_bytes());
         context.report.set("output_bytes", job_->output_bytes());
-        context.report.set("source_sha256", job_->source_sha256());
+        if (!job_->sha256().empty()) context.report.set("source_sha256", job_->sha256());
         context.report.set("tensors", std::move(tensors));
         log_info(format_bytes(job_->input_bytes()) + " -> " + format_bytes(job_->output_bytes()) +
                  ", every number decoded and compared");
         if (numbers == 0) {
-            log_warning("no tensor is bfloat16 of two dimensions or more: nothing was coded");
+            log_warning("no tensor is of floats and two dimensions or more: nothing was coded");
             return;
         }
         const double bits = 8.0 * static_cast<double>(stored) / static_cast<double>(numbers);
@@ -78,35 +78,32 @@ class Compress {
         log_info("coded tensors: " + fixed(bits, 3) + " bits a weight, " +
                  fixed(100 * (bits / least - 1), 2) + " % above the entropy of " + fixed(least, 3));
     }
-    static std::string fixed(double value, int decimals) {
-        std::array<char, 32> text{};
-        std::snprintf(text.data(), text.size(), "%.*f", decimals, value);
-        return text.data();
-    }
 
     LosslessOptions options_;
     std::string method_ = "dfloat11";
-    std::unique_ptr<CompressJob> job_;
+    std::unique_ptr<LosslessJob> job_;
 };
 
 class Decompress {
   public:
     void visit(OptionVisitor& v) { options_.visit(v); }
     Plan plan() {
-        job_ = std::make_unique<DecompressJob>(options_);
+        job_ = decompress_job(options_);
         return job_->plan();
     }
     void run(cli::Context& context) {
-        if (!job_->run(progress_of(context, "decompress"))) return;
+        if (!job_->run(context.team, context.isa, progress_of(context, "decompress"))) return;
         context.report.set("output", options_.output);
-        context.report.set("sha256", job_->sha256());
-        log_info(format_bytes(job_->output_bytes()) + ", the source's SHA-256 " + job_->sha256());
+        const std::string sha256 = job_->sha256();
+        if (!sha256.empty()) context.report.set("sha256", sha256);
+        log_info(format_bytes(job_->output_bytes()) +
+                 (sha256.empty() ? "" : ", the source's SHA-256 " + sha256));
         if (!context.stdout_is_json()) context.print(options_.output + "\n");
     }
 
   private:
     LosslessOptions options_;
-    std::unique_ptr<DecompressJob> job_;
+    std::unique_ptr<LosslessJob> job_;
 };
 
 }  // namespace

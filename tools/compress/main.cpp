@@ -12,7 +12,7 @@ constexpr const char* kEpilog = R"(Examples:
   compress model-bf16.gguf -o model-df11.gguf
   run -m model-df11.gguf -p "Why is the sky blue?"
   compress --decompress model-df11.gguf -o model-bf16.gguf
-  compress model.safetensors -o model.df11.gguf
+  compress HF_DIR -o CODED_DIR
   compress embeddings vectors.npy -o store.safetensors --format e4m3 --pca 0.5
   compress embeddings vectors.npy --queries queries.npy --qrels pairs.tsv --frontier
   compress embeddings vectors.npy --frontier --budget 200MiB -o store.safetensors

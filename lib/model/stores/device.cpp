@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <optional>
 
 #include "core/error.h"
@@ -22,6 +23,31 @@ std::size_t unit_bytes(const UnitSpec& unit) {
     return bytes;
 }
 
+// A streamed matrix whose exponents are coded goes to the device so, and is decoded there when its
+// unit is at work, into the one place for such.
+bool goes_coded(const SourceTensor& tensor) {
+    return tensor.packed && tensor.packed->kept_bytes() > 0;
+}
+// Its planes, then its code: the table, the exponents, and room to tell of damage (weights are
+// checked when they are loaded).
+constexpr std::size_t kTableBytes = 256, kCodeBytes = 512;
+std::size_t coded_bytes(const SourceTensor& tensor) {
+    return ((tensor.packed->kept_bytes() + 255) & ~std::size_t{255}) + kCodeBytes;
+}
+std::size_t decoded_bytes(const UnitSpec& unit) {
+    std::size_t bytes = 0;
+    for (const auto& m : unit.matrices)
+        if (goes_coded(*m.weight)) bytes += device_matrix_bytes(*m.weight);
+    return bytes;
+}
+// Of a streamed unit, as it is copied.
+std::size_t copied_bytes(const UnitSpec& unit) {
+    std::size_t bytes = unit_bytes(unit) - decoded_bytes(unit);
+    for (const auto& m : unit.matrices)
+        if (goes_coded(*m.weight)) bytes += coded_bytes(*m.weight);
+    return bytes;
+}
+
 std::size_t piece_bytes(const UnitSpec& unit) {
     std::size_t most = 0;
     for (const auto& m : unit.matrices)
@@ -33,7 +59,7 @@ std::size_t piece_bytes(const UnitSpec& unit) {
 
 WeightMemory host_memory(const ModelSource& source, const std::vector<UnitSpec>& units,
                          const Exec& host, bool repack, const DevicePlan& plan) {
-    WeightMemory memory(source, host, repack);
+    WeightMemory memory(source, host, repack, true);
     for (std::size_t u = 0; u < units.size(); ++u) {
         if (plan.units[u] != UnitPlace::kHost) continue;
         const bool head_here = plan.units.back() == UnitPlace::kHost;
@@ -47,8 +73,9 @@ UnitPlace embedding_place(UnitPlace head) {
     return head == UnitPlace::kDevice ? UnitPlace::kDevice : UnitPlace::kHost;
 }
 
-// A unit's weights one after the other from `base`.
-UnitWeights weights_at(const UnitSpec& unit, std::byte* base) {
+// A unit's weights one after the other from `base`; with `decoded`, those that are copied coded lie
+// there, and their codes in between the others.
+UnitWeights weights_at(const UnitSpec& unit, std::byte* base, std::byte* decoded = nullptr) {
     UnitWeights weights;
     const auto vector = [&](const SourceTensor& t) {
         const View view{base, DType::kF32, 1, t.cols(), t.cols()};
@@ -57,8 +84,11 @@ UnitWeights weights_at(const UnitSpec& unit, std::byte* base) {
     };
     for (const auto& m : unit.matrices) {
         const SourceTensor& t = *m.weight;
-        Linear linear{device_form(t).view({t.rows(), t.cols()}, base), std::nullopt};
-        base += device_matrix_bytes(t);
+        const bool coded = decoded != nullptr && goes_coded(t);
+        std::byte*& at = coded ? decoded : base;
+        Linear linear{device_form(t).view({t.rows(), t.cols()}, at), std::nullopt};
+        at += device_matrix_bytes(t);
+        if (coded) base += coded_bytes(t);
         if (m.bias) linear.bias = vector(*m.bias);
         weights.matrices.push_back(linear);
     }
@@ -99,6 +129,13 @@ class DeviceStore final : public WeightStore {
         cuda::Event arrived, used;
     };
 
+    // A matrix of a streamed unit, in pinned memory.
+    struct Coded {
+        std::size_t unit = 0, index = 0;
+        std::byte *planes = nullptr, *code = nullptr;
+        std::unique_ptr<const ops::CodedMatrix> matrix;
+    };
+
     void release(UnitId unit) noexcept override {
         const std::size_t u = index_of(unit, specs_);
         if (places_[u] != UnitPlace::kStreamed) return;
@@ -114,7 +151,13 @@ class DeviceStore final : public WeightStore {
     Slot& bring(std::size_t u) {
         ahead(u);
         Slot& slot = slots_[slots_[0].unit == u ? 0 : 1];
-        on_device([&] { cuda_.compute().wait_for(slot.arrived); });
+        on_device([&] {
+            cuda_.compute().wait_for(slot.arrived);
+            if (decoded_unit_ == u) return;
+            decoded_unit_ = u;
+            for (const Coded& c : coded_)
+                if (c.unit == u) decode(c, slot);
+        });
         return slot;
     }
 
@@ -124,13 +167,34 @@ class DeviceStore final : public WeightStore {
         Slot& slot = slots_[turn_];
         turn_ ^= 1u;
         slot.unit = u;
-        slot.weights = weights_at(specs_[u], slot.memory.data());
+        slot.weights = weights_at(specs_[u], slot.memory.data(), decoded_.data());
         on_device([&] {
             cuda_.copies().wait_for(slot.used);
             cuda::copy_to_device(cuda_.copies(), slot.memory.data(), pinned_.data() + pinned_at_[u],
-                                 unit_bytes(specs_[u]));
+                                 copied_bytes(specs_[u]));
             slot.arrived.record(cuda_.copies());
         });
+    }
+
+    // In the order of the work, after the unit before.
+    void decode(const Coded& c, Slot& slot) {
+        std::byte* const base =
+            slot.memory.data() + (c.planes - (pinned_.data() + pinned_at_[c.unit]));
+        const auto moved = [&]<class T>(const T* p) {
+            return reinterpret_cast<T*>(base + (reinterpret_cast<const std::byte*>(p) - c.planes));
+        };
+        ops::DeviceCodes codes{};
+        codes.chunks = c.matrix->chunks();
+        codes.table = moved(reinterpret_cast<const std::uint8_t*>(c.code));
+        codes.exponents = codes.table + kTableBytes;
+        codes.damaged = moved(
+            reinterpret_cast<const std::int32_t*>(c.code + kTableBytes + ExponentCode::kSymbols));
+        const ops::CodedStrip& all = c.matrix->all();
+        codes.all.words = moved(all.words), codes.all.rest = moved(all.rest);
+        codes.all.starts = moved(all.starts);
+        const std::byte* to = slot.weights.matrices[c.index].weight.planes[0].data;
+        ops::decode_on_device(cuda_.compute(), codes,
+                              reinterpret_cast<std::uint16_t*>(const_cast<std::byte*>(to)));
     }
 
     // The streamed unit that comes next, again and again.
@@ -146,7 +210,7 @@ class DeviceStore final : public WeightStore {
         memory_ = Buffer(plan.resident_bytes, Purpose::kWeights, Place::kDevice);
         pinned_ = Buffer(plan.pinned_bytes, Purpose::kWeights, Place::kPinned);
         std::optional<DeviceLoader> loader(std::in_place, source_, cuda_, plan.staging_bytes);
-        std::size_t resident = 0, pinned = 0, slot = 0;
+        std::size_t resident = 0, pinned = 0, slot = 0, decoded = 0;
         for (std::size_t u = 0; u < specs_.size(); ++u) {
             if (places_[u] == UnitPlace::kHost) {
                 units_[u] = host_.unit(specs_[u]);
@@ -155,19 +219,47 @@ class DeviceStore final : public WeightStore {
             if (u == 0) continue;  // of the head
             const bool stays = places_[u] == UnitPlace::kDevice;
             std::byte* base = stays ? memory_.data() + resident : pinned_.data() + pinned;
-            units_[u] = weights_at(specs_[u], base);
-            load_unit(specs_[u], units_[u], stays ? Place::kDevice : Place::kPinned, *loader);
             pinned_at_[u] = pinned;
-            (stays ? resident : pinned) += unit_bytes(specs_[u]);
-            if (!stays) slot = std::max(slot, unit_bytes(specs_[u]));
+            if (stays) {
+                units_[u] = weights_at(specs_[u], base);
+                resident += unit_bytes(specs_[u]);
+            } else {
+                units_[u] = weights_at(specs_[u], base, base);  // no bytes are for decoded ones
+                keep_coded(u, base);
+                pinned += copied_bytes(specs_[u]);
+                slot = std::max(slot, copied_bytes(specs_[u]));
+                decoded = std::max(decoded, decoded_bytes(specs_[u]));
+            }
+            load_unit(specs_[u], units_[u], stays ? Place::kDevice : Place::kPinned, *loader);
         }
         if (places_[0] == UnitPlace::kDevice) units_[0].matrices = {embedding_of_head()};
         loader.reset();
         if (slot == 0) return;
+        decoded_ = Buffer(decoded, Purpose::kWeights, Place::kDevice);
         for (std::int64_t i = 0; i < std::min<std::int64_t>(plan.count(UnitPlace::kStreamed), 2);
              ++i)
             slots_[static_cast<std::size_t>(i)].memory =
                 Buffer(slot, Purpose::kWeights, Place::kDevice);
+    }
+
+    // The coded matrices of a streamed unit to their places among the others.
+    void keep_coded(std::size_t u, std::byte* base) {
+        const UnitSpec& unit = specs_[u];
+        for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
+            const SourceTensor& t = *unit.matrices[i].weight;
+            const bool coded = goes_coded(t);
+            if (coded) {
+                Coded c{u, i, base, base + coded_bytes(t) - kCodeBytes, nullptr};
+                c.matrix = t.packed->keep(source_.file(), c.planes, cuda_.host().isa);
+                verify_coded(source_, cuda_.host(), t, *c.matrix);
+                const ExponentCode& code = c.matrix->code();
+                code.table(reinterpret_cast<std::uint8_t*>(c.code));
+                std::memcpy(c.code + kTableBytes, code.exponents, ExponentCode::kSymbols);
+                coded_.push_back(std::move(c));
+            }
+            base += coded ? coded_bytes(t) : device_matrix_bytes(t);
+            if (unit.matrices[i].bias) base += device_vector_bytes(*unit.matrices[i].bias);
+        }
     }
 
     // Of a tied head: its matrix is the embedding's.
@@ -177,7 +269,8 @@ class DeviceStore final : public WeightStore {
 
     void load_unit(const UnitSpec& unit, const UnitWeights& to, Place place, DeviceLoader& loader) {
         for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
-            loader.load(*unit.matrices[i].weight, to.matrices[i].weight, place);
+            if (place == Place::kDevice || !goes_coded(*unit.matrices[i].weight))
+                loader.load(*unit.matrices[i].weight, to.matrices[i].weight, place);
             if (unit.matrices[i].bias)
                 loader.load(*unit.matrices[i].bias, *to.matrices[i].bias, place);
         }
@@ -192,7 +285,9 @@ class DeviceStore final : public WeightStore {
     WeightMemory host_;
     std::vector<UnitWeights> units_;      // of streamed ones: in pinned memory
     std::vector<std::size_t> pinned_at_;  // where a streamed unit begins
-    Buffer memory_, pinned_;
+    std::vector<Coded> coded_;            // of all streamed units
+    Buffer memory_, pinned_, decoded_;
+    std::size_t decoded_unit_ = kNone;
     std::array<Slot, 2> slots_;
     unsigned turn_ = 0;  // the slot to be filled next
 };
@@ -217,20 +312,25 @@ DevicePlan plan_device_store(const ModelSource& source, const Exec& host, bool r
     const auto arrange = [&](std::size_t stay) {
         DevicePlan p;
         p.units.assign(units.size(), UnitPlace::kHost);
-        std::size_t resident = 0, pinned = 0, slot = 0, piece = 0;
+        std::size_t resident = 0, pinned = 0, slot = 0, decoded = 0, piece = 0;
         for (std::size_t i = 0; i < order.size(); ++i) {
             const UnitSpec& unit = units[order[i]];
-            const std::size_t bytes = unit_bytes(unit);
             p.units[order[i]] = i < stay ? UnitPlace::kDevice : UnitPlace::kStreamed;
-            (i < stay ? resident : pinned) += bytes;
-            if (i >= stay) slot = std::max(slot, bytes);
+            if (i < stay) {
+                resident += unit_bytes(unit);
+            } else {
+                pinned += copied_bytes(unit);
+                slot = std::max(slot, copied_bytes(unit));
+                decoded = std::max(decoded, decoded_bytes(unit));
+            }
             piece = std::max(piece, piece_bytes(unit));
         }
         if (source.spec().tied_embedding) p.units.front() = embedding_place(p.units.back());
         p.resident_bytes = Buffer::charged_bytes(resident, Place::kDevice);
         const std::size_t slots =
             std::min<std::size_t>(order.size() - std::min(stay, order.size()), 2);
-        p.slot_bytes = slots * Buffer::charged_bytes(slot, Place::kDevice);
+        p.slot_bytes = slots * Buffer::charged_bytes(slot, Place::kDevice) +
+                       Buffer::charged_bytes(decoded, Place::kDevice);
         p.pinned_bytes = Buffer::charged_bytes(pinned, Place::kPinned);
         p.staging_bytes = Buffer::charged_bytes(piece, Place::kPinned);
         return p;

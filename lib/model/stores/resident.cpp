@@ -11,7 +11,7 @@ namespace {
 
 WeightMemory arrange(const ModelSource& source, const std::vector<UnitSpec>& units,
                      const Exec& exec, const StoreOptions& options) {
-    WeightMemory memory(source, exec, options.repack);
+    WeightMemory memory(source, exec, options.repack, options.keep_coded);
     for (std::size_t u = 0; u < units.size(); ++u) {
         // Rows of an embedding that is no head are looked up, never multiplied.
         memory.add_unit(units[u], u > 0 || source.spec().tied_embedding);

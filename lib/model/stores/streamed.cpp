@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// As many layers in memory as the budget allows; the others are read from disk in each pass, or,
-// where their matrices are coded and the budget has room for that, decoded from memory. A thread
-// does so with the next of them while this one is at work; on arrival it is checked (the first
+// As many layers in memory as the budget allows; the others are read from disk in each pass. A
+// thread reads the next of them while this one is at work; on arrival it is checked (the first
 // time) and repacked into the one lease buffer, so blocks meet the same bytes as with all weights
 // in memory and results do not depend on the budget. Embedding, head, norms and biases always stay.
 #include <algorithm>
@@ -10,7 +9,6 @@
 #include <condition_variable>
 #include <exception>
 #include <functional>
-#include <map>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -35,8 +33,7 @@ struct StreamedMatrix {
 struct StreamedLayer {
     std::vector<StreamedMatrix> matrices;
     std::size_t raw_bytes = 0, packed_bytes = 0;
-    std::size_t kept_bytes = 0;    // of matrices that stay as they are stored
-    std::uint64_t disk_bytes = 0;  // of the others
+    std::uint64_t disk_bytes = 0;
 };
 
 // Bytes that lie as in the file from page to page go past the page cache straight to their place.
@@ -47,7 +44,7 @@ std::size_t raw_place(const SourceTensor& tensor, std::size_t from) {
     return from + (wanted + kPage - from % kPage) % kPage;
 }
 
-StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack, bool keep) {
+StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack) {
     StreamedLayer layer;
     for (const auto& m : unit.matrices) {
         const SourceTensor& tensor = *m.weight;
@@ -55,9 +52,7 @@ StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack
         matrix.tensor = &tensor;
         matrix.raw_offset = raw_place(tensor, layer.raw_bytes);
         layer.raw_bytes = matrix.raw_offset + tensor.form.bytes(tensor.rows());
-        const std::size_t kept = keep && tensor.packed ? tensor.packed->kept_bytes() : 0;
-        layer.kept_bytes += kept;
-        if (kept == 0) layer.disk_bytes += tensor.stored_bytes();
+        layer.disk_bytes += tensor.stored_bytes();
         matrix.layout = working_layout(tensor, exec, repack);
         if (matrix.layout != tensor.layout()) {
             matrix.packed_offset = layer.packed_bytes;
@@ -72,20 +67,17 @@ StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack
 // Which layers stay and what the others need.
 struct Arrangement {
     std::vector<bool> streamed;  // by layer
-    bool keep = false;           // what can stay as it is stored
-    std::size_t slot_bytes = 0, lease_bytes = 0, kept_bytes = 0;
+    std::size_t slot_bytes = 0, lease_bytes = 0;
     std::uint64_t disk_bytes = 0;
     WeightMemory memory;
 
     [[nodiscard]] StorePlan plan() const {
         StorePlan plan;
-        plan.resident_bytes =
-            Buffer::charged_bytes(memory.bytes()) + Buffer::charged_bytes(kept_bytes);
+        plan.resident_bytes = Buffer::charged_bytes(memory.bytes());
         plan.lease_bytes = Buffer::charged_bytes(lease_bytes);
         plan.io_bytes = 2 * Buffer::charged_bytes(slot_bytes);
         plan.staging_bytes = Buffer::charged_bytes(memory.staging_bytes());
-        if (disk_bytes > 0)
-            plan.streamed_layers = std::count(streamed.begin(), streamed.end(), true);
+        plan.streamed_layers = std::count(streamed.begin(), streamed.end(), true);
         plan.streamed_bytes = disk_bytes;
         return plan;
     }
@@ -93,9 +85,9 @@ struct Arrangement {
 
 // Streams `count` of the layers, spread evenly, so that those that stay give time to read ahead.
 Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& units, const Exec& exec,
-                    const StoreOptions& options, std::size_t count, bool keep) {
+                    const StoreOptions& options, std::size_t count) {
     const std::size_t layers = units.size() - 2;
-    Arrangement a{{}, keep, 0, 0, 0, 0, WeightMemory(source, exec, options.repack)};
+    Arrangement a{{}, 0, 0, 0, WeightMemory(source, exec, options.repack, options.keep_coded)};
     a.memory.add_unit(units.front(), source.spec().tied_embedding);
     a.memory.add_unit(units.back(), true);
     for (std::size_t i = 0; i < layers; ++i) {
@@ -106,8 +98,7 @@ Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& unit
             continue;
         }
         a.memory.add_vectors(unit);
-        const StreamedLayer layer = streamed_layer(unit, exec, options.repack, keep);
-        a.kept_bytes += layer.kept_bytes;
+        const StreamedLayer layer = streamed_layer(unit, exec, options.repack);
         a.slot_bytes = std::max(a.slot_bytes, layer.raw_bytes);
         a.lease_bytes = std::max(a.lease_bytes, layer.packed_bytes);
         a.disk_bytes += layer.disk_bytes;
@@ -115,21 +106,15 @@ Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& unit
     return a;
 }
 
-// As few streamed layers as fit, rather from memory than from disk; all of them where nothing does.
-// Without a budget, what can stay as it is stored does.
+// As few streamed layers as fit; all of them where nothing does.
 Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& units, const Exec& exec,
                     const StoreOptions& options) {
     const std::size_t layers = units.size() - 2;
-    if (options.most_bytes == UINT64_MAX)
-        return arrange(source, units, exec, options, layers, true);
-    for (const bool keep : {true, false}) {
-        if (keep && !any_coded(source)) continue;
-        for (std::size_t count = 1; count <= layers; ++count) {
-            Arrangement a = arrange(source, units, exec, options, count, keep);
-            if (a.plan().held_bytes() <= options.most_bytes) return a;
-        }
+    for (std::size_t count = 1; count < layers; ++count) {
+        Arrangement a = arrange(source, units, exec, options, count);
+        if (a.plan().held_bytes() <= options.most_bytes) return a;
     }
-    return arrange(source, units, exec, options, layers, false);
+    return arrange(source, units, exec, options, layers);
 }
 
 // Runs one task at a time on a thread of its own.
@@ -209,7 +194,6 @@ class StreamedStore final : public WeightStore {
         arrangement_.memory.load();
         lease_ = Buffer(arrangement_.lease_bytes, Purpose::kWeights);
         for (Slot& slot : slots_) slot.raw = Buffer(arrangement_.slot_bytes, Purpose::kIo);
-        kept_memory_ = Buffer(arrangement_.kept_bytes, Purpose::kWeights);
         layers_.resize(arrangement_.streamed.size());
         for (std::size_t u = 0; u < specs_.size(); ++u) {
             const bool streamed = u > 0 && u + 1 < specs_.size() && arrangement_.streamed[u - 1];
@@ -217,7 +201,6 @@ class StreamedStore final : public WeightStore {
                                       : arrangement_.memory.unit(specs_[u]));
             if (streamed) order_.push_back(u - 1);
         }
-        if (arrangement_.kept_bytes > 0) keep_coded();
     }
 
     Lease acquire(UnitId unit) override {
@@ -244,7 +227,7 @@ class StreamedStore final : public WeightStore {
     // A streamed layer's unit: norms and biases, and matrices whose bytes come later.
     UnitWeights without_matrices(std::size_t u, bool repack) {
         const UnitSpec& unit = specs_[u];
-        layers_[u - 1] = streamed_layer(unit, exec_, repack, arrangement_.keep);
+        layers_[u - 1] = streamed_layer(unit, exec_, repack);
         UnitWeights weights;
         for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
             const StreamedMatrix& m = layers_[u - 1].matrices[i];
@@ -262,18 +245,6 @@ class StreamedStore final : public WeightStore {
         for (const auto& v : unit.vectors)
             weights.vectors.push_back(arrangement_.memory.vector(*v.weight));
         return weights;
-    }
-
-    void keep_coded() {
-        std::byte* at = kept_memory_.data();
-        for (const StreamedLayer& layer : layers_) {
-            for (const StreamedMatrix& m : layer.matrices) {
-                const auto& packed = m.tensor->packed;
-                if (!packed || packed->kept_bytes() == 0) continue;
-                kept_[m.tensor] = packed->keep(source_.file(), at);
-                at += packed->kept_bytes();
-            }
-        }
     }
 
     // Makes the layer's weights usable, and begins to read the one after it.
@@ -335,19 +306,9 @@ class StreamedStore final : public WeightStore {
         for (std::size_t i; (i = slot.next++) < matrices.size();) {
             const StreamedMatrix& m = matrices[i];
             std::byte* to = slot.raw.data() + m.raw_offset;
-            const auto kept = kept_.find(m.tensor);
-            slot.views[i] = kept == kept_.end()
-                                ? source_.read_packed(*m.tensor, 0, m.tensor->rows(), to)
-                                : decoded(*kept->second, *m.tensor, to);
+            slot.views[i] = source_.read_packed(*m.tensor, 0, m.tensor->rows(), to);
         }
     }
-    [[nodiscard]] PackedView decoded(const PackedTensor& kept, const SourceTensor& tensor,
-                                     std::byte* to) const {
-        const Shape2 shape{tensor.rows(), tensor.cols()};
-        kept.read(source_.file(), 0, {0, shape.rows}, {to, tensor.form.bytes(shape.rows)});
-        return tensor.form.view(shape, to);
-    }
-
     void take(std::size_t layer, const Slot& slot) {
         StreamedLayer& streamed = layers_[layer];
         UnitWeights& weights = units_[layer + 1];
@@ -370,8 +331,7 @@ class StreamedStore final : public WeightStore {
     Arrangement arrangement_;
     std::vector<StreamedLayer> layers_;  // by layer; empty for those that stay
     std::vector<UnitWeights> units_;
-    Buffer lease_, kept_memory_;
-    std::map<const SourceTensor*, std::unique_ptr<const PackedTensor>> kept_;
+    Buffer lease_;
     std::array<Slot, 2> slots_;
     std::vector<std::size_t> order_;    // of streamed layers
     std::vector<std::size_t> checked_;  // layers whose weights are known to be finite
