@@ -1,13 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // compress: models in less room without losing a bit, and back.
-#include <array>
-#include <cstdio>
-#include <memory>
-
 #include "cli/tool.h"
-#include "compress/lossless.h"
-#include "core/log.h"
-#include "core/strings.h"
+#include "lossless_command.h"
 
 using namespace thimble;
 
@@ -23,125 +17,12 @@ constexpr const char* kEpilog = R"(Examples:
 // Before a file is opened, and what the heap keeps: measured.
 constexpr std::uint64_t kBaselineBytes = std::uint64_t{12} << 20;
 
-LosslessProgress progress_of(cli::Context& context, const char* what) {
-    return [&context, what](std::uint64_t done, std::uint64_t total) {
-        context.progress(what, static_cast<std::int64_t>(done >> 20),
-                         static_cast<std::int64_t>(total >> 20), 0, "MiB");
-        return !context.interrupted();
-    };
-}
-
-class Compress {
-  public:
-    void visit(OptionVisitor& v) {
-        options_.visit(v);
-        v.option(
-            {.name = "method",
-             .help = "dfloat11: exponents of bfloat16 tensors as prefix codes; what it does not "
-                     "make smaller is kept as it is",
-             .choices = {"dfloat11"}},
-            method_);
-    }
-    Plan plan() {
-        job_ = std::make_unique<CompressJob>(options_);
-        return job_->plan();
-    }
-    void run(cli::Context& context) {
-        if (!job_->run(context.team, context.isa, progress_of(context, "compress"))) return;
-        report(context);
-        if (!context.stdout_is_json()) context.print(options_.output + "\n");
-    }
-
-  private:
-    void report(cli::Context& context) const {
-        Json tensors = Json::array();
-        std::uint64_t numbers = 0, stored = 0;
-        double bound = 0;
-        for (const LosslessReport& r : job_->reports()) {
-            Json one = Json::object();
-            one.set("name", r.name);
-            one.set("numbers", r.numbers);
-            one.set("bytes", r.bytes);
-            one.set("stored_bytes", r.stored);
-            one.set("coded", r.coded);
-            if (r.entropy_bits > 0) one.set("entropy_bits", r.entropy_bits);
-            tensors.push(std::move(one));
-            if (!r.coded) continue;
-            numbers += r.numbers, stored += r.stored;
-            bound += r.entropy_bits * static_cast<double>(r.numbers);
-        }
-        context.report.set("output", options_.output);
-        context.report.set("input_bytes", job_->input_bytes());
-        context.report.set("output_bytes", job_->output_bytes());
-        context.report.set("source_sha256", job_->source_sha256());
-        context.report.set("tensors", std::move(tensors));
-        log_info(format_bytes(job_->input_bytes()) + " -> " + format_bytes(job_->output_bytes()) +
-                 ", every number decoded and compared");
-        if (numbers == 0) {
-            log_warning("no tensor is bfloat16 of two dimensions or more: nothing was coded");
-            return;
-        }
-        const double bits = 8.0 * static_cast<double>(stored) / static_cast<double>(numbers);
-        const double least = bound / static_cast<double>(numbers);
-        context.report.set("bits_per_weight", bits);
-        context.report.set("entropy_bits_per_weight", least);
-        log_info("coded tensors: " + fixed(bits, 3) + " bits a weight, " +
-                 fixed(100 * (bits / least - 1), 2) + " % above the entropy of " + fixed(least, 3));
-    }
-    static std::string fixed(double value, int decimals) {
-        std::array<char, 32> text{};
-        std::snprintf(text.data(), text.size(), "%.*f", decimals, value);
-        return text.data();
-    }
-
-    LosslessOptions options_;
-    std::string method_ = "dfloat11";
-    std::unique_ptr<CompressJob> job_;
-};
-
-class Decompress {
-  public:
-    void visit(OptionVisitor& v) { options_.visit(v); }
-    Plan plan() {
-        job_ = std::make_unique<DecompressJob>(options_);
-        return job_->plan();
-    }
-    void run(cli::Context& context) {
-        if (!job_->run(progress_of(context, "decompress"))) return;
-        context.report.set("output", options_.output);
-        context.report.set("sha256", job_->sha256());
-        log_info(format_bytes(job_->output_bytes()) + ", the source's SHA-256 " + job_->sha256());
-        if (!context.stdout_is_json()) context.print(options_.output + "\n");
-    }
-
-  private:
-    LosslessOptions options_;
-    std::unique_ptr<DecompressJob> job_;
-};
-
-template <class Work>
-cli::Command command(const std::string& name, const char* help) {
-    const auto work = std::make_shared<Work>();
-    cli::Command c;
-    c.name = name;
-    if (!name.empty()) c.flag = "--" + name;
-    c.help = help;
-    c.options = [work](OptionVisitor& v) { work->visit(v); };
-    c.plan = [work](const cli::CommonOptions&) { return work->plan(); };
-    c.run = [work](cli::Context& context) { work->run(context); };
-    return c;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
-    return cli::run_tool(
-        {.name = "compress",
-         .summary = "makes models smaller without losing a bit",
-         .epilog = kEpilog,
-         .baseline_bytes = kBaselineBytes},
-        {command<Compress>("", "write the file in less room, so that it comes back byte for byte"),
-         command<Decompress>("decompress",
-                             "write the file that was compressed, and check its SHA-256")},
-        argc, argv);
+    return cli::run_tool({.name = "compress",
+                          .summary = "makes models smaller without losing a bit",
+                          .epilog = kEpilog,
+                          .baseline_bytes = kBaselineBytes},
+                         {lossless_command(), decompress_command()}, argc, argv);
 }
