@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "format/weight_format.h"
 #include "model/coded_tensor.h"
+#include "model/stacked_tensor.h"
 
 namespace thimble {
 namespace {
@@ -134,7 +135,10 @@ std::shared_ptr<const PackedTensor> find_stored_planes(const ModelFile& file,
     const std::string where = key_of(file, tensor);
     const Json json = parse_json(*text, where);
     const Json* format = json.find("format");
-    if (format != nullptr && format->is_string() && format->as_string(where) == kCodedFormat) {
+    const bool named = format != nullptr && format->is_string();
+    if (named && format->as_string(where) == kStackedFormat)
+        return std::make_shared<StackedTensor>(file, tensor, json, shape, where);
+    if (named && format->as_string(where) == kCodedFormat) {
         const Json* version = json.find("version");
         if (version == nullptr || version->as_int(where) != kVersion)
             throw Error(Exit::kBadData, where, "is of a version that this program does not know");

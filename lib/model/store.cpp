@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "model/stacked_store.h"
+
 namespace thimble {
 namespace {
 
@@ -21,12 +23,16 @@ bool any_coded(const ModelSource& source) {
 }
 
 StorePlan plan_store(const ModelSource& source, const Exec& exec, const StoreOptions& options) {
+    if (exec.device == Device::kCpu && any_stacked(source))
+        return plan_stacked_store(source, exec, options);
     return fits_whole(source, exec, options) ? plan_resident_store(source, exec, options)
                                              : plan_streamed_store(source, exec, options);
 }
 
 std::unique_ptr<WeightStore> make_store(const ModelSource& source, const Exec& exec,
                                         const StoreOptions& options) {
+    if (exec.device == Device::kCpu && any_stacked(source))
+        return make_stacked_store(source, exec, options);
     return fits_whole(source, exec, options) ? make_resident_store(source, exec, options)
                                              : make_streamed_store(source, exec, options);
 }
