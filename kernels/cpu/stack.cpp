@@ -59,7 +59,8 @@ THIMBLE_INLINE void tabulate(const SignedBlock& block, const StackProduct& p, st
         const vf low[4] = {plus, -minus, minus, -plus};
         const vf plus2 = term[2].v[i] + term[3].v[i], minus2 = term[2].v[i] - term[3].v[i];
         const vf high[4] = {plus2, -minus2, minus2, -plus2};
-        for (int s = 0; s < 16; ++s) store(table + s * kRank + i * kLanes, low[s & 3] + high[s >> 2]);
+        for (int s = 0; s < 16; ++s)
+            store(table + s * kRank + i * kLanes, low[s & 3] + high[s >> 2]);
     }
 }
 
@@ -141,8 +142,8 @@ THIMBLE_INLINE void fill(Tile& tile, const SignedBlock& block, const StackRows& 
     for (std::int64_t c = 0; c < kTile; ++c) {
         const bool there = c < tile.count;
         float lanes[kRank];
-        store_lanes(lanes, there ? load_factors(block.b + (tile.first + c) * p.rank, k, p.rank)
-                                 : zeros());
+        store_lanes(lanes,
+                    there ? load_factors(block.b + (tile.first + c) * p.rank, k, p.rank) : zeros());
         for (int i = 0; i < kRank; ++i) tile.b[i][c] = lanes[i];
     }
 }
@@ -156,8 +157,7 @@ THIMBLE_INLINE void add_tile(const Tile& tile, const SignedBlock& block, const S
     vf sum[kParts] = {};
     for (int i = 0; i < kRank; ++i) {
         const vf factor = broadcast(a[i]);
-        for (int j = 0; j < kParts; ++j)
-            sum[j] = fma(factor, load(tile.b[i] + j * kLanes), sum[j]);
+        for (int j = 0; j < kParts; ++j) sum[j] = fma(factor, load(tile.b[i] + j * kLanes), sum[j]);
     }
     const std::int64_t row_bytes = sign_row_bytes(p.cols);
     const std::byte* signs = block.signs + (p.first + row) * row_bytes;

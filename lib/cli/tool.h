@@ -57,7 +57,7 @@ struct Context {
 };
 
 struct Command {
-    std::string name;       // "" for the tool's default command
+    std::string name;  // "" for the tool's default command
     // (optional) names it, too, anywhere among the arguments: "--compare", "--method bitstack"
     std::string flag = {};
     std::string help = {};

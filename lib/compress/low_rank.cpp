@@ -25,7 +25,8 @@ double dot(const float* a, const float* b, std::int64_t n) {
         for (int j = 0; j < 8; ++j)
             sums[j] += static_cast<double>(a[i + j]) * static_cast<double>(b[i + j]);
     for (; i < n; ++i) sums[0] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
-    return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+    return ((sums[0] + sums[4]) + (sums[1] + sums[5])) +
+           ((sums[2] + sums[6]) + (sums[3] + sums[7]));
 }
 
 // Rows of v: [count, n] become orthonormal, one that depends on those before it zero. Twice is
@@ -140,9 +141,8 @@ LowRankFactors leading_factors(const Exec& exec, View w, const LowRankOptions& o
         orthonormalise(of_rows.data(), count, rows);
     };
     const auto back = [&] {
-        ops::dense::multiply_tiled(exec, {.a = view(of_rows, count, rows),
-                                          .b = w,
-                                          .c = view(of_cols, count, cols)});
+        ops::dense::multiply_tiled(
+            exec, {.a = view(of_rows, count, rows), .b = w, .c = view(of_cols, count, cols)});
     };
     forth();
     for (int i = 0; i < options.iterations; ++i) {

@@ -12,15 +12,16 @@
 namespace thimble {
 namespace {
 
-constexpr float kLargest = 32768;       // of a block's factors
-constexpr float kLeastScale = 1e-5f;    // of the largest
+constexpr float kLargest = 32768;     // of a block's factors
+constexpr float kLeastScale = 1e-5f;  // of the largest
 constexpr std::int64_t kRowsAtOnce = 8;
 
 // Numbers times factor as F16; returns that factor: their largest becomes kLargest.
 double normalised(const std::vector<float>& values, std::uint16_t* out) {
     float largest = 0;
     for (const float v : values) largest = std::max(largest, std::abs(v));
-    const double factor = largest > 0 ? static_cast<double>(kLargest) / static_cast<double>(largest) : 0;
+    const double factor =
+        largest > 0 ? static_cast<double>(kLargest) / static_cast<double>(largest) : 0;
     for (std::size_t i = 0; i < values.size(); ++i)
         out[i] = f32_to_f16(static_cast<float>(static_cast<double>(values[i]) * factor));
     return factor;
@@ -65,8 +66,7 @@ void StackEncoder::next(std::span<std::byte> out) {
     const auto [rows, cols] = form_.shape;
     std::ranges::transform(residual_, magnitudes_.begin(), [](float x) { return std::abs(x); });
     const View w{reinterpret_cast<std::byte*>(magnitudes_.data()), DType::kF32, rows, cols, cols};
-    LowRankFactors factors =
-        leading_factors(exec_, w, {.rank = form_.rank, .seed = level_++});
+    LowRankFactors factors = leading_factors(exec_, w, {.rank = form_.rank, .seed = level_++});
     for (std::size_t i = 0; i < factors.b.size(); ++i)
         factors.b[i] /= scales_[i / static_cast<std::size_t>(form_.rank)];
     std::ranges::fill(out, std::byte{0});
@@ -100,7 +100,8 @@ void StackEncoder::subtract(const ops::SignedBlock& block) {
             for (std::int64_t k = 0; k < rank; ++k) {
                 const float a = f16_to_f32(block.a[r * rank + k]) * block.scale;
                 const float* of_k = b.data() + k * cols;
-                for (std::int64_t c = 0; c < cols; ++c) sums[static_cast<std::size_t>(c)] += a * of_k[c];
+                for (std::int64_t c = 0; c < cols; ++c)
+                    sums[static_cast<std::size_t>(c)] += a * of_k[c];
             }
             float* residual = residual_.data() + r * cols;
             double square = 0;

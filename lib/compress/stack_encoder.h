@@ -2,13 +2,14 @@
 // A matrix into signed blocks of low rank, one after the other, each of what those before it left:
 // "BitStack: Any-Size Compression of Large Language Models in Variable Memory Environments" (2025).
 //   the weights' columns are multiplied by s, how strongly their inputs are used
-//   S = sign of the residual (of zeros: +), a b^T = leading part of |residual|, residual -= S (a b^T)
+//   S = sign of the residual (of zeros: +), a b^T = leading part of |residual|, residual -= S (a
+//   b^T)
 // differs: 1 / s is not folded into the layer before but into b: sign(x) = sign(x s), so a block
 // (S, a, b / s) is one of the unscaled matrix. No tensor but the matrix itself changes, matrices
 // whose input comes from no foldable layer are scaled like the others, and neither bytes nor time
 // are spent on s when the model runs.
-// differs: a and b are stored with their largest number at 2^15 and one F32 factor for both, so that
-// late levels do not underflow F16.
+// differs: a and b are stored with their largest number at 2^15 and one F32 factor for both, so
+// that late levels do not underflow F16.
 #pragma once
 
 #include <span>

@@ -8,9 +8,9 @@
 
 #include "calib/calibration_text.h"
 #include "calib/collector.h"
+#include "calib/column_importance.h"
 #include "compress/stack_encoder.h"
 #include "compress/stack_order.h"
-#include "calib/column_importance.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "core/strings.h"
@@ -72,12 +72,13 @@ void StackOptions::visit(OptionVisitor& v) {
               .value = "FILE",
               .is_input = true},
              imatrix);
-    v.option({.name = "calibration",
-              .help = "text, or JSON lines (.jsonl): what --imatrix would hold is collected from it, "
-                      "and --order ppl measures on its end",
-              .value = "FILE",
-              .is_input = true},
-             calibration);
+    v.option(
+        {.name = "calibration",
+         .help = "text, or JSON lines (.jsonl): what --imatrix would hold is collected from it, "
+                 "and --order ppl measures on its end",
+         .value = "FILE",
+         .is_input = true},
+        calibration);
     v.option({.name = "ctx-size",
               .letter = 'c',
               .help = "tokens of a window of that text",
@@ -85,17 +86,16 @@ void StackOptions::visit(OptionVisitor& v) {
               .least = 16,
               .most = 1 << 20},
              chunk_tokens);
-    v.option({.name = "chunks",
-              .help = "windows to collect from; -1: all",
-              .value = "N",
-              .least = -1},
-             chunks);
-    v.option({.name = "order",
-              .help = "how the blocks of a level are sorted. error: by how much of its product's "
-                      "error a block takes away; ppl: by the perplexity that each step gives, which "
-                      "takes a pass over the windows for each block",
-              .choices = {"error", "ppl"}},
-             order);
+    v.option(
+        {.name = "chunks", .help = "windows to collect from; -1: all", .value = "N", .least = -1},
+        chunks);
+    v.option(
+        {.name = "order",
+         .help = "how the blocks of a level are sorted. error: by how much of its product's "
+                 "error a block takes away; ppl: by the perplexity that each step gives, which "
+                 "takes a pass over the windows for each block",
+         .choices = {"error", "ppl"}},
+        order);
     v.option({.name = "order-chunks",
               .help = "windows that --order ppl measures on",
               .value = "N",
@@ -144,8 +144,8 @@ struct StackJob::State {
     void copy(const Copied& tensor, GgufWriter& writer) const;
     [[nodiscard]] std::vector<float> weights(const SourceTensor& tensor) const;
     void encode(std::size_t i, const Exec& exec, GgufWriter& writer);
-    [[nodiscard]] std::optional<std::vector<std::int32_t>> order(const std::string& blocks, Team& team,
-                                                                 Isa isa) const;
+    [[nodiscard]] std::optional<std::vector<std::int32_t>> order(const std::string& blocks,
+                                                                 Team& team, Isa isa) const;
     void arrange(const std::string& blocks, const std::vector<std::int32_t>& order);
 };
 
@@ -167,8 +167,8 @@ void StackJob::State::read_text() {
                                     .chat_template = {},
                                     .context_tokens = options.chunk_tokens},
                  *tokenizer);
-    text_bytes = Tokenizer::predict_bytes(source->file()) + Tokenizer::scratch_bytes() +
-                 text->peak_bytes();
+    text_bytes =
+        Tokenizer::predict_bytes(source->file()) + Tokenizer::scratch_bytes() + text->peak_bytes();
 }
 
 void StackJob::State::choose() {
@@ -180,8 +180,11 @@ void StackJob::State::choose() {
         const Shape2 shape{tensor.rows(), tensor.cols()};
         const std::int64_t rank = std::min({options.rank, shape.rows, shape.cols});
         linears.push_back({&tensor, StackForm(shape, rank)});
-        reports.push_back({tensor.name, static_cast<std::uint64_t>(shape.rows * shape.cols),
-                           linears.back().form.bytes, false, {}});
+        reports.push_back({tensor.name,
+                           static_cast<std::uint64_t>(shape.rows * shape.cols),
+                           linears.back().form.bytes,
+                           false,
+                           {}});
     }
     if (linears.empty())
         throw Error(Exit::kUsage, escaped(options.model, 1024), "has no layers with matrices");
@@ -200,7 +203,8 @@ std::vector<std::int32_t> StackJob::State::plain_order() const {
 std::vector<TensorSpec> StackJob::State::specs(std::span<const std::int32_t> order) const {
     std::vector<TensorSpec> out;
     for (const Copied& c : copied) {
-        const TensorType type = stored_plainly(*c.source) ? c.source->entry->type : TensorType::kF32;
+        const TensorType type =
+            stored_plainly(*c.source) ? c.source->entry->type : TensorType::kF32;
         out.push_back({c.source->name, type, c.source->dims});
     }
     std::vector<std::int64_t> levels(linears.size());
@@ -293,9 +297,8 @@ Plan StackJob::plan() {
         measure.at(Tier::kRam, Purpose::kWeights) = size.file_bytes + (std::uint64_t{2} << 20);
         if (s.options.order == "ppl") phases.push_back(measure);
     }
-    Plan plan = *std::ranges::max_element(phases, {}, [](const Plan& p) {
-        return p.total_bytes(Tier::kRam);
-    });
+    Plan plan = *std::ranges::max_element(phases, {},
+                                          [](const Plan& p) { return p.total_bytes(Tier::kRam); });
     if (s.importance) plan.at(Tier::kRam, Purpose::kOther) += s.importance->bytes();
     if (s.text) plan.at(Tier::kRam, Purpose::kIo) += s.text->bytes();
     plan.at(Tier::kRam, Purpose::kVocabulary) += 3 * s.source->file().metadata().memory_bytes();
@@ -384,7 +387,8 @@ void StackJob::State::encode(std::size_t i, const Exec& exec, GgufWriter& writer
     std::vector<std::byte> block(linear.form.bytes);
     for (std::int64_t level = 0; level < options.levels; ++level) {
         encoder.next(block);
-        writer.write(copied.size() + static_cast<std::size_t>(level) * linears.size() + i, 0, block);
+        writer.write(copied.size() + static_cast<std::size_t>(level) * linears.size() + i, 0,
+                     block);
         report.errors.push_back(all > 0 ? std::sqrt(encoder.residual_square() / all) : 0);
     }
 }

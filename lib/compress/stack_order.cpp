@@ -19,13 +19,14 @@ double loss(Runner& runner, std::span<const std::span<const std::int32_t>> texts
     for (const auto& text : texts) {
         const auto inputs = text.first(text.size() - 1);
         const eval::OpenSequence sequence(runner);
-        runner.forward(sequence.id(), inputs, std::ssize(inputs), [&](std::int64_t first, View logits) {
-            for (std::int64_t r = 0; r < logits.rows; ++r)
-                sum += eval::score_row(logits.slice_rows(r, 1),
-                                       text[static_cast<std::size_t>(first + r + 1)])
-                           .nll;
-            count += logits.rows;
-        });
+        runner.forward(sequence.id(), inputs, std::ssize(inputs),
+                       [&](std::int64_t first, View logits) {
+                           for (std::int64_t r = 0; r < logits.rows; ++r)
+                               sum += eval::score_row(logits.slice_rows(r, 1),
+                                                      text[static_cast<std::size_t>(first + r + 1)])
+                                          .nll;
+                           count += logits.rows;
+                       });
     }
     return sum / static_cast<double>(count);
 }
@@ -74,7 +75,8 @@ std::optional<std::vector<std::int32_t>> order_by_perplexity(
     for (std::int64_t level = 1; level < levels; ++level) {
         for (std::size_t i = 0; i < linears.size(); ++i) store.limit(i, level);
         for (std::size_t i = 0; i < linears.size(); ++i) {
-            const std::int64_t done = (level - 1) * std::ssize(linears) + static_cast<std::int64_t>(i);
+            const std::int64_t done =
+                (level - 1) * std::ssize(linears) + static_cast<std::int64_t>(i);
             if (!progress(done, total)) return std::nullopt;
             store.limit(i, level + 1);
             cost[i] = loss(runner, texts);

@@ -48,7 +48,7 @@ struct Linear {
     std::span<const LowRank> low_rank = {};  // owned by the store
     std::optional<View> row_scale = {};      // [1, out]
     std::optional<CodedInput> coded = {};    // without low-rank terms and row scale
-    const ops::Stack* stack = nullptr;       // owned by the store: what `weight` is only the shape of
+    const ops::Stack* stack = nullptr;  // owned by the store: what `weight` is only the shape of
 
     // An application: y = this(x), or y += this(x); y: [T, out].
     struct Use {

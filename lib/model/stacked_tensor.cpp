@@ -37,7 +37,8 @@ void add_row(const ops::SignedBlock& block, const StackForm& form, std::int64_t 
             sum += static_cast<double>(f16_to_f32(a[k])) *
                    static_cast<double>(f16_to_f32(block.b[c * form.rank + k]));
         const bool minus = (static_cast<int>(signs[c / 8]) >> (c % 8) & 1) != 0;
-        sums[static_cast<std::size_t>(c)] += (minus ? -sum : sum) * static_cast<double>(block.scale);
+        sums[static_cast<std::size_t>(c)] +=
+            (minus ? -sum : sum) * static_cast<double>(block.scale);
     }
 }
 
@@ -61,8 +62,7 @@ ops::SignedBlock StackForm::block(const std::byte* data) const noexcept {
 
 StackedTensor::StackedTensor(const ModelFile& file, const std::string& tensor, const Json& json,
                              Shape2 shape, std::string where)
-    : where_(std::move(where)),
-      stack_(shape, number(json, "rank", kMostStackRank, where_)) {
+    : where_(std::move(where)), stack_(shape, number(json, "rank", kMostStackRank, where_)) {
     if (number(json, "version", INT32_MAX, where_) != kVersion)
         throw damaged("is of a version that this program does not know");
     const Json* dims = json.find("shape");
@@ -148,7 +148,8 @@ StackOrder read_stack_order(const ModelSource& source) {
     const Metadata& metadata = source.file().metadata();
     const auto bad = [&](std::string_view key, const std::string& what) {
         return Error(Exit::kBadData,
-                     escaped(source.file().path(), 1024) + ": key '" + std::string(key) + "'", what);
+                     escaped(source.file().path(), 1024) + ": key '" + std::string(key) + "'",
+                     what);
     };
     const MetaArray* names = metadata.find_array(kStackLinearsKey);
     const MetaArray* order = metadata.find_array(kStackOrderKey);
@@ -163,7 +164,8 @@ StackOrder read_stack_order(const ModelSource& source) {
         const SourceTensor* tensor = source.find(name);
         if (tensor == nullptr || stacked_of(*tensor) == nullptr ||
             std::ranges::find(out.linears, tensor) != out.linears.end())
-            throw bad(kStackLinearsKey, "names '" + escaped(name) + "', which is no other matrix in blocks");
+            throw bad(kStackLinearsKey,
+                      "names '" + escaped(name) + "', which is no other matrix in blocks");
         out.linears.push_back(tensor);
         left.push_back(stacked_of(*tensor)->levels());
     }
@@ -174,7 +176,8 @@ StackOrder read_stack_order(const ModelSource& source) {
     std::size_t place = 0;
     for (const std::int32_t i : *numbers) {
         if (i < 0 || i >= std::ssize(left) || left[static_cast<std::size_t>(i)]-- == 0)
-            throw bad(kStackOrderKey, "names a block that is not there, at place " + std::to_string(place));
+            throw bad(kStackOrderKey,
+                      "names a block that is not there, at place " + std::to_string(place));
         const bool first = left[static_cast<std::size_t>(i)] + 1 ==
                            stacked_of(*out.linears[static_cast<std::size_t>(i)])->levels();
         if (first != (place < out.linears.size()))

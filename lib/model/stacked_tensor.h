@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// A matrix as a sum of signed blocks of low rank (kernels/cpu/stack_problem.h has the paper), in our
-// GGUF files. Block l, from 0 on, of matrix t is tensor "t.l<l>" of I8, which is read as a whole:
+// A matrix as a sum of signed blocks of low rank (kernels/cpu/stack_problem.h has the paper), in
+// our GGUF files. Block l, from 0 on, of matrix t is tensor "t.l<l>" of I8, which is read as a
+// whole:
 //   signs  [rows, sign_row_bytes(cols)]; then zeros up to a multiple of 4 bytes
 //   a      [rows, rank] F16
 //   b      [cols, rank] F16
 //   scale  F32
-// and "thimble.format.t" says {format, version, shape, rank, levels, linear}. The first n blocks are
-// the matrix less exactly. For the whole model
+// and "thimble.format.t" says {format, version, shape, rank, levels, linear}. The first n blocks
+// are the matrix less exactly. For the whole model
 //   thimble.bitstack.linears  the names of all such matrices
 //   thimble.bitstack.order    of each block, in the order in which they are worth their memory, the
 //                             index of its matrix; a matrix' blocks come one after the other

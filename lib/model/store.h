@@ -108,7 +108,7 @@ struct StorePlan {
     std::uint64_t lease_bytes = 0;    // the repacked layer at work
     std::uint64_t io_bytes = 0;       // two layers as stored: one at work, one read ahead
     std::int64_t streamed_layers = 0;
-    std::uint64_t streamed_bytes = 0;  // read from disk in each pass
+    std::uint64_t streamed_bytes = 0;         // read from disk in each pass
     std::int64_t blocks = 0, all_blocks = 0;  // in memory and stored, of matrices in blocks
     [[nodiscard]] std::uint64_t held_bytes() const noexcept {
         return resident_bytes + lease_bytes + io_bytes;

@@ -56,8 +56,8 @@ void many_tokens(const Exec& exec, View x, const StackMatmul& p) {
 
 std::int64_t stack_room_rows(Shape2 shape) noexcept {
     const std::int64_t rows = kRoomBytes / (shape.cols * std::int64_t{sizeof(float)});
-    return std::clamp<std::int64_t>(rows & ~std::int64_t{15}, std::min<std::int64_t>(16, shape.rows),
-                                    shape.rows);
+    return std::clamp<std::int64_t>(rows & ~std::int64_t{15},
+                                    std::min<std::int64_t>(16, shape.rows), shape.rows);
 }
 
 std::size_t stack_room_bytes(Shape2 shape) noexcept {
@@ -77,12 +77,11 @@ void stack_rows(const Exec& exec, const Stack& stack, RowRange rows, std::span<f
     const auto& table = kernels(exec.isa);
     const std::int64_t cols = stack.shape.cols;
     require(std::ssize(out) >= rows.count * cols, "stack_rows", "the room is too small");
-    exec.team->run(rows.count, rows_per_task(exec, rows.count),
-                   [&](std::int64_t begin, std::int64_t end) {
-                       table.stack_rows({stack.blocks.data(), std::ssize(stack.blocks), stack.rank,
-                                         rows.first + begin, end - begin, cols,
-                                         out.data() + begin * cols});
-                   });
+    exec.team->run(
+        rows.count, rows_per_task(exec, rows.count), [&](std::int64_t begin, std::int64_t end) {
+            table.stack_rows({stack.blocks.data(), std::ssize(stack.blocks), stack.rank,
+                              rows.first + begin, end - begin, cols, out.data() + begin * cols});
+        });
 }
 
 }  // namespace thimble::ops

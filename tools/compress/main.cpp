@@ -27,5 +27,6 @@ int main(int argc, char** argv) {
                           .summary = "makes models smaller without losing a bit",
                           .epilog = kEpilog,
                           .baseline_bytes = kBaselineBytes},
-                         {lossless_command(), decompress_command(), bitstack_command()}, argc, argv);
+                         {lossless_command(), decompress_command(), bitstack_command()}, argc,
+                         argv);
 }

@@ -50,7 +50,7 @@ class Pipeline {
     std::uint64_t weight_bytes_ = UINT64_MAX;  // the budget's share for weights
     std::uint64_t vram_bytes_ = UINT64_MAX;    // the budget's share of the device
     SizeLimits sizes_;
-    bool conversation_ = false;                // messages come from stdin, line by line
+    bool conversation_ = false;  // messages come from stdin, line by line
 };
 
 // One answer: text to stdout as it comes, figures to stderr. Returns the text. `end_line`: what
@@ -63,8 +63,8 @@ std::string answer(cli::Context& context, Session& session, std::span<const Toke
 void answer_together(cli::Context& context, Runner& runner, const Tokenizer& tokenizer,
                      std::span<const Token> prompt, const RunOptions& options);
 
-// A conversation on stdin: one message per line, /clear forgets it, /memory SIZE changes the size of
-// a model in blocks, /exit or the end of stdin ends.
+// A conversation on stdin: one message per line, /clear forgets it, /memory SIZE changes the size
+// of a model in blocks, /exit or the end of stdin ends.
 void converse(cli::Context& context, Session& session, const Tokenizer& tokenizer,
               const RunOptions& options, SizeControl& size);
 

@@ -29,11 +29,11 @@ bool SizeControl::take(std::string_view line) {
         }
         if (!line.empty()) resize(parse_bytes(line, "/memory"));
         const Json now = state();
-        log_info("/memory: " + now.find("blocks")->dump() + " of " +
-                 now.find("all_blocks")->dump() + " blocks, " +
-                 format_bytes(static_cast<std::uint64_t>(
-                     now.find("peak_bytes")->as_int("peak_bytes"))) +
-                 " in all");
+        log_info(
+            "/memory: " + now.find("blocks")->dump() + " of " + now.find("all_blocks")->dump() +
+            " blocks, " +
+            format_bytes(static_cast<std::uint64_t>(now.find("peak_bytes")->as_int("peak_bytes"))) +
+            " in all");
     } catch (const Error& e) {
         log_warning(e.what());
     }

@@ -11,7 +11,7 @@
 namespace thimble::run {
 
 struct SizeLimits {
-    std::uint64_t other_bytes = 0;  // of the process at its peak, besides weights
+    std::uint64_t other_bytes = 0;          // of the process at its peak, besides weights
     std::uint64_t most_bytes = UINT64_MAX;  // that --max-memory allows
 };
 

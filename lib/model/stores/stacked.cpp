@@ -20,8 +20,8 @@ struct Arrangement {
     }
 };
 
-Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& units,
-                    const Exec& exec, const StoreOptions& options) {
+Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& units, const Exec& exec,
+                    const StoreOptions& options) {
     Arrangement a{WeightMemory(source, exec, options.repack)};
     for (std::size_t u = 0; u < units.size(); ++u) {
         for (const auto& m : units[u].matrices) {
@@ -46,7 +46,8 @@ struct Prefix {
     std::size_t blocks = 0;
     std::uint64_t bytes = 0;
 };
-// The longest beginning of the order that fits into `most`, the first block of each matrix at least.
+// The longest beginning of the order that fits into `most`, the first block of each matrix at
+// least.
 Prefix prefix_of(const StackOrder& order, std::uint64_t most) {
     Prefix out;
     for (; out.blocks < order.order.size(); ++out.blocks) {
@@ -102,7 +103,8 @@ class Store final : public StackedStore {
         }
         for (; blocks_ < wanted.blocks; ++blocks_) {
             const auto linear = order_.order[blocks_];
-            const StackedTensor& tensor = *stacked_of(*order_.linears[static_cast<std::size_t>(linear)]);
+            const StackedTensor& tensor =
+                *stacked_of(*order_.linears[static_cast<std::size_t>(linear)]);
             Matrix& m = matrix(linear);
             Buffer memory(tensor.stack().bytes, Purpose::kWeights);
             m.blocks.push_back(tensor.load(source_.file(), std::ssize(m.blocks), memory.data()));

@@ -91,9 +91,9 @@ TEST_CASE("stack: the residual falls with every block, and is what the blocks le
             for (std::size_t i = 0; i < left.size(); ++i)
                 left[i] = (static_cast<double>(w[i]) - left[i]) *
                           static_cast<double>(scales[i % static_cast<std::size_t>(shape.cols)]);
-            CHECK(norm(left) == doctest::Approx(e.residuals[level + 1])
-                                    .epsilon(1e-3)
-                                    .scale(e.residuals[0] * 1e-4));
+            CHECK(
+                norm(left) ==
+                doctest::Approx(e.residuals[level + 1]).epsilon(1e-3).scale(e.residuals[0] * 1e-4));
         }
     }
 }
@@ -112,15 +112,16 @@ TEST_CASE("stack: full rank and one block give the matrix, scaled or not") {
                 magnitudes.push_back(std::abs(w[i]) *
                                      (s.empty() ? 1 : s[i % static_cast<std::size_t>(shape.cols)]));
             Machine m(best_isa());
-            const View view{reinterpret_cast<std::byte*>(magnitudes.data()), DType::kF32, shape.rows,
-                            shape.cols, shape.cols};
+            const View view{reinterpret_cast<std::byte*>(magnitudes.data()), DType::kF32,
+                            shape.rows, shape.cols, shape.cols};
             const LowRankFactors f = leading_factors(m.exec, view, {.rank = form.rank});
             for (std::int64_t r = 0; r < shape.rows; ++r) {
                 for (std::int64_t c = 0; c < shape.cols; ++c) {
                     double sum = 0;
                     for (std::int64_t k = 0; k < form.rank; ++k)
-                        sum += static_cast<double>(f.a[static_cast<std::size_t>(r * form.rank + k)]) *
-                               static_cast<double>(f.b[static_cast<std::size_t>(c * form.rank + k)]);
+                        sum +=
+                            static_cast<double>(f.a[static_cast<std::size_t>(r * form.rank + k)]) *
+                            static_cast<double>(f.b[static_cast<std::size_t>(c * form.rank + k)]);
                     const auto i = static_cast<std::size_t>(r * shape.cols + c);
                     REQUIRE(std::abs(sum - static_cast<double>(magnitudes[i])) < 2e-5);
                 }
@@ -221,9 +222,9 @@ TEST_CASE("stack: products agree with double on every level, for few tokens and 
                 CHECK(out.guards_hold());
                 for (std::int64_t t = 0; t < tokens; ++t) {
                     for (std::int64_t r = 0; r < c.rows; ++r) {
-                        double want = static_cast<double>(
-                            before[static_cast<std::size_t>(t * c.rows + r)] +
-                            bias[static_cast<std::size_t>(r)]);
+                        double want =
+                            static_cast<double>(before[static_cast<std::size_t>(t * c.rows + r)] +
+                                                bias[static_cast<std::size_t>(r)]);
                         double size = std::abs(want);
                         for (std::int64_t k = 0; k < c.cols; ++k) {
                             const double term =
