@@ -8,6 +8,7 @@
 
 #include "kernels/cpu/groups_problem.h"
 #include "kernels/cpu/scan_problem.h"
+#include "kernels/cpu/stack_problem.h"
 #include "kernels/encode/scale_search.h"
 #include "kernels/layout/bit_planes.h"
 #include "kernels/layout/dynamic_map.h"

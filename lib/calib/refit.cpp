@@ -65,7 +65,8 @@ void refit_columns(std::span<float> weights, Shape2 shape, std::span<const float
     const Eigen::MatrixXd change = dropped * between.transpose();
     for (std::int64_t r = 0; r < shape.rows; ++r) {
         for (std::int64_t a = 0; a < k; ++a) {
-            float& w = weights[static_cast<std::size_t>(r * cols + kept[static_cast<std::size_t>(a)])];
+            float& w =
+                weights[static_cast<std::size_t>(r * cols + kept[static_cast<std::size_t>(a)])];
             w = static_cast<float>(static_cast<double>(w) + change(r, a));
         }
     }

@@ -124,6 +124,7 @@ class Invocation {
     std::span<const Command>::iterator flagged(std::vector<std::string>& arguments) const {
         for (auto command = commands_.begin(); command != commands_.end(); ++command) {
             if (command->flag.empty()) continue;
+            if (take_value(command->flag, arguments)) return command;
             const auto at = std::find(arguments.begin(), arguments.end(), command->flag);
             if (at != arguments.end()) {
                 arguments.erase(at);
@@ -137,6 +138,20 @@ class Invocation {
             return command;
         }
         return commands_.end();
+    }
+
+    // Takes out "--method value" or "--method=value", a flag with the value that names a command.
+    static bool take_value(const std::string& flag, std::vector<std::string>& arguments) {
+        const std::size_t space = flag.find(' ');
+        if (space == std::string::npos) return false;
+        const std::string name = flag.substr(0, space), value = flag.substr(space + 1);
+        for (auto at = arguments.begin(); at != arguments.end(); ++at) {
+            const bool apart = *at == name && at + 1 != arguments.end() && *(at + 1) == value;
+            if (!apart && *at != name + "=" + value) continue;
+            arguments.erase(at, at + (apart ? 2 : 1));
+            return true;
+        }
+        return false;
     }
 
     bool describe_tool(const std::string& first) {

@@ -57,8 +57,9 @@ struct Context {
 };
 
 struct Command {
-    std::string name;       // "" for the tool's default command
-    std::string flag = {};  // (optional) names it, too, anywhere among the arguments: "--compare"
+    std::string name;  // "" for the tool's default command
+    // (optional) names it, too, anywhere among the arguments: "--compare", "--method bitstack"
+    std::string flag = {};
     std::string help = {};
     Visitable options = {};
     // From headers alone; may be empty for commands that hold nothing worth planning. run_tool adds

@@ -7,12 +7,19 @@
 #include "model/linear_gradient.h"
 #include "ops/columns.h"
 #include "ops/gradients.h"
+#include "ops/stack.h"
 
 namespace thimble {
 namespace {
 
 View take(const Exec& exec, std::int64_t rows, std::int64_t cols) {
     return exec.workspace->take_view(exec.dtype(), rows, cols);
+}
+
+// y (+)= x W^T (+ bias)
+void multiply(const Exec& exec, ops::MatmulInput& x, const Linear& linear, const ops::Matmul& p) {
+    if (linear.stack == nullptr) return ops::matmul(exec, x, p);
+    ops::stack_matmul(exec, x.view(), {linear.stack, p.out, p.bias, p.accumulate});
 }
 
 // y += scale * drop(x) A^T B^T
@@ -37,7 +44,7 @@ void add_low_rank(const Exec& exec, ops::MatmulInput& x, const LowRank& term, Vi
 
 // y = row_scale * (x W^T + low-rank terms), without the bias.
 void apply_scaled(const Exec& exec, ops::MatmulInput& x, const Linear& linear, View y) {
-    ops::matmul(exec, x, ops::Matmul{linear.weight, y, std::nullopt, false});
+    multiply(exec, x, linear, {linear.weight, y, std::nullopt, false});
     for (const LowRank& term : linear.low_rank) add_low_rank(exec, x, term, y);
 }
 
@@ -65,7 +72,7 @@ void apply_coded(const Exec& exec, View x, const Linear::Use& use) {
         throw Error(Exit::kFailure, "apply", "a matrix with coded input has no adapters");
     const Exec codes = for_codes(exec);
     ops::MatmulInput input(codes, product_input(exec, linear, x));
-    ops::matmul(codes, input, ops::Matmul{linear.weight, use.y, linear.bias, use.accumulate});
+    multiply(codes, input, linear, {linear.weight, use.y, linear.bias, use.accumulate});
 }
 
 }  // namespace
@@ -99,9 +106,14 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
     std::size_t count = 0;
     for (const Linear::Use& use : uses) {
         if (use.linear->row_scale || use.linear->coded) continue;
+        if (use.linear->stack != nullptr) {
+            multiply(exec, input, *use.linear,
+                     {use.linear->weight, use.y, use.linear->bias, use.accumulate});
+            continue;
+        }
         plain[count++] = {use.linear->weight, use.y, use.linear->bias, use.accumulate};
     }
-    ops::matmul(exec, input, std::span(plain).first(count));
+    if (count > 0) ops::matmul(exec, input, std::span(plain).first(count));
     for (const Linear::Use& use : uses) {
         if (use.linear->row_scale) {
             apply_row_scaled(exec, input, use);
@@ -190,6 +202,8 @@ void backward(const Exec& exec, const LinearUse& use, ops::MatmulInput& x, View 
               GradientSink& sink, const std::optional<View>& dx, bool accumulate) {
     const WorkspaceScope scope(*exec.workspace);
     const Linear& linear = use.linear;
+    if (linear.stack != nullptr)
+        throw Error(Exit::kFailure, "backward", "a matrix in blocks is not trained through");
     const ParameterId matrix{use.unit, Part::kMatrix, use.index, 0};
     const ParameterId bias{use.unit, Part::kBias, use.index, 0};
     if (linear.bias) {

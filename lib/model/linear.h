@@ -16,6 +16,10 @@
 
 namespace thimble {
 
+namespace ops {
+struct Stack;
+}
+
 // Zeroes elements of a term's input with probability `rate` and scales the others by
 // 1 / (1 - rate). Which ones depends on (seed, stream, element) alone, so a pass computed anew
 // meets the same.
@@ -44,6 +48,7 @@ struct Linear {
     std::span<const LowRank> low_rank = {};  // owned by the store
     std::optional<View> row_scale = {};      // [1, out]
     std::optional<CodedInput> coded = {};    // without low-rank terms and row scale
+    const ops::Stack* stack = nullptr;  // owned by the store: what `weight` is only the shape of
 
     // An application: y = this(x), or y += this(x); y: [T, out].
     struct Use {

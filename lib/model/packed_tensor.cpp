@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "format/weight_format.h"
 #include "model/coded_tensor.h"
+#include "model/stacked_tensor.h"
 
 namespace thimble {
 namespace {
@@ -139,7 +140,10 @@ std::shared_ptr<const PackedTensor> find_stored_planes(const ModelFile& file,
     const std::string where = key_of(file, tensor);
     const Json json = parse_json(*text, where);
     const Json* format = json.find("format");
-    if (format != nullptr && format->is_string() && format->as_string(where) == kCodedFormat) {
+    const bool named = format != nullptr && format->is_string();
+    if (named && format->as_string(where) == kStackedFormat)
+        return std::make_shared<StackedTensor>(file, tensor, json, shape, where);
+    if (named && format->as_string(where) == kCodedFormat) {
         return std::make_shared<CodedTensor>(file, tensor, shape, coded_kind(json, where), where);
     }
     return std::make_shared<StoredPlanes>(file, tensor, json, shape);

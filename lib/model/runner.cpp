@@ -11,6 +11,7 @@
 #include "kv/chain.h"
 #include "model/fingerprint.h"
 #include "model/runner_plan.h"
+#include "model/stacked_store.h"
 
 namespace thimble {
 namespace {
@@ -33,6 +34,7 @@ struct Runner::State {
     Exec exec, device;  // on the host; on the CUDA device
     std::unique_ptr<CudaContext> cuda;
     std::unique_ptr<WeightStore> store;
+    StackedStore* stacked = nullptr;  // of the store, or what it adapts
     std::unique_ptr<KvEngine> kv;
     Encode encode;
     std::unique_ptr<Workspace> workspace, device_workspace;
@@ -108,6 +110,7 @@ Runner::Runner(std::unique_ptr<ModelSource> source, const RunnerOptions& options
         s.store = options.store
                       ? options.store(*s.source, s.exec)
                       : make_store(*s.source, s.exec, {options.repack, options.weight_bytes});
+        s.stacked = dynamic_cast<StackedStore*>(s.store.get());
         s.store = make_adapted_store(std::move(s.store), *s.source, s.exec, options.adapters);
     }
     warn_of_other_models(*s.source, plan.kv.policy);
@@ -430,6 +433,7 @@ void Runner::forward_top(SeqId seq, std::span<const std::int32_t> tokens, std::s
     state_->forward(seq, tokens, 1, {.top = logits, .places = places});
 }
 
+StackedStore* Runner::stacked() noexcept { return state_->stacked; }
 std::uint64_t Runner::streamed_bytes() const noexcept { return state_->store->streamed_bytes(); }
 
 std::uint64_t Runner::bytes_per_token(std::int64_t context_tokens) const {

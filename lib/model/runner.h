@@ -15,6 +15,7 @@
 
 namespace thimble {
 
+class StackedStore;
 class Tap;
 
 using StoreMaker =
@@ -104,6 +105,9 @@ class Runner {
     // What the store of a Runner of this source and options holds.
     [[nodiscard]] static StorePlan store_plan(const ModelSource& source,
                                               const RunnerOptions& options);
+
+    // Of a model in blocks, whose size can change between steps; null for others.
+    [[nodiscard]] StackedStore* stacked() noexcept;
 
     // Bytes of layers that were read from disk since the model was loaded.
     [[nodiscard]] std::uint64_t streamed_bytes() const noexcept;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "model/stacked_tensor.h"
 
 namespace thimble {
 namespace {
@@ -42,6 +43,11 @@ RunnerPlan::RunnerPlan(const ModelSource& source, const RunnerOptions& options)
     if (options.device == Device::kCuda && !spec_->recurrent.empty()) {
         throw Error(Exit::kUsage, "--device",
                     "there are no kernels of recurrent layers on a CUDA device",
+                    "use --device cpu");
+    }
+    if (options.device == Device::kCuda && any_stacked(source)) {
+        throw Error(Exit::kUsage, "--device",
+                    "there are no kernels of matrices in blocks (bitstack) on a CUDA device",
                     "use --device cpu");
     }
     if (options.device == Device::kCuda) refuse_activations(options.activations, units);

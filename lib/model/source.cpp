@@ -11,6 +11,7 @@
 #include "format/weight_format.h"
 #include "model/config.h"
 #include "model/import.h"
+#include "model/stacked_tensor.h"
 #include "model/ternary_tensor.h"
 
 namespace thimble {
@@ -387,6 +388,8 @@ Metadata ModelSource::gguf_metadata() const {
         for (const SourceTensor& tensor : tensors_) {
             if (tensor.packed) metadata.erase(std::string(kFormatKey) + tensor.name);
         }
+        metadata.erase(kStackLinearsKey);
+        metadata.erase(kStackOrderKey);
         return metadata;
     }
     metadata.set("general.architecture", spec_.architecture);

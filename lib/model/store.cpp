@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "model/stacked_store.h"
 #include "model/weight_memory.h"
 
 namespace thimble {
@@ -35,12 +36,16 @@ Way way_for(const ModelSource& source, const Exec& exec, const StoreOptions& opt
 }  // namespace
 
 StorePlan plan_store(const ModelSource& source, const Exec& exec, const StoreOptions& options) {
+    if (exec.device == Device::kCpu && any_stacked(source))
+        return plan_stacked_store(source, exec, options);
     const Way way = way_for(source, exec, options);
     return (way.resident ? plan_resident_store : plan_streamed_store)(source, exec, way.options);
 }
 
 std::unique_ptr<WeightStore> make_store(const ModelSource& source, const Exec& exec,
                                         const StoreOptions& options) {
+    if (exec.device == Device::kCpu && any_stacked(source))
+        return make_stacked_store(source, exec, options);
     const Way way = way_for(source, exec, options);
     return (way.resident ? make_resident_store : make_streamed_store)(source, exec, way.options);
 }

@@ -109,7 +109,8 @@ struct StorePlan {
     std::uint64_t lease_bytes = 0;    // the repacked layer at work
     std::uint64_t io_bytes = 0;       // two layers as stored: one at work, one read ahead
     std::int64_t streamed_layers = 0;
-    std::uint64_t streamed_bytes = 0;  // read from disk in each pass
+    std::uint64_t streamed_bytes = 0;         // read from disk in each pass
+    std::int64_t blocks = 0, all_blocks = 0;  // in memory and stored, of matrices in blocks
     [[nodiscard]] std::uint64_t held_bytes() const noexcept {
         return resident_bytes + lease_bytes + io_bytes;
     }
@@ -117,7 +118,7 @@ struct StorePlan {
 
 // All weights in memory where options.most_bytes allows, else as many layers as do; at least one
 // layer's room is taken in any case. Coded matrices are kept so where they do not fit decoded, and
-// where there is no bound.
+// where there is no bound. Of a model in blocks (stacked_store.h) as many blocks as fit.
 [[nodiscard]] StorePlan plan_store(const ModelSource& source, const Exec& exec,
                                    const StoreOptions& options);
 [[nodiscard]] std::unique_ptr<WeightStore> make_store(const ModelSource& source, const Exec& exec,

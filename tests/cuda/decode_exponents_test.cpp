@@ -80,9 +80,10 @@ void check_decode_exponents() {
         CAPTURE(cols);
         const Coded coded(rows, cols, static_cast<std::uint32_t>(rows));
         const std::int64_t strips = coded.chunks.strips();
-        for (const auto& [first, end] :
-             std::vector<std::pair<std::int64_t, std::int64_t>>{{0, strips}, {strips / 2, strips}}) {
-            const auto got = run_all_orders([&, &f = first, &e = end] { return coded.decode(f, e); });
+        for (const auto& [first, end] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+                 {0, strips}, {strips / 2, strips}}) {
+            const auto got =
+                run_all_orders([&, &f = first, &e = end] { return coded.decode(f, e); });
             const std::int64_t number = first * coded.chunks.strip_numbers();
             const std::vector<float> want(coded.numbers.begin() + number, coded.numbers.end());
             REQUIRE(got == want);

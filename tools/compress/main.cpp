@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// compress: models in less room without losing a bit, and back; embedding vectors in less.
+// compress: models in less room without losing a bit, and back, or in as much as there is;
+// embedding vectors in less.
+#include "bitstack_command.h"
 #include "cli/tool.h"
 #include "embeddings_command.h"
 #include "lossless_command.h"
@@ -13,6 +15,8 @@ constexpr const char* kEpilog = R"(Examples:
   run -m model-df11.gguf -p "Why is the sky blue?"
   compress --decompress model-df11.gguf -o model-bf16.gguf
   compress HF_DIR -o CODED_DIR
+  compress --method bitstack model.gguf -o model-any.gguf --imatrix imatrix.gguf
+  run -m model-any.gguf -p "Why is the sky blue?" --max-memory ram=200MiB
   compress embeddings vectors.npy -o store.safetensors --format e4m3 --pca 0.5
   compress embeddings vectors.npy --queries queries.npy --qrels pairs.tsv --frontier
   compress embeddings vectors.npy --frontier --budget 200MiB -o store.safetensors
@@ -27,8 +31,10 @@ constexpr std::uint64_t kBaselineBytes = std::uint64_t{12} << 20;
 int main(int argc, char** argv) {
     return cli::run_tool(
         {.name = "compress",
-         .summary = "makes models smaller without losing a bit, and stores of embeddings",
+         .summary =
+             "makes models smaller, without losing a bit or to any size, and stores of embeddings",
          .epilog = kEpilog,
          .baseline_bytes = kBaselineBytes},
-        {lossless_command(), decompress_command(), embeddings_command()}, argc, argv);
+        {lossless_command(), decompress_command(), bitstack_command(), embeddings_command()}, argc,
+        argv);
 }

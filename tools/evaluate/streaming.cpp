@@ -142,6 +142,12 @@ void Pipeline::stream_layers(Plan& plan, std::uint64_t limit_bytes,
                                  : "once for every " + std::to_string(group) + " windows of text";
     for (const Share& part : parts) {
         const StorePlan store = Runner::store_plan(*part.source, part.runner);
+        if (part.gap > 0 && store.blocks < store.all_blocks) {
+            plan.notes.push_back(std::to_string(store.blocks) + " of " +
+                                 std::to_string(store.all_blocks) + " blocks of " +
+                                 eval::basename_of(part.source->file().path()) + " are loaded");
+            log_info(plan.notes.back());
+        }
         if (part.gap == 0 || store.streamed_layers == 0) continue;
         plan.notes.push_back(std::to_string(store.streamed_layers) + " of " +
                              std::to_string(part.source->spec().layers) + " layers of " +

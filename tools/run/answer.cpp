@@ -115,7 +115,7 @@ void answer_together(cli::Context& context, Runner& runner, const Tokenizer& tok
 }
 
 void converse(cli::Context& context, Session& session, const Tokenizer& tokenizer,
-              const RunOptions& options) {
+              const RunOptions& options, SizeControl& size) {
     std::vector<ChatMessage> messages;
     const auto clear = [&] {
         messages.clear();
@@ -131,7 +131,7 @@ void converse(cli::Context& context, Session& session, const Tokenizer& tokenize
             clear();
             continue;
         }
-        if (line.empty()) continue;
+        if (line.empty() || size.take(line)) continue;
         messages.push_back({"user", options.repeat.apply(line)});
         const std::vector<Token> prompt =
             encode_chat(tokenizer, options.chat_template, messages, true);
@@ -142,6 +142,7 @@ void converse(cli::Context& context, Session& session, const Tokenizer& tokenize
         Json turn = stats_json(stats);
         turn.set("user", line);
         turn.set("text", text);
+        if (Json now = size.state(); now.is_object()) turn.set("size", std::move(now));
         if (options.generate.subtasks.on()) turn.set("kept_text", messages.back().content);
         turns.push(turn);
     }

@@ -233,6 +233,8 @@ std::string Pipeline::remedy(std::uint64_t limit_bytes, RunnerOptions runner) co
     }
 
     const std::int64_t least = std::max<std::int64_t>(std::ssize(prompt_), 1);
+    if (needed(least) > limit_bytes && Runner::store_plan(*source_, runner).all_blocks > 0)
+        return "with one block of each matrix the model needs " + format_bytes(needed(least));
     if (needed(least) > limit_bytes)
         return "the model alone needs " + format_bytes(needed(least)) + ": use one of fewer bits";
     std::int64_t fits = least, too_many = std::min<std::int64_t>(tokens, 1 << 30);
@@ -260,6 +262,9 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
         plan.cheapest_change = vram_remedy(*source_, runner, budget);
     }
     const auto limit = budget.limit_bytes[static_cast<std::size_t>(Tier::kRam)];
+    const StorePlan whole = Runner::store_plan(*source_, runner);
+    sizes_.other_bytes = plan.total_bytes(Tier::kRam) + kBaselineBytes - whole.resident_bytes;
+    if (limit) sizes_.most_bytes = *limit;
     if (limit && plan.total_bytes(Tier::kRam) + kBaselineBytes > *limit)
         stream_layers(plan, *limit, runner, common);
     return plan;
@@ -285,6 +290,12 @@ void Pipeline::stream_layers(Plan& plan, std::uint64_t limit_bytes, RunnerOption
     plan = memory(runner, most_tokens());
     predict_time(plan, common);
     const StorePlan store = Runner::store_plan(*source_, runner);
+    if (store.all_blocks > 0) {
+        plan.notes.push_back(std::to_string(store.blocks) + " of " +
+                             std::to_string(store.all_blocks) + " blocks of weights are loaded");
+        log_info(plan.notes.back());
+        return;
+    }
     const cost::MachineProfile profile = cost::find_profile(options.profile);
     const double pass = cost::load_seconds({profile, 1, false}, store.streamed_bytes);
     if (resident_seconds > 0) plan.seconds += pass * static_cast<double>(answer_tokens() + 1);
@@ -316,10 +327,12 @@ void Pipeline::run(cli::Context& context) {
         session.adopt(load_sequence(runner.kv(), kv_head(runner.source(), {}), options.kv_load),
                       saved_);
     }
+    SizeControl size(runner, sizes_);
     if (conversation_) {
-        converse(context, session, *tokenizer_, options);
+        converse(context, session, *tokenizer_, options, size);
         return;
     }
+    if (Json now = size.state(); now.is_object()) context.report.set("size", std::move(now));
     GenerateStats stats;
     std::string text;
     if (options.generate.max_tokens == 0 && !(options.kv_save.empty() && options.kv_dump.empty())) {

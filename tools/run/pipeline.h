@@ -12,6 +12,7 @@
 #include "kv/cache_file.h"
 #include "model/runner.h"
 #include "options.h"
+#include "size_control.h"
 #include "text/tokenizer.h"
 
 namespace thimble::run {
@@ -48,7 +49,8 @@ class Pipeline {
     std::int64_t capacity_ = 0;
     std::uint64_t weight_bytes_ = UINT64_MAX;  // the budget's share for weights
     std::uint64_t vram_bytes_ = UINT64_MAX;    // the budget's share of the device
-    bool conversation_ = false;                // messages come from stdin, line by line
+    SizeLimits sizes_;
+    bool conversation_ = false;  // messages come from stdin, line by line
 };
 
 // One answer: text to stdout as it comes, figures to stderr. Returns the text. `end_line`: what
@@ -61,9 +63,10 @@ std::string answer(cli::Context& context, Session& session, std::span<const Toke
 void answer_together(cli::Context& context, Runner& runner, const Tokenizer& tokenizer,
                      std::span<const Token> prompt, const RunOptions& options);
 
-// A conversation on stdin: one message per line, /clear forgets it, /exit or the end of stdin ends.
+// A conversation on stdin: one message per line, /clear forgets it, /memory SIZE changes the size
+// of a model in blocks, /exit or the end of stdin ends.
 void converse(cli::Context& context, Session& session, const Tokenizer& tokenizer,
-              const RunOptions& options);
+              const RunOptions& options, SizeControl& size);
 
 // run --probe
 [[nodiscard]] Plan plan_probe(const RunOptions& options);

@@ -127,8 +127,14 @@ class AdaptedStore final : public WeightStore {
             const Held held(*base_,
                             head ? UnitId{UnitKind::kHead, 0}
                                  : UnitId{UnitKind::kLayer, static_cast<std::int64_t>(u) - 1});
-            for (auto& [i, rows] : units_[u].row_scales)
+            for (auto& [i, rows] : units_[u].row_scales) {
+                if (held.lease.matrix(i).stack != nullptr) {
+                    throw Error(Exit::kUsage, "--lora",
+                                "rows of a matrix in blocks (bitstack) have no one length",
+                                "use a LoRA adapter without DoRA");
+                }
                 scale_rows(held.lease.matrix(i).weight, rows);
+            }
         }
     }
 
