@@ -41,7 +41,7 @@ struct Coded {
         const std::int64_t last = std::min(end * chunks.strip_numbers(), chunks.numbers());
         const std::uint32_t from = starts[static_cast<std::size_t>(first * parts)];
         const std::uint32_t until = starts[static_cast<std::size_t>(end * parts)];
-        std::vector<std::uint8_t> table(256);
+        std::vector<std::uint8_t> table(ExponentCode::kTable);
         code.table(table.data());
         const auto piece = [](const auto& all, std::int64_t b, std::int64_t e) {
             return std::vector(all.begin() + b, all.begin() + e);
@@ -80,9 +80,10 @@ void check_decode_exponents() {
         CAPTURE(cols);
         const Coded coded(rows, cols, static_cast<std::uint32_t>(rows));
         const std::int64_t strips = coded.chunks.strips();
-        for (const auto& [first, end] :
-             std::vector<std::pair<std::int64_t, std::int64_t>>{{0, strips}, {strips / 2, strips}}) {
-            const auto got = run_all_orders([&, &f = first, &e = end] { return coded.decode(f, e); });
+        for (const auto& [first, end] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+                 {0, strips}, {strips / 2, strips}}) {
+            const auto got =
+                run_all_orders([&, &f = first, &e = end] { return coded.decode(f, e); });
             const std::int64_t number = first * coded.chunks.strip_numbers();
             const std::vector<float> want(coded.numbers.begin() + number, coded.numbers.end());
             REQUIRE(got == want);
