@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Numbers of coded exponents (kernels/layout/exponent_code.h), a chunk at a time: symbols of a few
-// hundred numbers, then the numbers themselves. With byte permutes of 512 bits the table of codes
-// lies in four registers and each lane is a stream.
+// Numbers of coded exponents (kernels/layout/exponent_code.h), a chunk at a time. With vectors each
+// lane is a stream: byte permutes of 512 bits look up the table of codes in two registers, shuffles
+// of 256 bits in eight.
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/layout/exponent_code.h"
@@ -48,9 +48,9 @@ THIMBLE_INLINE void step(Streams& s, Words& words, const std::uint8_t* table,
             word = words.next();
         }
         window |= word << ((Code::kWordBits - bits) & 31);
-        const int first = table[window >> 24];
+        const int first = table[window >> (32 - Code::kLongest)];
         window <<= first >> 4;
-        const int second = table[window >> 24];
+        const int second = table[window >> (32 - Code::kLongest)];
         s.window[l] = window << (second >> 4);
         s.bits[l] = bits + (few ? Code::kWordBits : 0) - (first >> 4) - (second >> 4);
         symbols[l] = static_cast<std::uint8_t>(first);
@@ -74,45 +74,39 @@ THIMBLE_INLINE void refill(Lanes& lanes, const std::uint16_t*& words) {
     words += __builtin_popcount(few);
 }
 
-// Sixteen of the same.
-THIMBLE_INLINE void symbols_of(Lanes& lanes, const __m512i* table, std::uint8_t* out) {
-    constexpr __mmask64 kLow = 0x1111111111111111u;  // the low byte of each lane
-    const __m512i top = _mm512_srli_epi32(lanes.window, 24);
-    const __m512i low = _mm512_maskz_permutex2var_epi8(kLow, table[0], top, table[1]);
-    const __m512i high = _mm512_maskz_permutex2var_epi8(kLow, table[2], top, table[3]);
-    const __mmask16 upper = _mm512_movepi32_mask(lanes.window);
-    const __m512i entry = _mm512_mask_mov_epi32(low, upper, high);
+// Sixteen of the same: symbols, their codes' lengths on top, in the low bytes of lanes.
+THIMBLE_INLINE __m512i symbols_of(Lanes& lanes, const __m512i* table) {
+    constexpr __mmask64 kLow = 0x1111111111111111u;
+    const __m512i top = _mm512_srli_epi32(lanes.window, 32 - Code::kLongest);
+    const __m512i entry = _mm512_maskz_permutex2var_epi8(kLow, table[0], top, table[1]);
     const __m512i length = _mm512_srli_epi32(entry, 4);
     lanes.window = _mm512_sllv_epi32(lanes.window, length);
     lanes.bits = _mm512_sub_epi32(lanes.bits, length);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_cvtepi32_epi8(entry));
+    return entry;
 }
 
-THIMBLE_INLINE void block(Streams& s, Words& words, const std::uint8_t* codes,
-                          std::uint8_t* symbols) {
-    __m512i table[4];
-    for (int i = 0; i < 4; ++i) table[i] = _mm512_loadu_si512(codes + 64 * i);
-    Lanes a{_mm512_loadu_si512(s.window), _mm512_loadu_si512(s.bits)};
-    Lanes b{_mm512_loadu_si512(s.window + 16), _mm512_loadu_si512(s.bits + 16)};
-    const std::uint16_t* at = words.at;
-    for (int k = 0; k < kBlock; k += Code::kStep) {
-        refill(a, at);
-        refill(b, at);
-        symbols_of(a, table, symbols + k);
-        symbols_of(b, table, symbols + k + 16);
-        symbols_of(a, table, symbols + k + 32);
-        symbols_of(b, table, symbols + k + 48);
-    }
-    words.at = at;
-    _mm512_storeu_si512(s.window, a.window), _mm512_storeu_si512(s.bits, a.bits);
-    _mm512_storeu_si512(s.window + 16, b.window), _mm512_storeu_si512(s.bits + 16, b.bits);
+// The next 64 in their order.
+THIMBLE_INLINE __m512i step(Lanes& a, Lanes& b, const __m512i* table) {
+    alignas(64) static constexpr auto kOrder = [] {
+        struct {
+            std::uint8_t byte[64];
+        } order{};
+        for (int i = 0; i < 64; ++i) order.byte[i] = static_cast<std::uint8_t>(i % 16 * 4 + i / 16);
+        return order;
+    }();
+    const __m512i a0 = symbols_of(a, table), b0 = symbols_of(b, table);
+    const __m512i a1 = symbols_of(a, table), b1 = symbols_of(b, table);
+    const __m512i three = _mm512_ternarylogic_epi32(a0, _mm512_slli_epi32(b0, 8),
+                                                    _mm512_slli_epi32(a1, 16), 0xfe);  // or
+    const __m512i all = _mm512_or_si512(three, _mm512_slli_epi32(b1, 24));
+    return _mm512_permutexvar_epi8(_mm512_load_si512(kOrder.byte), all);
 }
 
-// Whole 64s of exponents; `escapes` may be read 64 bytes on.
-THIMBLE_INLINE __m512i exponents_of(const std::uint8_t* symbols, __m512i of_symbol,
+// Of 64 symbols; `escapes` may be read 64 bytes on.
+THIMBLE_INLINE __m512i exponents_of(__m512i symbols, __m512i of_symbol,
                                     const std::uint8_t*& escapes) {
     const __m512i low = _mm512_set1_epi8(15);
-    const __m512i symbol = _mm512_and_si512(_mm512_loadu_si512(symbols), low);
+    const __m512i symbol = _mm512_and_si512(symbols, low);
     const __mmask64 escaped = _mm512_cmpeq_epi8_mask(symbol, low);
     const __m512i found = _mm512_shuffle_epi8(of_symbol, symbol);
     const __m512i out = _mm512_mask_expand_epi8(found, escaped, _mm512_loadu_si512(escapes));
@@ -139,6 +133,147 @@ THIMBLE_INLINE void merge(__m512i exponent, const std::uint8_t* rest, std::uint1
     for (int half = 0; half < 2; ++half) {
         const __m512i order = _mm512_load_si512(kOrder.byte + 64 * half);
         _mm512_storeu_si512(out + 32 * half, _mm512_permutex2var_epi8(low, order, high));
+    }
+}
+
+// kBlock numbers.
+THIMBLE_INLINE void block(Streams& s, Words& words, const DecodeExponents& p,
+                          const std::uint8_t*& escapes, const std::uint8_t* rest,
+                          std::uint16_t* out) {
+    const __m512i table[2] = {_mm512_loadu_si512(p.table), _mm512_loadu_si512(p.table + 64)};
+    static_assert(Code::kTable == 128);
+    const __m512i of_symbol =
+        _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.exponents)));
+    Lanes a{_mm512_loadu_si512(s.window), _mm512_loadu_si512(s.bits)};
+    Lanes b{_mm512_loadu_si512(s.window + 16), _mm512_loadu_si512(s.bits + 16)};
+    const std::uint16_t* at = words.at;
+    for (int k = 0; k < kBlock; k += Code::kStep) {
+        refill(a, at);
+        refill(b, at);
+        merge(exponents_of(step(a, b, table), of_symbol, escapes), rest + k, out + k);
+    }
+    words.at = at;
+    _mm512_storeu_si512(s.window, a.window), _mm512_storeu_si512(s.bits, a.bits);
+    _mm512_storeu_si512(s.window + 16, b.window), _mm512_storeu_si512(s.bits + 16, b.bits);
+}
+#endif
+
+#if defined(THIMBLE_ISA_avx2)
+// Four vectors of eight streams; the top bits of all 32 are the bytes of one, which are looked up
+// sixteen entries of the table at a time.
+struct Lanes {
+    __m256i window[4], bits[4];
+};
+
+// Where the words go for each mask of lanes that want one.
+struct Places {
+    std::uint8_t lane[256][8];
+};
+constexpr Places kPlaces = [] {
+    Places places{};
+    for (int mask = 0; mask < 256; ++mask) {
+        std::uint8_t next = 0;
+        for (int l = 0; l < 8; ++l)
+            places.lane[mask][l] = (mask >> l & 1) != 0 ? next++ : std::uint8_t{0};
+    }
+    return places;
+}();
+
+THIMBLE_INLINE void refill(__m256i& window, __m256i& bits, const std::uint16_t*& words) {
+    const __m256i most = _mm256_set1_epi32(Code::kWordBits);
+    const __m256i few = _mm256_cmpgt_epi32(most, bits);
+    const auto mask = static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(few)));
+    const __m256i next =
+        _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(words)));
+    const __m256i place =
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kPlaces.lane[mask])));
+    const __m256i word = _mm256_and_si256(_mm256_permutevar8x32_epi32(next, place), few);
+    window = _mm256_or_si256(window, _mm256_sllv_epi32(word, _mm256_sub_epi32(most, bits)));
+    bits = _mm256_add_epi32(bits, _mm256_and_si256(few, most));
+    words += __builtin_popcount(mask);
+}
+
+THIMBLE_INLINE __m256i bytes_of(const __m256i* lanes) {
+    const __m256i low = _mm256_packus_epi32(lanes[0], lanes[1]);
+    const __m256i high = _mm256_packus_epi32(lanes[2], lanes[3]);
+    return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high),
+                                       _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+// The next symbol of each stream, its code's length on top.
+THIMBLE_INLINE __m256i symbols_of(Lanes& lanes, const __m256i* table) {
+    __m256i top[4];
+    for (int v = 0; v < 4; ++v) top[v] = _mm256_srli_epi32(lanes.window[v], 32 - Code::kLongest);
+    const __m256i at = bytes_of(top);
+    __m256i entry = _mm256_setzero_si256();
+    for (int t = 0; t < Code::kTable / 16; ++t) {
+        // Of other parts of the table the bytes have their top bit set, and find zero.
+        const __m256i own = _mm256_xor_si256(at, _mm256_set1_epi8(static_cast<char>(16 * t)));
+        const __m256i in = _mm256_adds_epu8(own, _mm256_set1_epi8(0x70));
+        entry = _mm256_or_si256(entry, _mm256_shuffle_epi8(table[t], in));
+    }
+    const __m256i lengths = _mm256_and_si256(_mm256_srli_epi16(entry, 4), _mm256_set1_epi8(15));
+    const __m128i half[2] = {_mm256_castsi256_si128(lengths), _mm256_extracti128_si256(lengths, 1)};
+    for (int v = 0; v < 4; ++v) {
+        const __m128i eight = v % 2 == 0 ? half[v / 2] : _mm_srli_si128(half[v / 2], 8);
+        const __m256i length = _mm256_cvtepu8_epi32(eight);
+        lanes.window[v] = _mm256_sllv_epi32(lanes.window[v], length);
+        lanes.bits[v] = _mm256_sub_epi32(lanes.bits[v], length);
+    }
+    return entry;
+}
+
+// 32 numbers. Escapes are few.
+THIMBLE_INLINE void merge(__m256i symbols, __m256i of_symbol, const std::uint8_t*& escapes,
+                          const std::uint8_t* rest, std::uint16_t* out) {
+    const __m256i low = _mm256_set1_epi8(15);
+    const __m256i symbol = _mm256_and_si256(symbols, low);
+    __m256i e = _mm256_shuffle_epi8(of_symbol, symbol);
+    auto escaped = static_cast<unsigned>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(symbol, low)));
+    if (escaped != 0) {
+        alignas(32) std::uint8_t byte[32];
+        _mm256_store_si256(reinterpret_cast<__m256i*>(byte), e);
+        for (; escaped != 0; escaped &= escaped - 1) byte[__builtin_ctz(escaped)] = *escapes++;
+        e = _mm256_load_si256(reinterpret_cast<const __m256i*>(byte));
+    }
+    const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
+    const __m256i r = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rest));
+    const __m256i high = _mm256_or_si256(_mm256_and_si256(r, sign),
+                                         _mm256_andnot_si256(sign, _mm256_srli_epi16(e, 1)));
+    const __m256i below = _mm256_or_si256(_mm256_andnot_si256(sign, r),
+                                          _mm256_and_si256(sign, _mm256_slli_epi16(e, 7)));
+    const __m256i first = _mm256_unpacklo_epi8(below, high);
+    const __m256i second = _mm256_unpackhi_epi8(below, high);
+    auto* to = reinterpret_cast<__m256i*>(out);
+    _mm256_storeu_si256(to, _mm256_permute2x128_si256(first, second, 0x20));
+    _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(first, second, 0x31));
+}
+
+// kBlock numbers.
+THIMBLE_INLINE void block(Streams& s, Words& words, const DecodeExponents& p,
+                          const std::uint8_t*& escapes, const std::uint8_t* rest,
+                          std::uint16_t* out) {
+    const auto sixteen = [](const std::uint8_t* from) {
+        return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    };
+    __m256i table[Code::kTable / 16];
+    for (int t = 0; t < Code::kTable / 16; ++t) table[t] = sixteen(p.table + 16 * t);
+    const __m256i of_symbol = sixteen(p.exponents);
+    Lanes lanes;
+    for (int v = 0; v < 4; ++v) {
+        lanes.window[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(s.window + 8 * v));
+        lanes.bits[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(s.bits + 8 * v));
+    }
+    const std::uint16_t* at = words.at;
+    for (int k = 0; k < kBlock; k += Code::kStep) {
+        for (int v = 0; v < 4; ++v) refill(lanes.window[v], lanes.bits[v], at);
+        for (int half = 0; half < Code::kStep; half += Code::kStreams)
+            merge(symbols_of(lanes, table), of_symbol, escapes, rest + k + half, out + k + half);
+    }
+    words.at = at;
+    for (int v = 0; v < 4; ++v) {
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(s.window + 8 * v), lanes.window[v]);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(s.bits + 8 * v), lanes.bits[v]);
     }
 }
 #endif
@@ -175,22 +310,14 @@ void decode_exponents(const DecodeExponents& p) {
         const std::int64_t n = p.count - k < kBlock ? p.count - k : kBlock;
         // A block takes at most half a word for each number.
         const bool room = p.readable_end - words.at >= kBlock / 2 + Code::kStreams;
-#if defined(THIMBLE_ISA_avx512)
-        if (room && n == kBlock) {
-            block(streams, words, p.table, symbols);
-            const auto* last = reinterpret_cast<const std::uint8_t*>(p.readable_end);
-            if (last - escapes >= kBlock + 64) {
-                const __m512i of_symbol = _mm512_broadcast_i32x4(
-                    _mm_loadu_si128(reinterpret_cast<const __m128i*>(p.exponents)));
-                for (std::int64_t i = 0; i < kBlock; i += 64)
-                    merge(exponents_of(symbols + i, of_symbol, escapes), p.rest + k + i,
-                          p.out + k + i);
-                continue;
-            }
-        } else if (room) {
-#else
-        if (room) {
+#if defined(THIMBLE_ISA_avx512) || defined(THIMBLE_ISA_avx2)
+        const auto* last = reinterpret_cast<const std::uint8_t*>(p.readable_end);
+        if (room && n == kBlock && last - escapes >= kBlock + 64) {
+            block(streams, words, p, escapes, p.rest + k, p.out + k);
+            continue;
+        }
 #endif
+        if (room) {
             for (std::int64_t i = 0; i < n; i += Code::kStep)
                 step<true>(streams, words, p.table, symbols + i);
         } else {

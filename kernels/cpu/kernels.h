@@ -162,7 +162,7 @@ struct SoftmaxGradient {
 
 // bfloat16 numbers of one chunk of coded exponents (kernels/layout/exponent_code.h).
 struct DecodeExponents {
-    const std::uint8_t* table;      // [256] of the code
+    const std::uint8_t* table;      // [kTable] of the code
     const std::uint8_t* exponents;  // [16] of the code's symbols
     const std::uint16_t* words;     // the chunk
     const std::uint16_t* words_end;

@@ -27,9 +27,9 @@ __device__ __forceinline__ std::int64_t place_of(const ExponentChunks& chunks, s
 
 __global__ void __launch_bounds__(kWarps* kLanes) decode_exponents_kernel(DecodeExponents p) {
     static_assert(Code::kStreams == kLanes);
-    THIMBLE_SHARED(std::uint8_t, table, 256);
+    THIMBLE_SHARED(std::uint8_t, table, Code::kTable);
     THIMBLE_SHARED(std::uint16_t, tiles, kWarps * kTile);
-    for (int i = threadIdx.x; i < 256; i += kWarps * kLanes) table[i] = p.table[i];
+    for (int i = threadIdx.x; i < Code::kTable; i += kWarps * kLanes) table[i] = p.table[i];
     __syncthreads();
     const int lane = threadIdx.x % kLanes, warp = threadIdx.x / kLanes;
     const std::int64_t chunk = p.first_chunk + std::int64_t{blockIdx.x} * kWarps + warp;
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kWarps* kLanes) decode_exponents_kernel(Decode
             }
             at += __popc(all_few);
             for (int half = 0; half < 2; ++half) {
-                const unsigned entry = table[window >> 24];
+                const unsigned entry = table[window >> (32 - Code::kLongest)];
                 window <<= entry >> 4;
                 bits -= static_cast<int>(entry >> 4);
                 const int i = n + half * kLanes + lane;

@@ -135,7 +135,7 @@ struct EncodePlanes {
 struct DecodeExponents {
     ExponentChunks chunks;
     std::int64_t first_chunk, end_chunk;
-    const std::uint8_t *table, *exponents;  // [256] and [16] of the code
+    const std::uint8_t *table, *exponents;  // [kTable] and [16] of the code
     const std::uint16_t* words;             // of these chunks
     const std::uint8_t* rest;               // sign and mantissa of their numbers
     const std::uint32_t* starts;            // of their words in the matrix, and their end

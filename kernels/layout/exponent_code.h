@@ -5,8 +5,8 @@
 // streams side by side, which vectors and warps read in step.
 //
 // A symbol is one of the up to 15 most frequent exponents, or kEscape for all others. Codes of
-// symbols are canonical prefix codes of at most 8 bits, so that 256 bytes decode them: code_table.
-// A chunk of at most kChunk numbers (ExponentChunks says which) is words of 16 bits:
+// symbols are canonical prefix codes of at most 7 bits, so that 128 bytes, two vectors, decode
+// them. A chunk of at most kChunk numbers (ExponentChunks says which) is words of 16 bits:
 //
 //   word 0                 how many exponents are escaped
 //   words 1 ..             their bytes in order, two a word, low byte first
@@ -26,7 +26,8 @@ struct ExponentCode {
     static constexpr int kStreams = 32;
     static constexpr int kChunk = 32768;
     static constexpr int kSymbols = 16, kEscape = 15;
-    static constexpr int kLongest = 8;          // bits of a code
+    static constexpr int kLongest = 7;  // bits of a code
+    static constexpr int kTable = 1 << kLongest;
     static constexpr int kBlock = 512;          // numbers that a vector decodes between two looks
     static constexpr int kStep = 2 * kStreams;  // numbers between two looks for words
     static constexpr int kWordBits = 16;
@@ -56,15 +57,15 @@ struct ExponentCode {
             }
         }
     }
-    // Of the next eight bits: length << 4 | symbol. Of a sound code.
-    void table(std::uint8_t out[256]) const noexcept {
+    // Of the next kLongest bits: length << 4 | symbol. Of a sound code.
+    void table(std::uint8_t out[kTable]) const noexcept {
         std::uint8_t of[kSymbols] = {};
         codes(of);
         for (int s = 0; s < kSymbols; ++s) {
             if (lengths[s] == 0) continue;
             const int free = kLongest - lengths[s], first = of[s] << free;
             const bool alone = lengths[s] == 1 && !other(s);
-            for (int i = alone ? 0 : first; i < (alone ? 256 : first + (1 << free)); ++i)
+            for (int i = alone ? 0 : first; i < (alone ? kTable : first + (1 << free)); ++i)
                 out[i] = static_cast<std::uint8_t>(lengths[s] << 4 | s);
         }
     }

@@ -82,6 +82,7 @@ class ReadReference final : public LosslessJob {
         writing.if_exists = options_.overwrite ? IfExists::kReplace : IfExists::kRefuse;
         HfDirectoryWriter writer(options_.output, specs(), sides, writing);
         output_bytes_ = writer.file_bytes();
+        const Charge disk(Tier::kDisk, Purpose::kWeights, output_bytes_);
         for (std::size_t i = 0; i < plain_.size(); ++i)
             if (!copy(plain_[i], i, writer)) return false;
         for (const Module& m : modules_)

@@ -100,6 +100,7 @@ class WriteReference final : public LosslessJob {
         writing.if_exists = options_.overwrite ? IfExists::kReplace : IfExists::kRefuse;
         HfDirectoryWriter writer(options_.output, specs(), sides, writing);
         output_bytes_ = writer.file_bytes();
+        const Charge disk(Tier::kDisk, Purpose::kWeights, output_bytes_);
         for (std::size_t i = 0; i < plain_.size(); ++i) {
             if (!each_piece(*plain_[i], [&](std::uint64_t at, std::span<const std::byte> bytes) {
                     writer.write(i, at, bytes);

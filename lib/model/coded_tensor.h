@@ -24,7 +24,7 @@
 namespace thimble {
 
 inline constexpr std::string_view kCodedFormat = "dfloat11";
-inline constexpr int kCodedVersion = 2;  // 1 had chunks of rows
+inline constexpr int kCodedVersion = 2;  // 1 had chunks of rows and codes of 8 bits
 
 class CodedTensor final : public PackedTensor {
   public:

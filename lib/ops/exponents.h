@@ -28,7 +28,7 @@ class ExponentDecoder {
 
   private:
     ExponentCode code_;
-    std::array<std::uint8_t, 256> table_{};
+    std::array<std::uint8_t, ExponentCode::kTable> table_{};
     Isa isa_;
 };
 

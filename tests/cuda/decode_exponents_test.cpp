@@ -41,7 +41,7 @@ struct Coded {
         const std::int64_t last = std::min(end * chunks.strip_numbers(), chunks.numbers());
         const std::uint32_t from = starts[static_cast<std::size_t>(first * parts)];
         const std::uint32_t until = starts[static_cast<std::size_t>(end * parts)];
-        std::vector<std::uint8_t> table(256);
+        std::vector<std::uint8_t> table(ExponentCode::kTable);
         code.table(table.data());
         const auto piece = [](const auto& all, std::int64_t b, std::int64_t e) {
             return std::vector(all.begin() + b, all.begin() + e);

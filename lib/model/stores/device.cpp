@@ -30,7 +30,7 @@ bool goes_coded(const SourceTensor& tensor) {
 }
 // Its planes, then its code: the table, the exponents, and room to tell of damage (weights are
 // checked when they are loaded).
-constexpr std::size_t kTableBytes = 256, kCodeBytes = 512;
+constexpr std::size_t kTableBytes = ExponentCode::kTable, kCodeBytes = 256;
 std::size_t coded_bytes(const SourceTensor& tensor) {
     return ((tensor.packed->kept_bytes() + 255) & ~std::size_t{255}) + kCodeBytes;
 }
