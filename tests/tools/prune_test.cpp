@@ -210,6 +210,28 @@ TEST_CASE("prune: heads that add nothing go, by group or within each") {
     CHECK(ModelFile::open(s.out)->metadata().get_int("llama.attention.key_length", 1, 99) == 8);
 }
 
+TEST_CASE("prune: rows of quantised matrices keep their codes, columns become floats") {
+    const Setting s;
+    write_tiny_model(s.model, "llama-tied", "q8_0");  // 96 channels, 64 wide
+    CHECK(kld(s.must("channels:ratio=0.34")) < 1);
+    const auto before = ModelFile::open(s.model), after = ModelFile::open(s.out);
+    const auto type = [&](const char* tensor) { return after->get(tensor).type; };
+    CHECK(type("blk.0.ffn_gate.weight") == TensorType::kQ8_0);
+    CHECK(type("blk.0.attn_q.weight") == TensorType::kQ8_0);
+    CHECK(type("blk.0.ffn_down.weight") == TensorType::kF16);
+    // Each row that is left is a row that was there, in the same order.
+    const std::vector<std::byte> old = bytes_of(*before, before->get("blk.0.ffn_up.weight"));
+    const std::vector<std::byte> now = bytes_of(*after, after->get("blk.0.ffn_up.weight"));
+    const std::size_t row = old.size() / 96;
+    REQUIRE(now.size() == row * 64);
+    std::size_t at = 0;
+    for (std::size_t r = 0; r < 96 && at < 64; ++r)
+        at += std::memcmp(&old[r * row], &now[at * row], row) == 0 ? 1 : 0;
+    CHECK(at == 64);
+    CHECK(kld(s.must("channels:ratio=0.34", {"--format", "f32"})) < 1);
+    CHECK(ModelFile::open(s.out)->get("blk.0.ffn_down.weight").type == TensorType::kF32);
+}
+
 TEST_CASE("prune: what stays makes up for what goes") {
     const Setting s;
     write_tiny_model(s.model, "llama-untied");
