@@ -47,6 +47,28 @@ double cosine(const float* a, const float* b, std::int64_t n) {
     return aa > 0 && bb > 0 ? ab / (std::sqrt(aa) * std::sqrt(bb)) : 1;
 }
 
+std::vector<double> squared_column_norms(const ModelSource& source, const SourceTensor& tensor,
+                                         Team& team) {
+    const std::int64_t rows = tensor.rows(), cols = tensor.cols();
+    const std::int64_t step = std::max<std::int64_t>(kRowElements / cols, 1);
+    std::vector<float> weights(static_cast<std::size_t>(std::min(step, rows) * cols));
+    std::vector<double> norms(static_cast<std::size_t>(cols));
+    std::vector<std::byte> scratch;
+    for (std::int64_t first = 0; first < rows; first += step) {
+        const std::int64_t count = std::min(step, rows - first);
+        source.read_rows(tensor, first, count, weights.data(), scratch);
+        team.run(cols, 64, [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t r = 0; r < count; ++r) {
+                for (std::int64_t c = begin; c < end; ++c) {
+                    const double w = weights[static_cast<std::size_t>(r * cols + c)];
+                    norms[static_cast<std::size_t>(c)] += w * w;
+                }
+            }
+        });
+    }
+    return norms;
+}
+
 std::int64_t tokens_of(std::span<const std::span<const std::int32_t>> texts) {
     std::int64_t tokens = 0;
     for (const auto& text : texts) tokens += std::ssize(text);
@@ -105,23 +127,7 @@ std::vector<double> Calibration::column_energy(const SourceTensor& tensor) {
         throw Error(Exit::kBadData, escaped(source_.file().path(), 1024),
                     "no token reached '" + tensor.name + "'");
     }
-    const std::int64_t rows = tensor.rows(), cols = tensor.cols();
-    const std::int64_t step = std::max<std::int64_t>(kRowElements / cols, 1);
-    std::vector<float> weights(static_cast<std::size_t>(step * cols));
-    std::vector<double> norms(energy.size());
-    std::vector<std::byte> scratch;
-    for (std::int64_t first = 0; first < rows; first += step) {
-        const std::int64_t count = std::min(step, rows - first);
-        source_.read_rows(tensor, first, count, weights.data(), scratch);
-        team_.run(cols, 64, [&](std::int64_t begin, std::int64_t end) {
-            for (std::int64_t r = 0; r < count; ++r) {
-                for (std::int64_t c = begin; c < end; ++c) {
-                    const double w = weights[static_cast<std::size_t>(r * cols + c)];
-                    norms[static_cast<std::size_t>(c)] += w * w;
-                }
-            }
-        });
-    }
+    const std::vector<double> norms = squared_column_norms(source_, tensor, team_);
     for (std::size_t c = 0; c < energy.size(); ++c) energy[c] *= norms[c];
     return energy;
 }

@@ -78,6 +78,9 @@ class Calibration {
     std::optional<Metadata> vocabulary_;
 };
 
+// Of a matrix's columns.
+[[nodiscard]] std::vector<double> squared_column_norms(const ModelSource& source,
+                                                       const SourceTensor& tensor, Team& team);
 // Texts [first, second) that pass through a layer together: as many as `tokens` allow, at least
 // one.
 [[nodiscard]] std::vector<std::pair<std::size_t, std::size_t>> groups_of(const Texts& texts,
