@@ -323,16 +323,28 @@ TEST_CASE("embeddings: another set can train, halves and safetensors are read") 
     const std::string in = s.directory.write(
         "in.safetensors",
         std::string(reinterpret_cast<const char*>(&size), sizeof size) + text + data + data);
-    ProcessResult r = embeddings({in, "-o", s.store});
-    CHECK(r.exit == 2);
-    CHECK(r.err.find("--tensor") != std::string::npos);
+    const ProcessResult two = embeddings({in, "-o", s.store});
+    CHECK(two.exit == 2);
+    CHECK(two.err.find("--tensor") != std::string::npos);
     CHECK(
         embeddings({in, "-o", s.store, "--tensor", "vector"}).err.find("did you mean 'vectors'") !=
         std::string::npos);
-    must({in, "-o", s.store, "--tensor", "vectors", "--format", "int8", "--pca", "8", "--train",
-          train});
+    // The ranges are the other set's, and hold the vectors.
+    must({in, "-o", s.store, "--tensor", "vectors", "--format", "int8", "--train", train,
+          "--similarity", "dot"});
     must({"--decompress", s.store, "-o", s.out});
-    CHECK(read_rows(s.out)[0].size() == 32);
+    VectorStatistics statistics;
+    for (const auto& row : random_rows(300, 32, 8)) statistics.add(row);
+    const VectorCoder coder(VectorCode::kU8, 0, statistics);
+    const Rows again = read_rows(s.out);
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+        std::vector<float> x = rows[r], expected(32);
+        for (float& v : x) v = bf16_to_f32(f32_to_bf16(v));
+        std::uint8_t codes[32];
+        coder.encode(x.data(), codes);
+        coder.decode(codes, expected.data());
+        CHECK(again[r] == expected);
+    }
 }
 
 TEST_CASE(
@@ -415,6 +427,8 @@ TEST_CASE("embeddings: the plan tells the output's bytes, and memory that the ru
     CHECK(number(dry, {"plan", "output_bytes"}) == static_cast<double>(fs::file_size(s.store)));
     const double predicted = number(report, {"plan", "tiers", "ram", "peak_bytes"});
     CHECK(predicted < 40e6);  // the input alone is 31 MB
+    const double peak = number(report, {"measured", "peak_rss_bytes"});
+    CHECK(std::abs(peak - predicted) < 16e6);
     const ProcessResult r =
         embeddings({in, "-o", s.store, "--pca", "0.5", "--max-memory", "ram=8MiB"});
     CHECK(r.exit == 77);

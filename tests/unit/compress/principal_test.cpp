@@ -130,10 +130,10 @@ TEST_CASE("principal components: variances fall, add up, and are those of the pr
 }
 
 TEST_CASE("principal components: the same bits in pieces by any number of threads") {
-    Cloud cloud(300, 33, 7);
+    Cloud cloud(3000, 60, 7);  // in pieces so long that threads share their products
     Team one(1), three(3);
-    PrincipalComponents a(33, 64, cloud.each(64), one, best_isa());
-    PrincipalComponents b(33, 64, cloud.each(64), three, best_isa());
+    PrincipalComponents a(60, 2000, cloud.each(2000), one, best_isa());
+    PrincipalComponents b(60, 2000, cloud.each(2000), three, best_isa());
     CHECK(std::equal(a.basis().begin(), a.basis().end(), b.basis().begin()));
 }
 
