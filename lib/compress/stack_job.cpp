@@ -35,74 +35,6 @@ bool stored_plainly(const SourceTensor& tensor) {
 
 }  // namespace
 
-void StackOptions::visit(OptionVisitor& v) {
-    v.option({.name = "model",
-              .letter = 'm',
-              .help = "model to compress: GGUF file or Hugging Face directory",
-              .value = "FILE",
-              .required = true,
-              .is_input = true,
-              .positional = true},
-             model);
-    v.option({.name = "output",
-              .letter = 'o',
-              .help = "GGUF file to write",
-              .value = "FILE",
-              .changes_output = false,
-              .required = true,
-              .is_output = true},
-             output);
-    v.option({.name = "overwrite", .help = "replace an existing output", .changes_output = false},
-             overwrite);
-    v.option({.name = "rank",
-              .help = "of a block's magnitudes",
-              .value = "N",
-              .least = 1,
-              .most = static_cast<double>(kMostStackRank)},
-             rank);
-    v.option({.name = "levels",
-              .help = "blocks of a matrix",
-              .value = "N",
-              .least = 1,
-              .most = static_cast<double>(kMostStackLevels)},
-             levels);
-    v.option({.name = "imatrix",
-              .help = "importance matrix (GGUF or .dat): columns that matter more are encoded more "
-                      "closely",
-              .value = "FILE",
-              .is_input = true},
-             imatrix);
-    v.option(
-        {.name = "calibration",
-         .help = "text, or JSON lines (.jsonl): what --imatrix would hold is collected from it, "
-                 "and --order ppl measures on its end",
-         .value = "FILE",
-         .is_input = true},
-        calibration);
-    v.option({.name = "ctx-size",
-              .letter = 'c',
-              .help = "tokens of a window of that text",
-              .value = "N",
-              .least = 16,
-              .most = 1 << 20},
-             chunk_tokens);
-    v.option(
-        {.name = "chunks", .help = "windows to collect from; -1: all", .value = "N", .least = -1},
-        chunks);
-    v.option(
-        {.name = "order",
-         .help = "how the blocks of a level are sorted. error: by how much of its product's "
-                 "error a block takes away; ppl: by the perplexity that each step gives, which "
-                 "takes a pass over the windows for each block",
-         .choices = {"error", "ppl"}},
-        order);
-    v.option({.name = "order-chunks",
-              .help = "windows that --order ppl measures on",
-              .value = "N",
-              .least = 1},
-             order_chunks);
-}
-
 struct StackJob::State {
     State(const StackOptions& o, std::string_view v)
         : options(o), version(v), source(ModelSource::open(o.model)) {}
@@ -128,6 +60,11 @@ struct StackJob::State {
     std::uint64_t output_bytes = 0, least_bytes = 0;
     const Progress* progress = nullptr;
 
+    [[nodiscard]] bool measures() const { return options.order == "ppl"; }
+    [[nodiscard]] std::uint64_t disk_bytes() const {
+        return measures() ? 2 * output_bytes : output_bytes;
+    }
+
     [[nodiscard]] std::vector<std::string> inputs() const;
     void read_text();
     void choose();
@@ -140,12 +77,13 @@ struct StackJob::State {
         const std::vector<std::span<const Token>>& windows) const;
 
     [[nodiscard]] bool collect(Team& team, Isa isa);
-    [[nodiscard]] bool encode(const std::string& path, const Exec& exec);
+    [[nodiscard]] bool encode(const Exec& exec, GgufWriter& writer);
     void copy(const Copied& tensor, GgufWriter& writer) const;
     [[nodiscard]] std::vector<float> weights(const SourceTensor& tensor) const;
     void encode(std::size_t i, const Exec& exec, GgufWriter& writer);
-    [[nodiscard]] std::optional<std::vector<std::int32_t>> order(const std::string& blocks,
-                                                                 Team& team, Isa isa) const;
+    [[nodiscard]] std::optional<std::vector<std::int32_t>> measured_order(const std::string& blocks,
+                                                                          Team& team,
+                                                                          Isa isa) const;
     void arrange(const std::string& blocks, const std::vector<std::int32_t>& order);
 };
 
@@ -158,9 +96,9 @@ std::vector<std::string> StackJob::State::inputs() const {
 
 void StackJob::State::read_text() {
     if (options.calibration.empty()) {
-        if (options.order != "ppl") return;
+        if (!measures()) return;
         throw Error(Exit::kUsage, "--order", "perplexity is measured on a text",
-                    "give --calibration FILE, or --order error");
+                    "give --calibration FILE, or --order layers");
     }
     const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(source->file());
     text.emplace(CalibrationOptions{.file = options.calibration,
@@ -191,11 +129,7 @@ void StackJob::State::choose() {
 }
 
 std::vector<std::int32_t> StackJob::State::plain_order() const {
-    std::vector<std::int32_t> order;
-    for (std::int64_t level = 0; level < options.levels; ++level)
-        for (std::size_t i = 0; i < linears.size(); ++i)
-            order.push_back(static_cast<std::int32_t>(i));
-    return order;
+    return order_by_layers(linears.size(), options.levels);
 }
 
 // What is copied, then the blocks in their order, so that a beginning of the order is one of the
@@ -290,12 +224,12 @@ Plan StackJob::plan() {
         Plan& collect = phases.emplace_back();
         const RunnerOptions runner = s.runner_options(Isa::kPortable);
         Runner::add_to_plan(collect, *s.source, runner, s.options.chunk_tokens, 1,
-                            s.options.order == "ppl" ? s.options.chunk_tokens : 0);
+                            s.measures() ? s.options.chunk_tokens : 0);
         Plan measure = collect;
         add_collection_to_plan(collect, *s.source, Device::kCpu, s.options.chunk_tokens, false);
         // All blocks in place of the weights.
         measure.at(Tier::kRam, Purpose::kWeights) = size.file_bytes + (std::uint64_t{2} << 20);
-        if (s.options.order == "ppl") phases.push_back(measure);
+        if (s.measures()) phases.push_back(measure);
     }
     Plan plan = *std::ranges::max_element(phases, {},
                                           [](const Plan& p) { return p.total_bytes(Tier::kRam); });
@@ -305,9 +239,12 @@ Plan StackJob::plan() {
     plan.at(Tier::kRam, Purpose::kIo) += 2 * size.header_bytes;
     const std::uint64_t later = plan.total_bytes(Tier::kRam);
     if (s.text_bytes > later) plan.at(Tier::kRam, Purpose::kVocabulary) += s.text_bytes - later;
-    plan.at(Tier::kDisk, Purpose::kWeights) = 2 * size.file_bytes;
+    plan.at(Tier::kDisk, Purpose::kWeights) = s.disk_bytes();
     plan.output_bytes = size.file_bytes;
-    plan.notes.push_back("blocks lie in a second file of the same size until their order is known");
+    if (s.measures()) {
+        plan.notes.push_back(
+            "blocks lie in a second file of the same size until their order is known");
+    }
     plan.notes.push_back("with one block of each matrix the weights are " +
                          format_bytes(s.least_bytes));
     return plan;
@@ -394,9 +331,7 @@ void StackJob::State::encode(std::size_t i, const Exec& exec, GgufWriter& writer
 }
 
 // All of the model, its blocks in the plain order.
-bool StackJob::State::encode(const std::string& path, const Exec& exec) {
-    const std::vector<std::int32_t> order = plain_order();
-    GgufWriter writer(path, metadata(order, false), specs(order), IfExists::kReplace);
+bool StackJob::State::encode(const Exec& exec, GgufWriter& writer) {
     for (const Copied& tensor : copied) copy(tensor, writer);
     for (std::size_t i = 0; i < linears.size(); ++i) {
         if (!(*progress)("matrices", static_cast<std::int64_t>(i), std::ssize(linears)))
@@ -407,19 +342,14 @@ bool StackJob::State::encode(const std::string& path, const Exec& exec) {
     return (*progress)("matrices", std::ssize(linears), std::ssize(linears));
 }
 
-std::optional<std::vector<std::int32_t>> StackJob::State::order(const std::string& blocks,
-                                                                Team& team, Isa isa) const {
-    if (options.order == "ppl") {
-        Runner runner(ModelSource::open(blocks), runner_options(isa), team);
-        const std::vector<std::span<const Token>> windows = text->windows();
-        return order_by_perplexity(runner, order_texts(windows),
-                                   [&](std::int64_t done, std::int64_t total) {
-                                       return (*progress)("steps", done, total);
-                                   });
-    }
-    std::vector<StackGain> gains;
-    for (const StackReport& report : reports) gains.push_back({report.block_bytes, report.errors});
-    return order_by_error(gains);
+std::optional<std::vector<std::int32_t>> StackJob::State::measured_order(const std::string& blocks,
+                                                                         Team& team,
+                                                                         Isa isa) const {
+    Runner runner(ModelSource::open(blocks), runner_options(isa), team);
+    const std::vector<std::span<const Token>> windows = text->windows();
+    return order_by_perplexity(
+        runner, order_texts(windows),
+        [&](std::int64_t done, std::int64_t total) { return (*progress)("steps", done, total); });
 }
 
 // The same model with its blocks in another order.
@@ -443,6 +373,7 @@ void StackJob::State::arrange(const std::string& blocks, const std::vector<std::
 bool StackJob::run(Team& team, Isa isa, const Progress& progress) {
     State& s = *state_;
     s.progress = &progress;
+    const IfExists if_exists = s.options.overwrite ? IfExists::kReplace : IfExists::kRefuse;
     if (!s.options.overwrite && std::filesystem::exists(s.options.output)) {
         throw Error(Exit::kCannotCreate, escaped(s.options.output, 1024), "the output exists",
                     "give --overwrite to replace it");
@@ -453,7 +384,12 @@ bool StackJob::run(Team& team, Isa isa, const Progress& progress) {
         log_warning("neither --imatrix nor --calibration: all columns count the same");
     Exec exec;
     exec.isa = isa, exec.activations = Activations::kF32, exec.team = &team;
-    const Charge disk(Tier::kDisk, Purpose::kWeights, 2 * s.output_bytes);
+    const Charge disk(Tier::kDisk, Purpose::kWeights, s.disk_bytes());
+    const std::vector<std::int32_t> order = s.plain_order();
+    if (!s.measures()) {
+        GgufWriter writer(s.options.output, s.metadata(order, true), s.specs(order), if_exists);
+        return s.encode(exec, writer);
+    }
     struct Removed {
         std::string path;
         ~Removed() {
@@ -461,10 +397,11 @@ bool StackJob::run(Team& team, Isa isa, const Progress& progress) {
             std::filesystem::remove(path, ignored);
         }
     } const blocks{s.options.output + ".blocks"};
-    if (!s.encode(blocks.path, exec)) return false;
-    const auto order = s.order(blocks.path, team, isa);
-    if (!order) return false;
-    s.arrange(blocks.path, *order);
+    GgufWriter writer(blocks.path, s.metadata(order, false), s.specs(order), IfExists::kReplace);
+    if (!s.encode(exec, writer)) return false;
+    const auto measured = s.measured_order(blocks.path, team, isa);
+    if (!measured) return false;
+    s.arrange(blocks.path, *measured);
     return true;
 }
 

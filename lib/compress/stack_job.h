@@ -18,7 +18,7 @@
 namespace thimble {
 
 struct StackOptions {
-    std::string model, output, imatrix, calibration, order = "error";
+    std::string model, output, imatrix, calibration, order = "layers";
     std::int64_t rank = 16, levels = 16, chunk_tokens = 512, chunks = 64, order_chunks = 4;
     bool overwrite = false;
     void visit(OptionVisitor& v);

@@ -48,17 +48,10 @@ std::vector<std::int32_t> sorted_by_cost(std::span<const double> cost) {
     return order;
 }
 
-std::vector<std::int32_t> order_by_error(std::span<const StackGain> matrices) {
+std::vector<std::int32_t> order_by_layers(std::size_t matrices, std::int64_t levels) {
     std::vector<std::int32_t> order;
-    std::vector<double> cost(matrices.size());
-    for (std::size_t level = 0; level < matrices.front().errors.size(); ++level) {
-        for (std::size_t i = 0; i < matrices.size(); ++i) {
-            const StackGain& m = matrices[i];
-            const double before = level == 0 ? 1 : m.errors[level - 1], after = m.errors[level];
-            cost[i] = (after * after - before * before) / static_cast<double>(m.block_bytes);
-        }
-        append(order, cost);
-    }
+    for (std::int64_t level = 0; level < levels; ++level)
+        for (std::size_t i = 0; i < matrices; ++i) order.push_back(static_cast<std::int32_t>(i));
     return order;
 }
 
