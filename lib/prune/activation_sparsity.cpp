@@ -22,8 +22,8 @@ constexpr std::string_view kDown = "ffn_down";
 // The neurons of one layer.
 struct Neurons {
     const SourceTensor* down = nullptr;
-    std::vector<double> norms;       // |W_down[:, i]|
-    std::vector<float> sampled;      // [tokens, neurons]
+    std::vector<double> norms;   // |W_down[:, i]|
+    std::vector<float> sampled;  // [tokens, neurons]
     std::vector<double> thresholds, cetts;
     double threshold = -1;  // negative: all are kept
     std::int64_t kept = 0, seen = 0;
@@ -65,7 +65,8 @@ class NeuronTap final : public Tap {
         for (std::int64_t r = 0; r < x.rows; ++r) {
             auto* row = x.row<float>(r);
             for (std::int64_t c = 0; c < x.cols; ++c) {
-                const double n = std::abs(double{row[c]}) * layer.norms[static_cast<std::size_t>(c)];
+                const double n =
+                    std::abs(double{row[c]}) * layer.norms[static_cast<std::size_t>(c)];
                 if (n <= layer.threshold) {
                     row[c] = 0;
                 } else {
@@ -108,7 +109,8 @@ void survey(Neurons& layer, const ModelSource& source, Team& team) {
     std::sort(sizes.begin(), sizes.end());
     for (int k = 0; k < kQuantiles; ++k) {
         const double at = kHighest * k / (kQuantiles - 1);
-        const double size = sizes[static_cast<std::size_t>(at * static_cast<double>(sizes.size() - 1))];
+        const double size =
+            sizes[static_cast<std::size_t>(at * static_cast<double>(sizes.size() - 1))];
         if (layer.thresholds.empty() || size > layer.thresholds.back())
             layer.thresholds.push_back(size);
     }
@@ -281,8 +283,8 @@ void add_sparsity_to_plan(Plan& plan, const ModelSource& source, std::int64_t wi
     const auto ffn = static_cast<std::uint64_t>(spec.ffn);
     const auto hidden = static_cast<std::uint64_t>(spec.hidden);
     std::uint64_t& held = plan.at(Tier::kRam, Purpose::kActivations);
-    held += Buffer::charged_bytes(
-        static_cast<std::size_t>((context - 1) * spec.hidden) * sizeof(float));
+    held += Buffer::charged_bytes(static_cast<std::size_t>((context - 1) * spec.hidden) *
+                                  sizeof(float));
     held += static_cast<std::uint64_t>(spec.layers) *
             (sampled * ffn * sizeof(float) + ffn * sizeof(double));
     held += sizeof(float) * (ffn * hidden + 2 * sampled * ffn + 2 * sampled * hidden);

@@ -339,6 +339,7 @@ TEST_CASE("prune: what cannot be done is said before any work") {
     refused({"--method", "layers:count=1", "-f", s.text, "--only", "ffn"}, "zeroes no single");
     refused({"--method", "wanda:nm=3:7", "-f", s.text, "-c", "32"}, "no multiple of 7");
     refused({"--method", "layers:count=2", "-f", s.text, "-c", "32"}, "drop fewer");
+    refused({"--method", "heads:ratio=0.2", "-f", s.text, "-c", "32"}, "none would go");
     refused({"--method", "layers:drop=0-1"}, "leaves no layer");
     refused({"--method", "layers:drop=5"}, "layers are 0 to 1");
     refused({"--method", "magnitude", "--max-kld", "1"}, "--check-file");

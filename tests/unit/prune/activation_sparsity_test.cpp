@@ -29,8 +29,9 @@ ActivationSparsity measured(double percent) {
     std::vector<std::int32_t> tokens;
     for (std::int32_t i = 0; i < 96; ++i) tokens.push_back(1 + i * 29 % 90);
     const eval::Windows windows(tokens, 32, 0, std::nullopt, "test");
-    return measure_activation_sparsity(runner, team, windows, percent,
-                                       [](const char*, std::int64_t, std::int64_t) { return true; });
+    return measure_activation_sparsity(
+        runner, team, windows, percent,
+        [](const char*, std::int64_t, std::int64_t) { return true; });
 }
 
 }  // namespace
@@ -53,7 +54,8 @@ TEST_CASE("CETT: two neurons by hand") {
     CHECK(both[0] <= both[1]);
 }
 
-TEST_CASE("activation sparsity: the rise is what was asked for, and more of it needs fewer neurons") {
+TEST_CASE(
+    "activation sparsity: the rise is what was asked for, and more of it needs fewer neurons") {
     const ActivationSparsity one = measured(1), ten = measured(10);
     for (const ActivationSparsity* s : {&one, &ten}) {
         CHECK(s->sparse_perplexity <= s->dense_perplexity * (1 + s->percent / 100));
