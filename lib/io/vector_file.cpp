@@ -39,14 +39,14 @@ const TensorEntry& choose(const std::vector<TensorEntry>& tensors, const std::st
 }  // namespace
 
 VectorFile::VectorFile(const std::string& path, const std::string& tensor) : file_(path) {
-    std::array<char, kNpyMagic.size()> start{};
+    std::array<char, 9> start{};
     if (file_.bytes() >= start.size()) file_.read(0, std::as_writable_bytes(std::span(start)));
-    if (std::string_view(start.data(), start.size()) == kNpyMagic) {
+    if (std::string_view(start.data(), kNpyMagic.size()) == kNpyMagic) {
         take_npy();
-    } else if (path.ends_with(".npy")) {
-        throw bad_data(path, "not a NumPy array file");
-    } else {
+    } else if (start[8] == '{') {  // behind the header's length
         take_safetensors(tensor);
+    } else {
+        throw bad_data(path, "is neither a NumPy array (.npy) nor a safetensors file");
     }
     if (rows_ < 1 || dims_ < 1 || dims_ > static_cast<std::int64_t>(kMostDims)) {
         throw bad_data(path,

@@ -129,5 +129,8 @@ TEST_CASE("vector file: rows of each type, and the place of a number that is non
     }
     CHECK_THROWS_AS(VectorFile(directory.write("d.npy", npy(dictionary("<f4", "(0, 3)"), "")), ""),
                     Error);
-    CHECK_THROWS_AS(VectorFile(directory.write("e.npy", "abc"), ""), Error);
+    for (const char* text : {"", "abc", "# Some other text"}) {
+        CHECK_THROWS_WITH_AS(VectorFile(directory.write("e.npy", text), ""),
+                             doctest::Contains("neither a NumPy array"), Error);
+    }
 }
