@@ -56,7 +56,7 @@ struct Coded {
 
 // Strips of several groups, of one, of one in several chunks; rows that are no whole group.
 const std::vector<Shape2> kShapes = {{1, 32},    {16, 64},   {37, 576},  {70, 1536}, {100, 2048},
-                                     {40, 2560}, {20, 8192}, {9, 40000}, {130, 96}};
+                                     {40, 2560}, {20, 8192}, {9, 40000}, {130, 96}, {150, 576}};
 
 Guarded product(Machine& m, const PackedView& weight, const std::vector<float>& x,
                 std::int64_t tokens, bool accumulate) {
