@@ -31,6 +31,34 @@ struct Streams {
     std::int32_t bits[Code::kStreams] = {};     // of it that are there
 };
 
+// A chunk that is decoded up to number `at`.
+struct Chunk {
+    explicit Chunk(const DecodeExponents& problem) : p(problem) {
+        const std::int64_t size = p.words_end - p.words, escaped = size > 0 ? p.words[0] : 0;
+        const std::int64_t head = 1 + (escaped + 1) / 2;
+        sound = size >= head;
+        if (!sound) return;
+        escapes = reinterpret_cast<const std::uint8_t*>(p.words + 1);
+        escapes_end = escapes + escaped;
+        words = {p.words + head, p.words_end};
+    }
+    // A block takes at most half a word for each number.
+    [[nodiscard]] bool has_room() const {
+        return p.readable_end - words.at >= kBlock / 2 + Code::kStreams;
+    }
+    // Whether vectors may read and write all that a block may take.
+    [[nodiscard]] bool is_fast() const {
+        return sound && p.count - at >= kBlock && has_room() &&
+               reinterpret_cast<const std::uint8_t*>(p.readable_end) - escapes >= kBlock + 64;
+    }
+    const DecodeExponents& p;
+    bool sound;
+    std::int64_t at = 0;
+    const std::uint8_t *escapes = nullptr, *escapes_end = nullptr;
+    Words words{nullptr, nullptr};
+    Streams streams;
+};
+
 // A step's symbols, their codes' lengths on top; where there is room, words are read whether or not
 // they are wanted.
 template <bool room>
@@ -136,25 +164,58 @@ THIMBLE_INLINE void merge(__m512i exponent, const std::uint8_t* rest, std::uint1
     }
 }
 
-// kBlock numbers.
-THIMBLE_INLINE void block(Streams& s, Words& words, const DecodeExponents& p,
-                          const std::uint8_t*& escapes, const std::uint8_t* rest,
-                          std::uint16_t* out) {
-    const __m512i table[2] = {_mm512_loadu_si512(p.table), _mm512_loadu_si512(p.table + 64)};
-    static_assert(Code::kTable == 128);
-    const __m512i of_symbol =
-        _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.exponents)));
-    Lanes a{_mm512_loadu_si512(s.window), _mm512_loadu_si512(s.bits)};
-    Lanes b{_mm512_loadu_si512(s.window + 16), _mm512_loadu_si512(s.bits + 16)};
-    const std::uint16_t* at = words.at;
-    for (int k = 0; k < kBlock; k += Code::kStep) {
-        refill(a, at);
-        refill(b, at);
-        merge(exponents_of(step(a, b, table), of_symbol, escapes), rest + k, out + k);
+// A chunk's next block, in registers.
+struct Pipe {
+    THIMBLE_INLINE Pipe begin(Chunk& c) {
+        const Streams& s = c.streams;
+        return {{_mm512_loadu_si512(s.window), _mm512_loadu_si512(s.bits)},
+                {_mm512_loadu_si512(s.window + 16), _mm512_loadu_si512(s.bits + 16)},
+                c.words.at,
+                c.escapes,
+                c.p.rest + c.at,
+                c.p.out + c.at};
     }
-    words.at = at;
-    _mm512_storeu_si512(s.window, a.window), _mm512_storeu_si512(s.bits, a.bits);
-    _mm512_storeu_si512(s.window + 16, b.window), _mm512_storeu_si512(s.bits + 16, b.bits);
+    Lanes a, b;
+    const std::uint16_t* words;
+    const std::uint8_t* escapes;
+    const std::uint8_t* rest;
+    std::uint16_t* out;
+};
+THIMBLE_INLINE void next(Pipe& p, int k, const __m512i* table, __m512i of_symbol) {
+    refill(p.a, p.words);
+    refill(p.b, p.words);
+    merge(exponents_of(step(p.a, p.b, table), of_symbol, p.escapes), p.rest + k, p.out + k);
+}
+THIMBLE_INLINE void end(const Pipe& p, Chunk& c) {
+    Streams& s = c.streams;
+    _mm512_storeu_si512(s.window, p.a.window), _mm512_storeu_si512(s.bits, p.a.bits);
+    _mm512_storeu_si512(s.window + 16, p.b.window), _mm512_storeu_si512(s.bits + 16, p.b.bits);
+    c.words.at = p.words, c.escapes = p.escapes, c.at += kBlock;
+}
+struct Tables {
+    __m512i table[2], of_symbol;
+};
+THIMBLE_INLINE Tables tables_of(const DecodeExponents& p) {
+    static_assert(Code::kTable == 128);
+    return {{_mm512_loadu_si512(p.table), _mm512_loadu_si512(p.table + 64)},
+            _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.exponents)))};
+}
+
+THIMBLE_INLINE void block(Chunk& chunk) {
+    const Tables t = tables_of(chunk.p);
+    Pipe p = Pipe::begin(chunk);
+    for (int k = 0; k < kBlock; k += Code::kStep) next(p, k, t.table, t.of_symbol);
+    end(p, chunk);
+}
+// Blocks of two chunks.
+THIMBLE_INLINE void block(Chunk& one, Chunk& other) {
+    const Tables t = tables_of(one.p);
+    Pipe p = Pipe::begin(one), q = Pipe::begin(other);
+    for (int k = 0; k < kBlock; k += Code::kStep) {
+        next(p, k, t.table, t.of_symbol);
+        next(q, k, t.table, t.of_symbol);
+    }
+    end(p, one), end(q, other);
 }
 #endif
 
@@ -249,10 +310,10 @@ THIMBLE_INLINE void merge(__m256i symbols, __m256i of_symbol, const std::uint8_t
     _mm256_storeu_si256(to + 1, _mm256_permute2x128_si256(first, second, 0x31));
 }
 
-// kBlock numbers.
-THIMBLE_INLINE void block(Streams& s, Words& words, const DecodeExponents& p,
-                          const std::uint8_t*& escapes, const std::uint8_t* rest,
-                          std::uint16_t* out) {
+// A chunk's next block.
+THIMBLE_INLINE void block(Chunk& chunk) {
+    const DecodeExponents& p = chunk.p;
+    Streams& s = chunk.streams;
     const auto sixteen = [](const std::uint8_t* from) {
         return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
     };
@@ -264,13 +325,15 @@ THIMBLE_INLINE void block(Streams& s, Words& words, const DecodeExponents& p,
         lanes.window[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(s.window + 8 * v));
         lanes.bits[v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(s.bits + 8 * v));
     }
-    const std::uint16_t* at = words.at;
-    for (int k = 0; k < kBlock; k += Code::kStep) {
-        for (int v = 0; v < 4; ++v) refill(lanes.window[v], lanes.bits[v], at);
+    const std::uint16_t* words = chunk.words.at;
+    const std::uint8_t* escapes = chunk.escapes;
+    for (std::int64_t k = chunk.at; k < chunk.at + kBlock; k += Code::kStep) {
+        for (int v = 0; v < 4; ++v) refill(lanes.window[v], lanes.bits[v], words);
         for (int half = 0; half < Code::kStep; half += Code::kStreams)
-            merge(symbols_of(lanes, table), of_symbol, escapes, rest + k + half, out + k + half);
+            merge(symbols_of(lanes, table), of_symbol, escapes, p.rest + k + half,
+                  p.out + k + half);
     }
-    words.at = at;
+    chunk.words.at = words, chunk.escapes = escapes, chunk.at += kBlock;
     for (int v = 0; v < 4; ++v) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(s.window + 8 * v), lanes.window[v]);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(s.bits + 8 * v), lanes.bits[v]);
@@ -294,39 +357,45 @@ THIMBLE_INLINE void merge(const std::uint8_t* symbols, std::int64_t n,
     }
 }
 
-}  // namespace
-
-void decode_exponents(const DecodeExponents& p) {
-    *p.sound = false;
-    if (p.words_end - p.words < 1) return;
-    const std::int64_t escaped = p.words[0];
-    if (p.words_end - p.words < 1 + (escaped + 1) / 2) return;
-    const auto* escapes = reinterpret_cast<const std::uint8_t*>(p.words + 1);
-    const std::uint8_t* const escapes_end = escapes + escaped;
-    Words words{p.words + 1 + (escaped + 1) / 2, p.words_end};
-    Streams streams;
+// What is left of a chunk.
+THIMBLE_INLINE void finish(Chunk& c) {
+    const DecodeExponents& p = c.p;
     alignas(64) std::uint8_t symbols[kBlock];
-    for (std::int64_t k = 0; k < p.count; k += kBlock) {
-        const std::int64_t n = p.count - k < kBlock ? p.count - k : kBlock;
-        // A block takes at most half a word for each number.
-        const bool room = p.readable_end - words.at >= kBlock / 2 + Code::kStreams;
+    while (c.sound && c.at < p.count) {
 #if defined(THIMBLE_ISA_avx512) || defined(THIMBLE_ISA_avx2)
-        const auto* last = reinterpret_cast<const std::uint8_t*>(p.readable_end);
-        if (room && n == kBlock && last - escapes >= kBlock + 64) {
-            block(streams, words, p, escapes, p.rest + k, p.out + k);
+        if (c.is_fast()) {
+            block(c);
             continue;
         }
 #endif
-        if (room) {
-            for (std::int64_t i = 0; i < n; i += Code::kStep)
-                step<true>(streams, words, p.table, symbols + i);
-        } else {
-            for (std::int64_t i = 0; i < n; i += Code::kStep)
-                step<false>(streams, words, p.table, symbols + i);
+        const std::int64_t n = p.count - c.at < kBlock ? p.count - c.at : kBlock;
+        const bool room = c.has_room();
+        for (std::int64_t i = 0; i < n; i += Code::kStep) {
+            if (room) {
+                step<true>(c.streams, c.words, p.table, symbols + i);
+            } else {
+                step<false>(c.streams, c.words, p.table, symbols + i);
+            }
         }
-        merge(symbols, n, p.exponents, escapes, escapes_end, p.rest + k, p.out + k);
+        merge(symbols, n, p.exponents, c.escapes, c.escapes_end, p.rest + c.at, p.out + c.at);
+        c.at += n;
     }
-    *p.sound = words.at == p.words_end && words.missed == 0 && escapes == escapes_end;
+    *p.sound =
+        c.sound && c.words.at == p.words_end && c.words.missed == 0 && c.escapes == c.escapes_end;
+}
+
+}  // namespace
+
+void decode_exponents(const DecodeExponents& p) {
+    Chunk chunk(p);
+    if (p.with != nullptr) {
+        Chunk with(*p.with);
+#if defined(THIMBLE_ISA_avx512)
+        while (chunk.is_fast() && with.is_fast()) block(chunk, with);
+#endif
+        finish(with);
+    }
+    finish(chunk);
 }
 
 }  // namespace thimble::cpu::THIMBLE_ISA

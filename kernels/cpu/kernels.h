@@ -171,6 +171,8 @@ struct DecodeExponents {
     std::int64_t count;
     std::uint16_t* out;  // [count]
     bool* sound;         // set: whether the chunk ended where its words do
+    // Another chunk of the same code, or null: two at once hide each other's waiting.
+    const DecodeExponents* with = nullptr;
 };
 
 #define THIMBLE_KERNEL(name, parameters) void(*name) parameters;

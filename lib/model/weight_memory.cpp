@@ -62,7 +62,7 @@ void verify_coded(const ModelSource& source, const Exec& exec, const SourceTenso
     exec.team->run(matrix.chunks().strips(), 1, [&](std::int64_t s, std::int64_t) {
         std::vector<std::uint16_t> numbers(matrix.strip_bytes() / sizeof(std::uint16_t));
         const char* problem = "has damaged codes";
-        if (matrix.decode_groups(s, numbers.data())) {
+        if (matrix.decode_groups(s, 1, numbers.data())) {
             constexpr std::uint16_t kExponent = 0x7f80;
             const auto end = numbers.begin() + matrix.chunks().rows_of(s) * matrix.chunks().cols;
             if (std::none_of(numbers.begin(), end,

@@ -19,10 +19,31 @@ bool ExponentDecoder::decode(std::span<const std::uint16_t> words,
                              const std::uint16_t* readable_end, std::span<const std::uint8_t> rest,
                              std::span<std::uint16_t> out) const {
     bool sound = false;
-    kernels(isa_).decode_exponents({table_.data(), code_.exponents, words.data(),
-                                    words.data() + words.size(), readable_end, rest.data(),
-                                    static_cast<std::int64_t>(rest.size()), out.data(), &sound});
+    kernels(isa_).decode_exponents(problem({words, rest, out.data()}, readable_end, sound));
     return sound;
+}
+
+bool ExponentDecoder::decode(const Chunk& one, const Chunk& other,
+                             const std::uint16_t* readable_end) const {
+    bool sound = false, other_sound = false;
+    const cpu::DecodeExponents with = problem(other, readable_end, other_sound);
+    cpu::DecodeExponents both = problem(one, readable_end, sound);
+    both.with = &with;
+    kernels(isa_).decode_exponents(both);
+    return sound && other_sound;
+}
+
+cpu::DecodeExponents ExponentDecoder::problem(const Chunk& chunk, const std::uint16_t* readable_end,
+                                              bool& sound) const noexcept {
+    return {table_.data(),
+            code_.exponents,
+            chunk.words.data(),
+            chunk.words.data() + chunk.words.size(),
+            readable_end,
+            chunk.rest.data(),
+            static_cast<std::int64_t>(chunk.rest.size()),
+            chunk.out,
+            &sound};
 }
 
 bool decode_strip(const ExponentDecoder& decoder, const ExponentChunks& chunks, std::int64_t strip,
@@ -54,8 +75,31 @@ std::size_t CodedMatrix::strip_bytes() const noexcept {
            static_cast<std::size_t>(groups * ExponentChunks::kGroup * chunks_.cols);
 }
 
-bool CodedMatrix::decode_groups(std::int64_t s, std::uint16_t* out) const {
-    if (!decode_strip(decoder_, chunks_, s, strip(s), out)) return false;
+ExponentDecoder::Chunk CodedMatrix::chunk(std::int64_t s, std::int64_t c,
+                                          std::uint16_t* out) const {
+    const CodedStrip from = strip(s);
+    const std::int64_t at = chunks_.start(s, c);
+    const auto count = static_cast<std::size_t>(chunks_.start(s, c + 1) - at);
+    return {{from.words + (from.starts[c] - from.starts[0]), from.starts[c + 1] - from.starts[c]},
+            {from.rest + at, count},
+            out + at};
+}
+
+bool CodedMatrix::decode_groups(std::int64_t strip, std::int64_t count, std::uint16_t* out) const {
+    const std::int64_t parts = chunks_.chunks_of_strip(), all = count * parts;
+    const auto room = static_cast<std::int64_t>(strip_bytes() / sizeof *out);
+    const auto at = [&](std::int64_t i) {
+        return chunk(strip + i / parts, i % parts, out + i / parts * room);
+    };
+    for (std::int64_t i = 0; i < all; i += 2) {
+        const bool sound = i + 1 < all ? decoder_.decode(at(i), at(i + 1), all_.readable_end)
+                                       : decoder_.decode(at(i).words, all_.readable_end, at(i).rest,
+                                                         {at(i).out, at(i).rest.size()});
+        if (!sound) return false;
+    }
+    // Only the last strip's last group may be smaller.
+    const std::int64_t s = strip + count - 1;
+    out += (count - 1) * room;
     const std::int64_t rows = chunks_.rows_of(s), left = rows % ExponentChunks::kGroup;
     if (left == 0) return true;
     // Rows that pad the last group are zero.

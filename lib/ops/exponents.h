@@ -11,6 +11,10 @@
 #include "kernels/layout/exponent_code.h"
 #include "kernels/layout/isa.h"
 
+namespace thimble::cpu {
+struct DecodeExponents;
+}
+
 namespace thimble::ops {
 
 // Of one code; the same bits on every level.
@@ -24,9 +28,20 @@ class ExponentDecoder {
     [[nodiscard]] bool decode(std::span<const std::uint16_t> words,
                               const std::uint16_t* readable_end, std::span<const std::uint8_t> rest,
                               std::span<std::uint16_t> out) const;
+    struct Chunk {
+        std::span<const std::uint16_t> words;
+        std::span<const std::uint8_t> rest;
+        std::uint16_t* out;
+    };
+    // Two at once.
+    [[nodiscard]] bool decode(const Chunk& one, const Chunk& other,
+                              const std::uint16_t* readable_end) const;
     [[nodiscard]] const ExponentCode& code() const noexcept { return code_; }
 
   private:
+    [[nodiscard]] cpu::DecodeExponents problem(const Chunk& chunk,
+                                               const std::uint16_t* readable_end,
+                                               bool& sound) const noexcept;
     ExponentCode code_;
     std::array<std::uint8_t, ExponentCode::kTable> table_{};
     Isa isa_;
@@ -53,14 +68,20 @@ class CodedMatrix {
     [[nodiscard]] const CodedStrip& all() const noexcept { return all_; }
     // Room for a strip in either form.
     [[nodiscard]] std::size_t strip_bytes() const noexcept;
-    // The strip's groups of 16 rows as LayoutId::k_bf16_x16 has them, into `out`; false when it is
-    // damaged.
-    [[nodiscard]] bool decode_groups(std::int64_t strip, std::uint16_t* out) const;
+    // Groups of 16 rows of `count` strips as LayoutId::k_bf16_x16 has them, into `out`, where whole
+    // strips lie strip_bytes() apart; false when they are damaged. strips_at_once() are fastest.
+    [[nodiscard]] bool decode_groups(std::int64_t strip, std::int64_t count,
+                                     std::uint16_t* out) const;
+    [[nodiscard]] std::int64_t strips_at_once() const noexcept {
+        return chunks_.chunks_of_strip() == 1 ? 2 : 1;
+    }
     // Rows one after the other into `out`; Error(kFailure) when they are damaged.
     void decode_rows(RowRange rows, std::uint16_t* out) const;
 
   private:
     [[nodiscard]] CodedStrip strip(std::int64_t s) const noexcept;
+    [[nodiscard]] ExponentDecoder::Chunk chunk(std::int64_t strip, std::int64_t c,
+                                               std::uint16_t* out) const;
 
     ExponentDecoder decoder_;
     ExponentChunks chunks_;

@@ -135,28 +135,37 @@ void matmul_interleaved(const Exec& exec, MatmulInput& x, std::span<const Matmul
 
 // Those whose weights are coded: a strip is decoded, and multiplied while it is in the cache.
 void matmul_coded(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) {
-    std::int64_t strips = 0;
+    const auto tasks_of = [](const Matmul& p) {
+        const std::int64_t together = p.weight.coded->strips_at_once();
+        return (p.weight.coded->chunks().strips() + together - 1) / together;
+    };
+    std::int64_t tasks = 0;
     for (const Matmul& p : problems) {
         if (p.weight.coded == nullptr) continue;
         require(p.weight.shape.rows == p.weight.coded->chunks().rows, "matmul",
                 "coded weights are not multiplied in parts");
-        strips += p.weight.coded->chunks().strips();
+        tasks += tasks_of(p);
     }
-    exec.team->run(strips, 1, [&](std::int64_t s, std::int64_t) {
+    exec.team->run(tasks, 1, [&](std::int64_t task, std::int64_t) {
         thread_local std::vector<std::uint16_t> room;
         for (const Matmul& p : problems) {
             if (p.weight.coded == nullptr) continue;
-            const ExponentChunks& chunks = p.weight.coded->chunks();
-            if (s >= chunks.strips()) {
-                s -= chunks.strips();
+            if (task >= tasks_of(p)) {
+                task -= tasks_of(p);
                 continue;
             }
-            const std::size_t numbers = p.weight.coded->strip_bytes() / sizeof room[0];
+            const ops::CodedMatrix& coded = *p.weight.coded;
+            const std::int64_t together = coded.strips_at_once(), s = task * together;
+            const std::int64_t count = std::min(together, coded.chunks().strips() - s);
+            const std::size_t numbers =
+                static_cast<std::size_t>(together) * coded.strip_bytes() / sizeof room[0];
             if (room.size() < numbers) room.resize(numbers);
-            if (!p.weight.coded->decode_groups(s, room.data()))
+            if (!coded.decode_groups(s, count, room.data()))
                 throw Error(Exit::kFailure, "matmul", "coded weights were damaged in memory");
-            const std::int64_t group = s * chunks.strip_rows() / kGroupRows;
-            run_groups(exec, x, p, group, group + (chunks.rows_of(s) + kGroupRows - 1) / kGroupRows,
+            const std::int64_t row = s * coded.chunks().strip_rows();
+            const std::int64_t end =
+                std::min(row + count * coded.chunks().strip_rows(), p.weight.shape.rows);
+            run_groups(exec, x, p, row / kGroupRows, (end + kGroupRows - 1) / kGroupRows,
                        reinterpret_cast<const std::byte*>(room.data()));
             return;
         }

@@ -94,10 +94,9 @@ class Decompress {
     void run(cli::Context& context) {
         if (!job_->run(context.team, context.isa, progress_of(context, "decompress"))) return;
         context.report.set("output", options_.output);
-        const std::string sha256 = job_->sha256();
+        const std::string sha256 = job_->sha256(), size = format_bytes(job_->output_bytes());
         if (!sha256.empty()) context.report.set("sha256", sha256);
-        log_info(format_bytes(job_->output_bytes()) +
-                 (sha256.empty() ? "" : ", the source's SHA-256 " + sha256));
+        log_info(sha256.empty() ? size : size + ", the source's SHA-256 " + sha256);
         if (!context.stdout_is_json()) context.print(options_.output + "\n");
     }
 

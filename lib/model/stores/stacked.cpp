@@ -22,7 +22,7 @@ struct Arrangement {
 
 Arrangement arrange(const ModelSource& source, const std::vector<UnitSpec>& units, const Exec& exec,
                     const StoreOptions& options) {
-    Arrangement a{WeightMemory(source, exec, options.repack)};
+    Arrangement a{WeightMemory(source, exec, options.repack, false)};
     for (std::size_t u = 0; u < units.size(); ++u) {
         for (const auto& m : units[u].matrices) {
             if (const StackedTensor* stacked = stacked_of(*m.weight)) {

@@ -61,12 +61,12 @@ class Heads final : public Pruner {
         Cut cut = whole(config);
         if (config.heads == 0) refuse();
         if (options_.ratio > 0 && left(config) == units(config)) {
-            throw Error(Exit::kUsage, where_,
-                        "of " + std::to_string(units(config)) +
-                            (by_group() ? " key-value heads" : " query heads of a group") +
-                            " none would go",
-                        "give a larger ratio, or unit=" +
-                            std::string(by_group() ? "query" : "group"));
+            throw Error(
+                Exit::kUsage, where_,
+                "of " + std::to_string(units(config)) +
+                    (by_group() ? " key-value heads" : " query heads of a group") +
+                    " none would go",
+                "give a larger ratio, or unit=" + std::string(by_group() ? "query" : "group"));
         }
         for (LayerCut& layer : cut.of) layer = choose(equal, config);
         return cut;
