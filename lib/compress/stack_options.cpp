@@ -60,10 +60,10 @@ void StackOptions::visit(OptionVisitor& v) {
         chunks);
     v.option(
         {.name = "order",
-         .help = "how the blocks of a level are sorted. error: by how much of its product's "
-                 "error a block takes away; ppl: by the perplexity that each step gives, which "
-                 "takes a pass over the windows for each block",
-         .choices = {"error", "ppl"}},
+         .help = "how the blocks of a level are sorted. layers: from the first layer on; ppl: by "
+                 "the perplexity that each step gives, which takes a pass over the windows for "
+                 "each block",
+         .choices = {"layers", "ppl"}},
         order);
     v.option({.name = "order-chunks",
               .help = "windows that --order ppl measures on",
