@@ -97,7 +97,7 @@ void EditedLayer::open(std::int64_t layer, Team& team) {
 }
 
 Lease EditedLayer::acquire(UnitId unit) {
-    if (unit.kind != UnitKind::kLayer) return rest_->acquire(unit);
+    if (unit.kind != UnitKind::kLayer || unit.layer != layer_) return rest_->acquire(unit);
     return {*this, unit, weights_};
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // One layer of a model as floats that may be changed, and run as they are: the store of a Runner
-// whose layers are edited one after the other. Embedding and head are another store's.
+// whose layers are edited one after the other. All other units are another store's.
 #pragma once
 
 #include <memory>
