@@ -61,7 +61,8 @@ struct Directory {
     Directory() {
         fs::create_directory(in);
         std::vector<Part> first = layer(0, 20), second = layer(1, 30);
-        first.push_back({"model.embed_tokens.weight", "BF16", {300, kHidden}, weights(19200, 40)});
+        first.push_back(
+            {"model.embed_tokens.weight", "BF16", {4000, kHidden}, weights(4000 * kHidden, 40)});
         second.push_back({"other", "F32", {3}, std::string(12, 'o')});
         shards = {{"model-00001-of-00002.safetensors", first},
                   {"model-00002-of-00002.safetensors", second}};
