@@ -4,7 +4,7 @@
 // codes begin: where the layout of DFloat11's authors decodes twice, first to count, this one knows
 // from the chunk's start alone. Rows are put together in shared memory, 64 columns of 16 rows at a
 // time. Floor: some 1.4 bytes read and 2 written per number. Blocks of 4 warps; shared memory:
-// 8.5 KiB.
+// 8.1 KiB.
 #include "kernels/cuda/device/launch.cuh"
 #include "kernels/cuda/device/reduce.cuh"
 #include "kernels/cuda/kernels.h"

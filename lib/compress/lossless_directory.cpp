@@ -165,7 +165,9 @@ class CompressDirectory final : public DirectoryJob {
             }
             parts_.push_back(std::move(part));
         }
-        if (!weights) throw Error(Exit::kUsage, escaped(from_, 1024), "holds no .safetensors file");
+        if (!weights)
+            throw Error(Exit::kUsage, escaped(from_, 1024), "holds no .safetensors file",
+                        "convert other weight files to safetensors first");
     }
 
     bool run(Team& team, Isa isa, const LosslessProgress& progress) override {

@@ -18,7 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
-constexpr std::int64_t kBatch = 256;  // blocks at work at once
+constexpr std::int64_t kBatch = 16;  // blocks at work at once
 constexpr std::string_view kCodes = ".encoded_exponent";
 constexpr std::array<std::string_view, 6> kParts = {
     ".luts", kCodes, ".sign_mantissa", ".output_positions", ".gaps", ".split_positions"};
@@ -246,7 +246,7 @@ class ReadReference final : public LosslessJob {
                 static_cast<std::size_t>(positions[static_cast<std::size_t>(end)] - first);
             exponents.resize(count), others.resize(count), numbers.resize(count);
             rest.file->read(*rest.entry, first, std::as_writable_bytes(std::span(others)));
-            team.run(end - b, 8, [&](std::int64_t from, std::int64_t until) {
+            team.run(end - b, 2, [&](std::int64_t from, std::int64_t until) {
                 for (std::int64_t i = b + from; i < b + until; ++i) {
                     const std::size_t at = positions[static_cast<std::size_t>(i)] - first;
                     const std::size_t after = positions[static_cast<std::size_t>(i) + 1] - first;

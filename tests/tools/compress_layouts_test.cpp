@@ -58,11 +58,17 @@ struct Directory {
     std::string in = directory.file("in"), small = directory.file("small"),
                 out = directory.file("out");
     std::vector<std::pair<std::string, std::vector<Part>>> shards;
-    Directory() {
+    explicit Directory(bool alike = true) {
         fs::create_directory(in);
         std::vector<Part> first = layer(0, 20), second = layer(1, 30);
-        first.push_back({"model.embed_tokens.weight", "BF16", {300, kHidden}, weights(19200, 40)});
+        first.push_back(
+            {"model.embed_tokens.weight", "BF16", {4000, kHidden}, weights(4000 * kHidden, 40)});
         second.push_back({"other", "F32", {3}, std::string(12, 'o')});
+        if (!alike)
+            second.push_back({"model.layers.1.mlp.up_proj.weight",
+                              "BF16",
+                              {80, kHidden},
+                              weights(80 * kHidden, 41)});
         shards = {{"model-00001-of-00002.safetensors", first},
                   {"model-00002-of-00002.safetensors", second}};
         for (const auto& [file, parts] : shards) write_file(in + "/" + file, safetensors(parts));
@@ -159,29 +165,31 @@ TEST_CASE("compress: a directory with a change in it is refused, and what is no 
 }
 
 TEST_CASE("compress: the reference layout holds the same tensors") {
-    const Directory d;
-    const Json report = must({d.in, "-o", d.small, "--layout", "reference"});
-    CHECK(number(report, "bits_per_weight") < 12);
-    const auto coded = ModelFile::open(d.small);
-    CHECK(coded->find("model.layers.1.mlp.down_proj.weight") == nullptr);
-    CHECK(coded->get("model.layers.1.luts").dims.back() == 256);
-    CHECK(bytes_of(*coded, "model.layers.0.split_positions").size() == 16);
-    CHECK(bytes_of(*coded, "model.embed_tokens.split_positions").empty());
-    const Json* config = coded->config().find("dfloat11_config");
-    REQUIRE(config != nullptr);
-    const JsonMembers& patterns = config->find("pattern_dict")->as_members("pattern_dict");
-    CHECK(patterns.size() == 2);
-    must({"--decompress", d.small, "-o", d.out});
-    const auto back = ModelFile::open(d.out), source = ModelFile::open(d.in);
-    CHECK(back->config().dump() == source->config().dump());
-    CHECK(back->tensors().size() == source->tensors().size());
-    for (const TensorEntry& tensor : source->tensors()) {
-        CAPTURE(tensor.name);
-        REQUIRE(back->find(tensor.name) != nullptr);
-        CHECK(back->get(tensor.name).dims == tensor.dims);
-        CHECK(bytes_of(*back, tensor.name) == bytes_of(*source, tensor.name));
+    for (const bool alike : {true, false}) {  // layers of the same matrices or not
+        const Directory d(alike);
+        const Json report = must({d.in, "-o", d.small, "--layout", "reference"});
+        CHECK(number(report, "bits_per_weight") < 12);
+        const auto coded = ModelFile::open(d.small);
+        CHECK(coded->find("model.layers.1.mlp.down_proj.weight") == nullptr);
+        CHECK(coded->get("model.layers.1.luts").dims.back() == 256);
+        CHECK(bytes_of(*coded, "model.layers.0.split_positions").size() == 16);
+        CHECK(bytes_of(*coded, "model.embed_tokens.split_positions").empty());
+        const Json* config = coded->config().find("dfloat11_config");
+        REQUIRE(config != nullptr);
+        const JsonMembers& patterns = config->find("pattern_dict")->as_members("pattern_dict");
+        CHECK(patterns.size() == (alike ? 2 : 3));
+        must({"--decompress", d.small, "-o", d.out});
+        const auto back = ModelFile::open(d.out), source = ModelFile::open(d.in);
+        CHECK(back->config().dump() == source->config().dump());
+        CHECK(back->tensors().size() == source->tensors().size());
+        for (const TensorEntry& tensor : source->tensors()) {
+            CAPTURE(tensor.name);
+            REQUIRE(back->find(tensor.name) != nullptr);
+            CHECK(back->get(tensor.name).dims == tensor.dims);
+            CHECK(bytes_of(*back, tensor.name) == bytes_of(*source, tensor.name));
+        }
+        CHECK(read_file(d.out + "/tokenizer.model") == read_file(d.in + "/tokenizer.model"));
     }
-    CHECK(read_file(d.out + "/tokenizer.model") == read_file(d.in + "/tokenizer.model"));
 }
 
 TEST_CASE("compress: the reference layout as scripts/make_golden_df11.py writes it") {
