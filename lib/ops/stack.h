@@ -37,7 +37,7 @@ struct StackMatmul {
 // kStackTokens of them: beyond, rows are rebuilt and multiplied by dense GEMM, and sums are made in
 // another order.
 void stack_matmul(const Exec& exec, View x, const StackMatmul& problem);
-inline constexpr std::int64_t kStackTokens = 3;
+inline constexpr std::int64_t kStackTokens = 4;
 
 // Rows of the matrix as F32; out: [rows.count, cols], no gaps between rows.
 void stack_rows(const Exec& exec, const Stack& stack, RowRange rows, std::span<float> out);
