@@ -221,7 +221,7 @@ Plan StackJob::plan() {
         most = std::max(most, StackEncoder::bytes(linear.form) + linear.form.bytes);
     phases[0].at(Tier::kRam, Purpose::kOther) = most;
     if (s.text) {
-        Plan& collect = phases.emplace_back();
+        Plan collect;
         const RunnerOptions runner = s.runner_options(Isa::kPortable);
         Runner::add_to_plan(collect, *s.source, runner, s.options.chunk_tokens, 1,
                             s.measures() ? s.options.chunk_tokens : 0);
@@ -229,6 +229,7 @@ Plan StackJob::plan() {
         add_collection_to_plan(collect, *s.source, Device::kCpu, s.options.chunk_tokens, false);
         // All blocks in place of the weights.
         measure.at(Tier::kRam, Purpose::kWeights) = size.file_bytes + (std::uint64_t{2} << 20);
+        if (!s.importance) phases.push_back(collect);
         if (s.measures()) phases.push_back(measure);
     }
     Plan plan = *std::ranges::max_element(phases, {},
