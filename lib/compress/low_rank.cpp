@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
+#include "calib/eigen.h"
 #include "kernels/layout/rng.h"
 #include "ops/dense.h"
 
@@ -48,63 +48,12 @@ void orthonormalise(float* v, std::int64_t count, std::int64_t n) {
     }
 }
 
-// Eigenvalues of a symmetric matrix g: [n, n], descending, and eigenvectors in the columns of v, by
-// Jacobi's rotations.
-struct Eigen {
-    Doubles values, vectors;
-};
-Eigen eigen(Doubles g, std::int64_t n) {
-    Doubles v(g.size(), 0.0);
-    for (std::int64_t i = 0; i < n; ++i) v[index(i, n, i)] = 1;
-    const auto rotate = [n](double& x, double& y, double c, double s) {
-        const double old = x;
-        x = c * old - s * y;
-        y = s * old + c * y;
-    };
-    double trace = 0;
-    for (std::int64_t i = 0; i < n; ++i) trace += std::abs(g[index(i, n, i)]);
-    for (int sweep = 0; sweep < 30; ++sweep) {
-        double off = 0;
-        for (std::int64_t p = 0; p < n; ++p)
-            for (std::int64_t q = p + 1; q < n; ++q) off += std::abs(g[index(p, n, q)]);
-        if (off <= 1e-14 * trace) break;
-        for (std::int64_t p = 0; p < n; ++p) {
-            for (std::int64_t q = p + 1; q < n; ++q) {
-                const double apq = g[index(p, n, q)];
-                if (apq == 0) continue;
-                const double theta = (g[index(q, n, q)] - g[index(p, n, p)]) / (2 * apq);
-                const double t =
-                    std::copysign(1 / (std::abs(theta) + std::hypot(theta, 1.0)), theta);
-                const double c = 1 / std::hypot(t, 1.0), s = t * c;
-                for (std::int64_t k = 0; k < n; ++k)
-                    rotate(g[index(k, n, p)], g[index(k, n, q)], c, s);
-                for (std::int64_t k = 0; k < n; ++k)
-                    rotate(g[index(p, n, k)], g[index(q, n, k)], c, s);
-                for (std::int64_t k = 0; k < n; ++k)
-                    rotate(v[index(k, n, p)], v[index(k, n, q)], c, s);
-            }
-        }
-    }
-    std::vector<std::int64_t> order(static_cast<std::size_t>(n));
-    std::iota(order.begin(), order.end(), std::int64_t{0});
-    std::ranges::stable_sort(order, [&](std::int64_t i, std::int64_t j) {
-        return g[index(i, n, i)] > g[index(j, n, j)];
-    });
-    Eigen out{Doubles(static_cast<std::size_t>(n)), Doubles(v.size())};
-    for (std::int64_t k = 0; k < n; ++k) {
-        const std::int64_t from = order[static_cast<std::size_t>(k)];
-        out.values[static_cast<std::size_t>(k)] = g[index(from, n, from)];
-        for (std::int64_t i = 0; i < n; ++i) out.vectors[index(i, n, k)] = v[index(i, n, from)];
-    }
-    return out;
-}
-
 View view(std::vector<float>& values, std::int64_t rows, std::int64_t cols) {
     return {reinterpret_cast<std::byte*>(values.data()), DType::kF32, rows, cols, cols};
 }
 
-// Columns of `v` ([count, n], as rows) turned by the leading eigenvectors and scaled, one by one,
-// as [n, rank].
+// Columns of `v` ([count, n], as rows) turned by the leading eigenvectors (rows of `vectors`) and
+// scaled, one by one, as [n, rank].
 std::vector<float> turned(const std::vector<float>& v, std::int64_t count, std::int64_t n,
                           const Doubles& vectors, const Doubles& scales) {
     const auto rank = std::ssize(scales);
@@ -113,7 +62,7 @@ std::vector<float> turned(const std::vector<float>& v, std::int64_t count, std::
     for (std::int64_t k = 0; k < rank; ++k) {
         std::ranges::fill(sums, 0.0);
         for (std::int64_t i = 0; i < count; ++i) {
-            const double part = vectors[index(i, count, k)];
+            const double part = vectors[index(k, count, i)];
             for (std::int64_t c = 0; c < n; ++c)
                 sums[index(c, 1)] += part * static_cast<double>(v[index(i, n, c)]);
         }
@@ -156,23 +105,24 @@ LowRankFactors leading_factors(const Exec& exec, View w, const LowRankOptions& o
         for (std::int64_t j = 0; j <= i; ++j)
             gram[index(i, count, j)] = gram[index(j, count, i)] =
                 dot(of_cols.data() + i * cols, of_cols.data() + j * cols, cols);
-    const Eigen e = eigen(std::move(gram), count);
+    Doubles values(static_cast<std::size_t>(count));
+    symmetric_eigen(gram, values);
     Doubles grow, shrink;  // the roots of the singular values, and what makes them of these
     for (std::int64_t k = 0; k < std::min(options.rank, count); ++k) {
-        const double root = std::pow(std::max(e.values[static_cast<std::size_t>(k)], 0.0), 0.25);
+        const double root = std::pow(std::max(values[static_cast<std::size_t>(k)], 0.0), 0.25);
         grow.push_back(root);
         shrink.push_back(root > 0 ? 1 / root : 0);
     }
-    return {turned(of_rows, count, rows, e.vectors, grow),
-            turned(of_cols, count, cols, e.vectors, shrink)};
+    return {turned(of_rows, count, rows, gram, grow), turned(of_cols, count, cols, gram, shrink)};
 }
 
 std::uint64_t leading_factors_bytes(std::int64_t rows, std::int64_t cols, std::int64_t rank) {
     const std::int64_t count = std::min({rank + LowRankOptions{}.oversampling, rows, cols});
     const std::int64_t floats = (count + rank) * (rows + cols);
-    const std::int64_t doubles = 3 * count * count + std::max(rows, cols);
+    const std::int64_t doubles = count * count + count + std::max(rows, cols);
     return static_cast<std::uint64_t>(floats * std::int64_t{sizeof(float)} +
-                                      doubles * std::int64_t{sizeof(double)});
+                                      doubles * std::int64_t{sizeof(double)}) +
+           symmetric_eigen_bytes(static_cast<std::uint64_t>(count));
 }
 
 }  // namespace thimble
