@@ -344,6 +344,6 @@ TEST_CASE("prune: what cannot be done is said before any work") {
     refused({"--method", "layers:drop=5"}, "layers are 0 to 1");
     refused({"--method", "magnitude", "--max-kld", "1"}, "--check-file");
     refused({"--method", "wanda", "-f", s.text, "-c", "512"}, "use a longer text");
-    refused({"--method", "magnitude", "--max-memory", "ram=13MiB"}, "", 77);
+    refused({"--method", "magnitude", "--max-memory", "ram=21MiB"}, "", 77);
     refused({"--method", "magnitude", "-f", s.directory.file("absent")}, "absent", 66);
 }
