@@ -7,16 +7,13 @@
 #include <algorithm>
 #include <cmath>
 
-#include "calib/refit.h"
 #include "core/error.h"
-#include "prune/pruner.h"
+#include "prune/refit_pruner.h"
 
 namespace thimble::prune {
 namespace {
 
-constexpr double kDamp = 0.01;  // as in sparsegpt.cpp
-
-class Channels final : public Pruner {
+class Channels final : public RefitPruner {
   public:
     static constexpr const char* kName = "channels";
     static constexpr const char* kHelp = "drop feed-forward channels, as many in each layer";
@@ -37,21 +34,9 @@ class Channels final : public Pruner {
                      multiple);
         }
     };
-    Channels(const Options& options, std::string_view) : options_(options) {}
+    Channels(const Options& options, std::string_view)
+        : RefitPruner(options.ratio > 0, options.refit), options_(options) {}
 
-    [[nodiscard]] Needs needs() const override {
-        Needs needs;
-        needs.squares = options_.ratio > 0;
-        needs.refits = needs.gram = needs.squares && options_.refit;
-        return needs;
-    }
-    [[nodiscard]] std::size_t prune_bytes(Shape2 largest) const override {
-        return options_.refit ? refit_bytes(largest) : 0;
-    }
-    void prune(const MatrixAtWork& matrix) const override {
-        refit_columns(matrix.weights, matrix.shape, matrix.gram, *matrix.cols, kDamp,
-                      "tensor '" + std::string(matrix.name) + "'");
-    }
     [[nodiscard]] Cut most(const ModelConfig& config) const override {
         Cut cut = whole(config);
         Kept first(static_cast<std::size_t>(left(config)));

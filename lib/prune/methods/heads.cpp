@@ -8,16 +8,13 @@
 #include <cmath>
 #include <numeric>
 
-#include "calib/refit.h"
 #include "core/error.h"
-#include "prune/pruner.h"
+#include "prune/refit_pruner.h"
 
 namespace thimble::prune {
 namespace {
 
-constexpr double kDamp = 0.01;  // as in sparsegpt.cpp
-
-class Heads final : public Pruner {
+class Heads final : public RefitPruner {
   public:
     static constexpr const char* kName = "heads";
     static constexpr const char* kHelp = "drop attention heads, as many in each layer";
@@ -41,21 +38,9 @@ class Heads final : public Pruner {
                      unit);
         }
     };
-    Heads(const Options& options, std::string_view where) : options_(options), where_(where) {}
+    Heads(const Options& options, std::string_view where)
+        : RefitPruner(options.ratio > 0, options.refit), options_(options), where_(where) {}
 
-    [[nodiscard]] Needs needs() const override {
-        Needs needs;
-        needs.squares = options_.ratio > 0;
-        needs.refits = needs.gram = needs.squares && options_.refit;
-        return needs;
-    }
-    [[nodiscard]] std::size_t prune_bytes(Shape2 largest) const override {
-        return options_.refit ? refit_bytes(largest) : 0;
-    }
-    void prune(const MatrixAtWork& matrix) const override {
-        refit_columns(matrix.weights, matrix.shape, matrix.gram, *matrix.cols, kDamp,
-                      "tensor '" + std::string(matrix.name) + "'");
-    }
     [[nodiscard]] Cut most(const ModelConfig& config) const override {
         const std::vector<double> equal(static_cast<std::size_t>(config.heads));
         Cut cut = whole(config);
