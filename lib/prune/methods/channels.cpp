@@ -22,9 +22,7 @@ class Channels final : public RefitPruner {
         bool refit = true;
         std::int64_t multiple = 32;
         void visit(OptionVisitor& v) {
-            v.option(
-                {.name = "refit", .help = "change the weights that stay to make up for what goes"},
-                refit);
+            visit_refit(v, refit);
             v.option({.name = "ratio", .help = "share to drop", .least = 0, .most = 0.99}, ratio);
             v.option({.name = "multiple",
                       .help = "what is left is rounded up to a multiple of this: formats store "

@@ -23,9 +23,7 @@ class Heads final : public RefitPruner {
         bool refit = true;
         std::string unit = "group";
         void visit(OptionVisitor& v) {
-            v.option(
-                {.name = "refit", .help = "change the weights that stay to make up for what goes"},
-                refit);
+            visit_refit(v, refit);
             v.option({.name = "ratio",
                       .help = "share to drop, rounded to whole heads; at least one stays",
                       .least = 0,
