@@ -18,9 +18,8 @@ constexpr const char* kUsualFormat = "e4m3";
 constexpr const char* kUsualRatios = "0.9,0.75,0.5,0.25";  // of a frontier, besides all
 
 std::uint64_t bytes_of(const Judgements& judgements) {
-    std::uint64_t out = 0;
-    for (const auto& of_query : judgements)
-        out += sizeof of_query + of_query.capacity() * sizeof(Judged);
+    std::uint64_t out = judgements.size() * sizeof(Judgements::value_type);
+    for (const auto& of_query : judgements) out += of_query.capacity() * sizeof(Judged);
     return out;
 }
 
