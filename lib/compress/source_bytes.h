@@ -8,11 +8,11 @@
 
 #include "io/file.h"
 #include "io/model_file.h"
+#include "model/coded_tensor.h"
 #include "tensor/buffer.h"
 
 namespace thimble {
 
-inline constexpr std::string_view kLosslessKey = "thimble.lossless";
 inline constexpr std::string_view kSourceHeader = "thimble.shared.source_header";
 
 class SourceBytes {

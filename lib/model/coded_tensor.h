@@ -24,6 +24,8 @@
 namespace thimble {
 
 inline constexpr std::string_view kCodedFormat = "dfloat11";
+// Of a file that another can be made from, byte for byte: says which.
+inline constexpr std::string_view kLosslessKey = "thimble.lossless";
 inline constexpr int kCodedVersion = 2;  // 1 had chunks of rows and codes of 8 bits
 
 class CodedTensor final : public PackedTensor {

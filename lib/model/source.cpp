@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "format/weight_format.h"
+#include "model/coded_tensor.h"
 #include "model/config.h"
 #include "model/import.h"
 #include "model/stacked_tensor.h"
@@ -388,8 +389,8 @@ Metadata ModelSource::gguf_metadata() const {
         for (const SourceTensor& tensor : tensors_) {
             if (tensor.packed) metadata.erase(std::string(kFormatKey) + tensor.name);
         }
-        metadata.erase(kStackLinearsKey);
-        metadata.erase(kStackOrderKey);
+        for (const std::string_view key : {kStackLinearsKey, kStackOrderKey, kLosslessKey})
+            metadata.erase(key);
         return metadata;
     }
     metadata.set("general.architecture", spec_.architecture);

@@ -120,11 +120,6 @@ Metadata ModelWriter::metadata() const {
         Tokenizer::open(source.file())->write_vocabulary(out);
     if (cut_.tokens) trim_vocabulary(out, *cut_.tokens);
     for (const char* key : {"split.no", "split.count", "split.tensors.count"}) out.erase(key);
-    std::vector<std::string> stale;
-    for (const auto& [key, value] : out.entries()) {
-        if (key.starts_with(kFormatKey)) stale.push_back(key);
-    }
-    for (const std::string& key : stale) out.erase(key);
     for (const OutputTensor& tensor : tensors_) {
         if (has_planes(tensor.form.layout))
             out.set(std::string(kFormatKey) + tensor.name,

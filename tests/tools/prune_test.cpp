@@ -258,6 +258,23 @@ TEST_CASE("prune: rows of quantised matrices keep their codes, columns become fl
     CHECK(ModelFile::open(s.out)->get("blk.0.ffn_down.weight").type == TensorType::kF32);
 }
 
+TEST_CASE("prune: what is made of a coded model is a model as any other") {
+    const Setting s;
+    write_tiny_model(s.model, "llama-tied", "bf16");
+    const std::string coded = s.directory.file("coded.gguf"),
+                      again = s.directory.file("again.gguf");
+    const auto compress = [](const std::string& from, const std::string& to) {
+        return run_process({tool_path("compress"), from, "-o", to, "-q"}).exit;
+    };
+    REQUIRE(compress(s.model, coded) == 0);
+    fs::copy_file(s.model, s.directory.file("plain.gguf"));
+    fs::rename(coded, s.model);
+    CHECK(kld(s.must("layers:count=0")) == 0);
+    check_same_tensors(s.directory.file("plain.gguf"), s.out);
+    CHECK(ModelFile::open(s.out)->metadata().find("thimble.lossless") == nullptr);
+    CHECK(compress(s.out, again) == 0);
+}
+
 TEST_CASE("prune: what stays makes up for what goes") {
     const Setting s;
     write_tiny_model(s.model, "llama-untied");
