@@ -129,7 +129,8 @@ std::size_t hidden_bytes(const ModelSpec& spec, DType dtype, std::int64_t tokens
     return static_cast<std::size_t>(tokens * spec.hidden) * size_of(dtype);
 }
 
-// Texts [first, last) of each group: as many as `most` tokens allow, at least one.
+}  // namespace
+
 std::vector<std::pair<std::size_t, std::size_t>> groups_of(const CalibrationTexts& texts,
                                                            std::int64_t most) {
     std::vector<std::pair<std::size_t, std::size_t>> groups;
@@ -151,8 +152,6 @@ std::int64_t tokens_of(std::span<const std::span<const std::int32_t>> texts) {
     for (const auto& text : texts) tokens += std::ssize(text);
     return tokens;
 }
-
-}  // namespace
 
 std::optional<ImportanceMatrix> collect_importance(Runner& runner, Team& team,
                                                    const CalibrationTexts& texts,

@@ -18,6 +18,12 @@ namespace thimble {
 
 using CalibrationTexts = std::vector<std::span<const std::int32_t>>;
 
+// Texts [first, second) that pass through a layer together: as many as `most` tokens allow, at
+// least one; 0: all.
+[[nodiscard]] std::vector<std::pair<std::size_t, std::size_t>> groups_of(
+    const CalibrationTexts& texts, std::int64_t most);
+[[nodiscard]] std::int64_t tokens_of(std::span<const std::span<const std::int32_t>> texts);
+
 struct CollectOptions {
     bool process_output = false;    // also the input of output.weight
     std::int64_t group_tokens = 0;  // most tokens that go through a layer together; 0: all

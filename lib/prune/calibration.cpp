@@ -69,28 +69,6 @@ std::vector<double> squared_column_norms(const ModelSource& source, const Source
     return norms;
 }
 
-std::int64_t tokens_of(std::span<const std::span<const std::int32_t>> texts) {
-    std::int64_t tokens = 0;
-    for (const auto& text : texts) tokens += std::ssize(text);
-    return tokens;
-}
-
-std::vector<std::pair<std::size_t, std::size_t>> groups_of(const Texts& texts,
-                                                           std::int64_t tokens) {
-    std::vector<std::pair<std::size_t, std::size_t>> groups;
-    std::int64_t held = 0;
-    for (std::size_t i = 0; i < texts.size(); ++i) {
-        const std::int64_t count = std::ssize(texts[i]);
-        if (groups.empty() || held + count > tokens) {
-            groups.emplace_back(i, i);
-            held = 0;
-        }
-        groups.back().second = i + 1;
-        held += count;
-    }
-    return groups;
-}
-
 Calibration::Calibration(const ModelSource& source, Runner* runner, Team& team, const Texts& texts,
                          Progress progress)
     : source_(source),

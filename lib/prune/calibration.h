@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "calib/importance.h"
+#include "calib/collector.h"
 #include "core/plan.h"
 #include "model/runner.h"
 #include "prune/cut.h"
@@ -30,7 +30,7 @@ struct Needs {
     [[nodiscard]] bool text() const noexcept { return runs() || tokens; }
 };
 
-using Texts = std::vector<std::span<const std::int32_t>>;
+using Texts = CalibrationTexts;
 // What is being done, how much of it is done, and how much there is. Whether to go on.
 using Progress = std::function<bool(const char* what, std::int64_t done, std::int64_t total)>;
 // Thrown where progress said to stop.
@@ -81,12 +81,7 @@ class Calibration {
 // Of a matrix's columns.
 [[nodiscard]] std::vector<double> squared_column_norms(const ModelSource& source,
                                                        const SourceTensor& tensor, Team& team);
-// Texts [first, second) that pass through a layer together: as many as `tokens` allow, at least
-// one.
-[[nodiscard]] std::vector<std::pair<std::size_t, std::size_t>> groups_of(const Texts& texts,
-                                                                         std::int64_t tokens);
 // Of two rows of n; 1 where one is zero.
 [[nodiscard]] double cosine(const float* a, const float* b, std::int64_t n);
-[[nodiscard]] std::int64_t tokens_of(std::span<const std::span<const std::int32_t>> texts);
 
 }  // namespace thimble::prune
