@@ -151,8 +151,7 @@ struct Narrow {
     std::uint16_t* out;  // [rows, cols], no gaps
 };
 
-// out[t][r] (+)= sum over k of x[t][k] * w[r][k] (+ bias[r]), sums in float. matmul_mma rounds both
-// factors to bf16, or to f16 where the weights are (then |x| < 65520).
+// out[t][r] (+)= sum over k of x[t][k] * w[r][k] (+ bias[r]), sums in float.
 struct Matmul {
     Matrix weight;
     const float* x;  // [T, cols]

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which kernel multiplies, by layout, activations and number of tokens. A few tokens: one pass over
 // the weights, in 8 bits where the layout has dot products of bytes and --activations allows, else
-// in floats. More: cuBLAS for f16 and bf16, tensor cores for the layouts that have them, both with
-// the input rounded to 16 bits (finer than 8-bit codes); with --activations f32 always floats.
+// in floats. More: cuBLAS on tensor cores, with the input rounded to 16 bits (finer than 8-bit
+// codes) and weights that are not f16 or bf16 decoded to bf16, some rows at a time. With
+// --activations f32, and of f32, always floats.
 // Weights in bit planes with --activations b1 to b8: bits of both are counted, whatever the number
 // of tokens.
 #include "ops/cuda_matrix.h"
@@ -112,26 +113,66 @@ void few(const Exec& exec, View x, InputForms& forms, const Matmul& p, bool exac
     launch(exec, cuda::supports_matvec, cuda::matvec, problem);
 }
 
-void many(const Exec& exec, View x, InputForms& forms, const Matmul& p, bool exact) {
-    const cuda::Matmul problem = problem_of(x, p);
-    if (exact) return launch(exec, cuda::supports_matmul, cuda::matmul, problem);
-    if (is_half(p.weight.layout) && !p.bias) {
-        cuda::Gemm gemm{.blas = &exec.cuda->blas(),
-                        .weight = problem.weight,
-                        .x = nullptr,
-                        .tokens = x.rows,
-                        .out = problem.out,
-                        .out_stride = problem.out_stride,
-                        .accumulate = p.accumulate};
-        gemm.x = narrow(exec, x, p.weight.layout, forms);
-        if (cuda::supports_gemm(gemm)) return launch(exec, cuda::supports_gemm, cuda::gemm, gemm);
-    }
-    if (cuda::supports_matmul_mma(problem))
-        return launch(exec, cuda::supports_matmul_mma, cuda::matmul_mma, problem);
-    launch(exec, cuda::supports_matmul, cuda::matmul, problem);
+std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; }
+
+// Rows decoded at a time: what an L2 cache of 40 MiB or more still holds when they are multiplied.
+std::int64_t decoded_rows(std::int64_t cols) {
+    constexpr std::int64_t kMostRows = 8192, kMostBytes = std::int64_t{32} << 20;
+    return std::clamp<std::int64_t>(kMostBytes / (2 * std::max<std::int64_t>(cols, 1)), 1,
+                                    kMostRows);
 }
 
-std::size_t aligned(std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; }
+// Products of 16-bit weights and inputs, sums in float.
+void multiply_halves(const Exec& exec, const cuda::Matrix& weight, const std::uint16_t* x, View out,
+                     bool accumulate) {
+    launch(exec, cuda::supports_gemm, cuda::gemm,
+           cuda::Gemm{.blas = &exec.cuda->blas(),
+                      .weight = weight,
+                      .x = x,
+                      .tokens = out.rows,
+                      .out = floats(out),
+                      .out_stride = out.stride,
+                      .accumulate = accumulate});
+}
+
+void multiply_decoded(const Exec& exec, const Matmul& p, const std::uint16_t* x) {
+    const cuda::Matrix stored = matrix(p.weight);
+    const std::int64_t most = decoded_rows(stored.cols);
+    const WorkspaceScope scope(*exec.workspace);
+    auto* rows = take<std::uint16_t>(exec, most * stored.cols);
+    cuda::Matrix tile{.layout = LayoutId::k_bf16,
+                      .params = {},
+                      .planes = {reinterpret_cast<const std::byte*>(rows)},
+                      .row_bytes = {static_cast<std::size_t>(2 * stored.cols)},
+                      .rows = 0,
+                      .cols = stored.cols};
+    for (std::int64_t first = 0; first < stored.rows; first += most) {
+        tile.rows = std::min(most, stored.rows - first);
+        launch(exec, cuda::supports_decode_rows, cuda::decode_rows,
+               cuda::DecodeRows{.matrix = stored,
+                                .first = first,
+                                .count = tile.rows,
+                                .out = nullptr,
+                                .out_stride = stored.cols,
+                                .bf16 = rows});
+        multiply_halves(exec, tile, x, p.out.slice_cols(first, tile.rows), p.accumulate);
+    }
+}
+
+void many(const Exec& exec, View x, InputForms& forms, const Matmul& p, bool exact) {
+    if (exact || p.weight.layout == LayoutId::k_f32)
+        return launch(exec, cuda::supports_matmul, cuda::matmul, problem_of(x, p));
+    if (is_half(p.weight.layout))
+        multiply_halves(exec, matrix(p.weight), narrow(exec, x, p.weight.layout, forms), p.out,
+                        p.accumulate);
+    else
+        multiply_decoded(exec, p, narrow(exec, x, LayoutId::k_bf16, forms));
+    if (p.bias) {
+        View bias = *p.bias;
+        bias.rows = p.out.rows, bias.stride = 0;  // the same for every token
+        add(exec, p.out, bias, p.out);
+    }
+}
 
 }  // namespace
 
@@ -152,13 +193,16 @@ std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64
                            aligned(static_cast<std::size_t>(2 * blocks) * sizeof(float));
     const std::size_t many_bytes =
         tokens > cuda::kMatvecTokens ? 2 * aligned(static_cast<std::size_t>(2 * tokens * in)) : 0;
+    const std::size_t decoded_bytes =
+        tokens > cuda::kMatvecTokens ? aligned(static_cast<std::size_t>(2 * decoded_rows(in) * in))
+                                     : 0;
     const std::int64_t words = tokens * plane_bits(exec.activations) * plane_words(in);
     const std::size_t plane_bytes =
         words == 0 ? 0
                    : aligned(static_cast<std::size_t>(words) * sizeof(std::uint32_t)) +
                          aligned(static_cast<std::size_t>(tokens) * sizeof(float));
     // Matrices of other layouts may share the input.
-    return std::max(few_bytes, many_bytes) + plane_bytes;
+    return std::max(few_bytes, many_bytes + decoded_bytes) + plane_bytes;
 }
 
 }  // namespace thimble::ops::on_cuda

@@ -21,6 +21,7 @@ namespace {
 using Environment = std::vector<std::pair<std::string, std::string>>;
 
 bool emulated() { return std::string_view(cuda::build_kind()) == "emulated"; }
+bool no_device() { return std::string_view(cuda::build_kind()) == "none"; }
 
 test::ProcessResult run(const std::string& model, std::vector<std::string> more,
                         const Environment& environment = {}) {
@@ -90,8 +91,9 @@ void check_real_model(const char* name) {
 
 }  // namespace
 
-TEST_SUITE("cuda" * doctest::skip(!emulated())) {
-    TEST_CASE("cuda: no device, and a driver too old, are usage errors that say what to do") {
+TEST_SUITE("cuda" * doctest::skip(no_device())) {
+    TEST_CASE("cuda: no device, and a driver too old, are usage errors that say what to do" *
+              doctest::skip(!emulated())) {
         const test::TemporaryDirectory directory;
         test::write_tiny_model(directory.file("m.gguf"), "llama-tied");
         const std::vector<std::string> cuda{"-n", "2", "--device", "cuda"};
@@ -138,7 +140,8 @@ TEST_SUITE("cuda" * doctest::skip(!emulated())) {
     }
 
     TEST_CASE(
-        "cuda: a device that has less than was stated ends with 77 and names what to offload") {
+        "cuda: a device that has less than was stated ends with 77 and names what to offload" *
+        doctest::skip(!emulated())) {
         const test::TemporaryDirectory directory;
         test::write_tiny_model(directory.file("m.gguf"), "llama-tied");
         const auto result = run(directory.file("m.gguf"),

@@ -268,6 +268,25 @@ TEST_SUITE("cuda" * doctest::skip(no_device())) {
         }
     }
 
+    TEST_CASE("cuda: a long prompt's weights are decoded in as much memory as was planned") {
+        const test::TempDir directory;
+        const auto& golden = test::golden_model("llama-tied");
+        std::vector<std::int32_t> tokens;
+        while (tokens.size() < 150) tokens.push_back(golden.prompts[1].tokens[tokens.size() % 7]);
+        const std::string path = directory / "q8_0.gguf";
+        test::ModelCopy::as_gguf(golden.directory, "q8_0").write_gguf(path);
+        const Run want = run(path, options_on(Device::kCpu), tokens);
+        RunnerOptions options = options_on(Device::kCuda);
+        options.activations = Activations::kAuto;
+        for (const std::int64_t step : {150, 50}) {
+            options.step_tokens = step;
+            CAPTURE(step);
+            const Run got = run(path, options, tokens);
+            CHECK(most_difference(got, want) <= 0.02 * largest(want));  // both factors in bf16
+            CHECK(got.vram == planned(path, options, std::ssize(tokens)).total_bytes(Tier::kVram));
+        }
+    }
+
     TEST_CASE("cuda: activations that a device does not have are refused, naming another way") {
         const test::TempDir directory;
         const auto& golden = test::golden_model("llama-tied");
