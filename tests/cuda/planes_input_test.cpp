@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include "ops/cuda_context.h"
 #include "ops/ops.h"
 
 using namespace thimble;
 
 TEST_SUITE("cuda") {
     TEST_CASE("cuda: bit planes and bytes of one input take the workspace that was foreseen") {
+        CudaContext context{Exec{}};
         for (const std::int64_t tokens : {1, 8, 9, 40}) {
             for (const std::int64_t cols : {64, 1024}) {
                 CAPTURE(tokens);
@@ -14,7 +16,7 @@ TEST_SUITE("cuda") {
                 Workspace workspace;
                 Exec exec;
                 exec.device = Device::kCuda, exec.activations = Activations::kBits8;
-                exec.workspace = &workspace, exec.dry = true;
+                exec.workspace = &workspace, exec.cuda = &context, exec.dry = true;
                 const View x{nullptr, DType::kF32, tokens, cols, cols};
                 const View out{nullptr, DType::kF32, tokens, 32, 32};
                 PackedView planes{LayoutId::k_bipolar, {32, cols}, {}, 2, {3, 32, ScaleType::kF16}};
