@@ -54,6 +54,7 @@ StackEncoder::StackEncoder(const Exec& exec, const StackForm& form, std::vector<
     if (scales_.empty()) scales_.assign(cols, 1);
     for (std::size_t i = 0; i < residual_.size(); ++i) residual_[i] *= scales_[i % cols];
     for (const float x : residual_) square_ += static_cast<double>(x) * static_cast<double>(x);
+    negligible_ = 0x1p-48 * square_;
 }
 
 std::uint64_t StackEncoder::bytes(const StackForm& form) {
@@ -115,6 +116,9 @@ void StackEncoder::subtract(const ops::SignedBlock& block) {
     });
     square_ = 0;
     for (const double s : squares) square_ += s;
+    if (square_ > negligible_) return;
+    std::ranges::fill(residual_, 0.0f);
+    square_ = 0;
 }
 
 }  // namespace thimble

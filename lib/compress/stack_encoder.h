@@ -39,6 +39,7 @@ class StackEncoder {
     StackForm form_;
     std::vector<float> residual_, magnitudes_, scales_;
     double square_ = 0;
+    double negligible_ = 0;  // a square that is no more than how floats were rounded: taken for 0
     std::uint64_t level_ = 0;
 };
 

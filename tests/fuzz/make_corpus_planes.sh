@@ -27,3 +27,8 @@ for type in bf16 f32; do
   mv coded.gguf "coded_$type"
   rm plain.gguf
 done
+# Matrices in blocks of which any number may be loaded.
+"$bin/quantize" q4_0 -o plain.gguf --format f32 --allow-requantize --pure --overwrite -q >/dev/null
+"$bin/compress" --method bitstack plain.gguf -o stacked.gguf --levels 3 --rank 4 --overwrite -q >/dev/null 2>&1
+mv stacked.gguf bitstack
+rm plain.gguf

@@ -98,6 +98,13 @@ TEST_CASE("stack: the residual falls with every block, and is what the blocks le
     }
 }
 
+TEST_CASE("stack: once nothing is left that floats would show, the blocks that follow are zero") {
+    Random random(9);
+    const Encoded e(StackForm({32, 32}, 32), random.normals(32 * 32), {}, 32);
+    CHECK(e.residuals.back() == 0);
+    for (const double v : sum_of(e.form, std::span(e.blocks).last(1))) REQUIRE(v == 0);
+}
+
 TEST_CASE("stack: full rank and one block give the matrix, scaled or not") {
     Random random(5);
     for (const Shape2 shape : {Shape2{24, 31}, Shape2{31, 24}, Shape2{20, 20}}) {
