@@ -64,8 +64,8 @@ double kld(const Json& report) { return report.find("quality")->find("kld_mean")
 
 Thresholds thresholds_of(const std::string& path) {
     Thresholds out;
-    for (const SourceTensor& tensor : ModelSource::open(path)->thresholds())
-        out.push_back(tensor.values);
+    const auto source = ModelSource::open(path);
+    for (const SourceTensor& tensor : source->thresholds()) out.push_back(tensor.values);
     return out;
 }
 
@@ -142,8 +142,12 @@ TEST_CASE("thresholds: other tools keep them, cut them, replace them or refuse")
     (void)s.must(s.model, "cats:sparsity=0.4", next);
     CHECK(again == thresholds_of(next));
 
-    const ProcessResult trained =
-        s.run("offload-train", {"-m", s.out, "-f", s.text, "-o", s.directory.file("t.gguf"), "-q"});
+    const ProcessResult exported =
+        s.run("quantize", {"-m", s.out, "-o", s.directory.file("hf"), "--container", "hf", "-q"});
+    CHECK(exported.exit == 2);
+    CHECK(exported.err.find("thresholds") != std::string::npos);
+    const ProcessResult trained = s.run(
+        "offload-train", {"-m", s.out, "--data", s.text, "-o", s.directory.file("t.gguf"), "-q"});
     CHECK(trained.exit == 2);
     CHECK(trained.err.find("thresholds") != std::string::npos);
 }

@@ -48,6 +48,7 @@ struct Run {
 Run run(const std::string& path, RunnerOptions options, std::span<const std::int32_t> tokens,
         bool drops = true, int threads = 2) {
     options.kv.context_tokens = 64;
+    options.kv.type_k = options.kv.type_v = "f32";
     Team team(threads);
     auto source = ModelSource::open(path);
     REQUIRE(!source->thresholds().empty());
@@ -89,9 +90,9 @@ double distance(const std::vector<double>& a, const std::vector<double>& b) {
 
 TEST_CASE("thresholds: token by token, in batches, from disk: what the reference device drops") {
     const test::TempDir directory;
-    for (const char* golden : {"llama-untied", "gemma3"}) {
+    for (const std::string golden : {"llama-untied", "gemma3"}) {
         const auto& tokens = test::golden_model(golden).prompts[1].tokens;
-        for (const char* format : {"f32", "f16", "bf16", "q8_0"}) {
+        for (const std::string format : {"f32", "f16", "bf16", "q8_0"}) {
             CAPTURE(golden);
             CAPTURE(format);
             const std::string path = write_model(directory, golden, format, 0.05F);
