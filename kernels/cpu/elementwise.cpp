@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Norm, residual add, gated activations and rotation of one row of activations.
+#include "kernels/cpu/activation.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
 
@@ -54,19 +55,14 @@ void scale(float* x, float factor, std::int64_t n) {
 // out = gate / (1 + e^-gate) * up
 void silu_glu(const float* gate, const float* up, std::int64_t n, float* out) {
     map(
-        gate, up, n, out, [](vf g, vf u) __attribute__((always_inline)) {
-            return g / (broadcast(1.0f) + exp(-g)) * u;
-        });
+        gate, up, n, out, [](vf g, vf u) __attribute__((always_inline)) { return silu(g) * u; });
 }
 
 // out = 0.5 gate (1 + tanh(sqrt(2 / pi) (gate + 0.044715 gate^3))) * up
 void gelu_glu(const float* gate, const float* up, std::int64_t n, float* out) {
     map(
-        gate, up, n, out, [](vf g, vf u) __attribute__((always_inline)) {
-            // 0.5 (1 + tanh(y)) = 1 / (1 + e^-2y), which loses nothing where tanh(y) is near -1.
-            const vf y = g * fma(g * g, broadcast(0.0356774081f), broadcast(0.7978845608f));
-            return g / (broadcast(1.0f) + exp(-(y + y))) * u;
-        });
+        gate, up, n, out,
+        [](vf g, vf u) __attribute__((always_inline)) { return gelu_tanh(g) * u; });
 }
 
 // out = c / s, where s = 127 / max(max |x|, 1e-5) and the code c is x * s rounded to the nearest

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/groups_problem.h"
+#include "kernels/cpu/kept_problem.h"
 #include "kernels/cpu/scan_problem.h"
 #include "kernels/cpu/stack_problem.h"
 #include "kernels/encode/scale_search.h"

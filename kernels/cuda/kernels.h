@@ -38,12 +38,13 @@ struct Scale {
 };
 
 enum class Activation : std::uint8_t { kSilu, kGeluTanh };
-// out = act(gate) * up; out may be gate or up.
+// out = act(gate) * up; out may be gate or up. With `least`, 0 where |act(gate)| <= least.
 struct Glu {
     Activation activation;
     const float *gate, *up;
     float* out;
     std::int64_t rows, cols, gate_stride, up_stride, out_stride;
+    const float* least = nullptr;  // [cols] or null
 };
 
 // Rotates the first `dims` of each head in place. x: [T, heads * head_dim]. The angle of pair i at

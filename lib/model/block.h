@@ -30,6 +30,8 @@ class Tap {
     virtual ~Tap() = default;
     // x [T, in] is about to be multiplied by these matrices of the unit (places in its UnitSpec).
     virtual void input(UnitId unit, std::span<const std::size_t> matrices, View x) = 0;
+    // gate and up [T, channels] of its feed-forward block are about to become act(gate) * up.
+    virtual void gated(const Exec& /*exec*/, UnitId /*unit*/, View /*gate*/, View /*up*/) {}
 };
 
 // Shows a tap what matrices of a unit are about to read, as they read it. Takes no more workspace

@@ -7,6 +7,7 @@
 #include "model/linear_gradient.h"
 #include "ops/columns.h"
 #include "ops/gradients.h"
+#include "ops/kept.h"
 #include "ops/stack.h"
 
 namespace thimble {
@@ -16,8 +17,21 @@ View take(const Exec& exec, std::int64_t rows, std::int64_t cols) {
     return exec.workspace->take_view(exec.dtype(), rows, cols);
 }
 
+// The same bits as with a matrix that lies as it is multiplied.
+void multiply_packed_anew(const Exec& exec, ops::MatmulInput& x, const Linear& linear,
+                          ops::Matmul p) {
+    const WorkspaceScope scope(*exec.workspace);
+    const PackedView stored = linear.weight;
+    const LayoutId layout = *ops::resident_layout(stored.layout);
+    std::byte* room = exec.workspace->take(ops::packed_bytes(layout, {linear.out(), linear.in()}));
+    p.weight = linear.skips == Skips::kInputs ? ops::repack_transposed(exec, stored, layout, room)
+                                              : ops::repack(exec, stored, layout, room);
+    ops::matmul(exec, x, p);
+}
+
 // y (+)= x W^T (+ bias)
 void multiply(const Exec& exec, ops::MatmulInput& x, const Linear& linear, const ops::Matmul& p) {
+    if (linear.skips != Skips::kNothing) return multiply_packed_anew(exec, x, linear, p);
     if (linear.stack == nullptr) return ops::matmul(exec, x, p);
     ops::stack_matmul(exec, x.view(), {linear.stack, p.out, p.bias, p.accumulate});
 }
@@ -106,7 +120,7 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
     std::size_t count = 0;
     for (const Linear::Use& use : uses) {
         if (use.linear->row_scale || use.linear->coded) continue;
-        if (use.linear->stack != nullptr) {
+        if (use.linear->stack != nullptr || use.linear->skips != Skips::kNothing) {
             multiply(exec, input, *use.linear,
                      {use.linear->weight, use.y, use.linear->bias, use.accumulate});
             continue;
@@ -122,6 +136,10 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
         if (use.linear->coded) continue;
         for (const LowRank& term : use.linear->low_rank) add_low_rank(exec, input, term, use.y);
     }
+}
+
+std::size_t skipping_bytes(LayoutId layout, Shape2 shape) {
+    return (ops::packed_bytes(*ops::resident_layout(layout), shape) + 63) & ~std::size_t{63};
 }
 
 std::size_t low_rank_bytes(const Exec& exec, std::int64_t tokens, std::int64_t rank,

@@ -42,6 +42,14 @@ struct CodedInput {
     double epsilon = 0;
 };
 
+// How a matrix lies that few rows of are read at a time (ops/kept.h); more tokens have it packed
+// anew.
+enum class Skips : std::uint8_t {
+    kNothing,
+    kOutputs,  // row by row: outputs are left out
+    kInputs,   // [in, out]: inputs are
+};
+
 struct Linear {
     PackedView weight;                       // [out, in]
     std::optional<View> bias = {};           // [1, out]
@@ -49,6 +57,7 @@ struct Linear {
     std::optional<View> row_scale = {};      // [1, out]
     std::optional<CodedInput> coded = {};    // without low-rank terms and row scale
     const ops::Stack* stack = nullptr;  // owned by the store: what `weight` is only the shape of
+    Skips skips = Skips::kNothing;      // not trained through, and without low-rank terms
 
     // An application: y = this(x), or y += this(x); y: [T, out].
     struct Use {
@@ -56,8 +65,12 @@ struct Linear {
         View y;
         bool accumulate = false;
     };
-    [[nodiscard]] std::int64_t in() const noexcept { return weight.shape.cols; }
-    [[nodiscard]] std::int64_t out() const noexcept { return weight.shape.rows; }
+    [[nodiscard]] std::int64_t in() const noexcept {
+        return skips == Skips::kInputs ? weight.shape.rows : weight.shape.cols;
+    }
+    [[nodiscard]] std::int64_t out() const noexcept {
+        return skips == Skips::kInputs ? weight.shape.cols : weight.shape.rows;
+    }
     [[nodiscard]] Use into(View y) const { return {this, y, false}; }
     [[nodiscard]] Use onto(View y) const { return {this, y, true}; }
 };
@@ -75,6 +88,10 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses);
 // or not, besides what low-rank terms need.
 [[nodiscard]] std::size_t apply_bytes(const Exec& exec, std::int64_t tokens, std::int64_t in,
                                       bool coded);
+
+// Workspace bytes that it takes besides for a matrix [out, in] of floats that lies so that rows can
+// be skipped.
+[[nodiscard]] std::size_t skipping_bytes(LayoutId layout, Shape2 shape);
 
 // Workspace bytes that low-rank terms add to apply() at most, with inputs and outputs of at most
 // `widest` columns.

@@ -36,6 +36,12 @@ void refuse_activations(Activations activations, const std::vector<UnitSpec>& un
 
 RunnerPlan::RunnerPlan(const ModelSource& source, const RunnerOptions& options)
     : kv(options.kv), units(units_of(source)), adapters(options.adapters), spec_(&source.spec()) {
+    if (!adapters.empty() && !source.thresholds().empty()) {
+        throw Error(Exit::kUsage, "--lora",
+                    "the model's feed-forward blocks drop small activations, which adapters do not "
+                    "know of",
+                    "run it without: --act-sparsity off; or merge first: quantize --lora");
+    }
     if (options.device == Device::kCuda && !adapters.empty()) {
         throw Error(Exit::kUsage, "--lora", "adapters are not applied on a CUDA device",
                     "merge it into the model first: quantize --lora; or use --device cpu");

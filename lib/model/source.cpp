@@ -14,6 +14,7 @@
 #include "model/import.h"
 #include "model/stacked_tensor.h"
 #include "model/ternary_tensor.h"
+#include "model/thresholds.h"
 
 namespace thimble {
 namespace {
@@ -110,6 +111,7 @@ ModelSource::ModelSource(std::unique_ptr<ModelFile> file)
     }
     refuse_unknown_tensors();
     build_spec();
+    if (file_->container() == Container::kGguf) find_thresholds();
 }
 
 void ModelSource::add_tensors(const TensorRule& rule, std::int64_t layer,
@@ -288,6 +290,45 @@ void ModelSource::read_lower_bounds() {
             spec_.lower_bounds[l * width + c] = bound;
         }
     }
+}
+
+void ModelSource::find_thresholds() {
+    std::vector<std::int64_t> channels;
+    for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
+        const SourceTensor* down = find(tensor_name("blk.#.ffn_down.weight", layer));
+        channels.push_back(down != nullptr ? down->cols() : 0);
+    }
+    std::optional<Thresholds> stored = read_thresholds(file_->metadata(), channels);
+    if (!stored) return;
+    if (find(tensor_name("blk.#.ffn_up.weight", 0)) == nullptr) {
+        throw Error(Exit::kBadData, escaped(file_->path(), 1024),
+                    "has thresholds for activations, and no blocks that take them");
+    }
+    for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
+        SourceTensor tensor;
+        tensor.name = tensor_name("blk.#.ffn_thresholds", layer);
+        tensor.layer = layer;
+        tensor.values = std::move((*stored)[static_cast<std::size_t>(layer)]);
+        tensor.dims = {tensor.values.size()};
+        tensor.form = block_form(LayoutId::k_f32, {1, tensor.cols()});
+        thresholds_.push_back(std::move(tensor));
+    }
+    set_skips(true);
+}
+
+void ModelSource::set_skips(bool on) {
+    for (SourceTensor& tensor : tensors_) {
+        const auto is = [&](std::string_view pattern) {
+            return tensor.name == tensor_name(pattern, tensor.layer);
+        };
+        if (is("blk.#.ffn_up.weight")) tensor.skips = on ? Skips::kOutputs : Skips::kNothing;
+        if (is("blk.#.ffn_down.weight")) tensor.skips = on ? Skips::kInputs : Skips::kNothing;
+    }
+}
+
+void ModelSource::drop_thresholds() {
+    thresholds_.clear();
+    set_skips(false);
 }
 
 const SourceTensor* ModelSource::find(std::string_view name) const noexcept {

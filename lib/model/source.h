@@ -11,6 +11,7 @@
 
 #include "io/model_file.h"
 #include "model/architecture.h"
+#include "model/linear.h"
 #include "model/packed_tensor.h"
 #include "model/spec.h"
 
@@ -34,6 +35,8 @@ struct SourceTensor {
     // llama q/k rows are permuted.)
     std::function<std::int64_t(std::int64_t)> source_row;
     float add = 0;  // added to each element on reading (HF gemma norms: +1)
+    // Of a feed-forward block that drops activations: what of it may be skipped.
+    Skips skips = Skips::kNothing;
 
     [[nodiscard]] LayoutId layout() const { return form.layout; }
     [[nodiscard]] bool is_stored() const { return entry != nullptr || packed != nullptr; }
@@ -65,6 +68,13 @@ class ModelSource {
     // In the order of the forward pass: embedding, layers, head.
     [[nodiscard]] const std::vector<SourceTensor>& tensors() const noexcept { return tensors_; }
     [[nodiscard]] const SourceTensor* find(std::string_view name) const noexcept;
+    // Of the feed-forward blocks' activations (model/thresholds.h), by layer, [channels]: not
+    // among tensors(), for no file has them as such. Empty: none are dropped.
+    [[nodiscard]] const std::vector<SourceTensor>& thresholds() const noexcept {
+        return thresholds_;
+    }
+    // As if there were none; for all that is made of the source from here on.
+    void drop_thresholds();
     // Rows [first, first+count) as F32, transforms applied; scratch is reused between calls. A
     // vector is one row.
     void read_rows(const SourceTensor& tensor, std::int64_t first, std::int64_t count, float* out,
@@ -93,12 +103,14 @@ class ModelSource {
     void refuse_unknown_tensors() const;
     void build_spec();
     void read_lower_bounds();
+    void find_thresholds();
+    void set_skips(bool on);
 
     std::unique_ptr<ModelFile> file_;
     const Architecture* architecture_;
     ModelConfig config_;
     ModelSpec spec_;
-    std::vector<SourceTensor> tensors_;
+    std::vector<SourceTensor> tensors_, thresholds_;
     std::unordered_map<std::string_view, std::size_t> index_;  // names of tensors_
 };
 

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,6 +42,8 @@ struct UnitSpec {
     // Index of a role; Error(kBadData) when the unit has none.
     [[nodiscard]] std::size_t matrix(std::string_view role) const;
     [[nodiscard]] std::size_t vector(std::string_view role) const;
+    // The same, where a unit may do without.
+    [[nodiscard]] std::optional<std::size_t> find_vector(std::string_view role) const noexcept;
 };
 // The model's units in the order of the forward pass: embedding, layers, head. A tied head's matrix
 // is the embedding's tensor.

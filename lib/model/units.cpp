@@ -44,6 +44,12 @@ void add(const ModelSource& source, const SourceTensor& tensor, UnitSpec& unit) 
 
 std::size_t UnitSpec::matrix(std::string_view role) const { return index_of(matrices, role); }
 std::size_t UnitSpec::vector(std::string_view role) const { return index_of(vectors, role); }
+std::optional<std::size_t> UnitSpec::find_vector(std::string_view role) const noexcept {
+    for (std::size_t i = 0; i < vectors.size(); ++i) {
+        if (vectors[i].role == role) return i;
+    }
+    return std::nullopt;
+}
 
 std::vector<UnitSpec> units_of(const ModelSource& source) {
     const auto layers = static_cast<std::size_t>(source.spec().layers);
@@ -57,6 +63,9 @@ std::vector<UnitSpec> units_of(const ModelSource& source) {
         if (tensor.name.starts_with("blk.")) unit = 1 + std::stoul(tensor.name.substr(4));
         add(source, tensor, units[unit]);
     }
+    for (const SourceTensor& tensor : source.thresholds())
+        units[static_cast<std::size_t>(tensor.layer) + 1].vectors.push_back(
+            {"ffn_thresholds", &tensor});
     if (source.spec().tied_embedding) {
         units.back().matrices.push_back(
             {.role = "output", .weight = source.find("token_embd.weight")});

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "format/weight_format.h"
 #include "model/device_loader.h"
+#include "ops/kept.h"
 
 namespace thimble {
 namespace {
@@ -32,13 +33,25 @@ std::uint64_t vector_bytes(const View& v) {
 LayoutId working_layout(const SourceTensor& tensor, const Exec& exec, bool repack) {
     const LayoutId stored = tensor.layout();
     if (!repack || exec.device != Device::kCpu) return stored;
+    if (working_skips(tensor, exec, repack) != Skips::kNothing) return stored;
     // Bit planes are multiplied as they are stored.
     if (plane_bits(ops::activations_for(stored, exec)) != 0) return stored;
     return ops::resident_layout(stored, tensor.form.params).value_or(stored);
 }
 
+Skips working_skips(const SourceTensor& tensor, const Exec& exec, bool repack) {
+    const bool can =
+        repack && exec.device == Device::kCpu && !tensor.packed && ops::reads_rows(tensor.layout());
+    return can ? tensor.skips : Skips::kNothing;
+}
+
 bool stays_coded(const SourceTensor& tensor, const Exec& exec) noexcept {
     return exec.device == Device::kCpu && tensor.packed && tensor.packed->kept_bytes() > 0;
+}
+
+PackedView transposed_view(const SourceTensor& tensor, const std::byte* data) {
+    const Shape2 shape{tensor.cols(), tensor.rows()};
+    return block_form(tensor.layout(), shape).view(shape, data);
 }
 
 void verify_weights(const ModelSource& source, const Exec& exec, const SourceTensor& tensor,
@@ -96,7 +109,8 @@ void WeightMemory::add_matrix(const SourceTensor& tensor, bool multiplied) {
         places_.push_back(place);
         return;
     }
-    const bool repacked = place.layout != tensor.layout();
+    place.transposed = working_skips(tensor, exec_, repack_ && multiplied) == Skips::kInputs;
+    const bool repacked = place.layout != tensor.layout() || place.transposed;
     place.bytes = repacked ? ops::packed_bytes(place.layout, shape_of(tensor))
                            : tensor.form.bytes(tensor.rows());
     bytes_ += weight_aligned(place.bytes);
@@ -164,6 +178,7 @@ UnitWeights WeightMemory::unit(const UnitSpec& unit) const {
 
 Linear WeightMemory::linear(const UnitSpec::Matrix& m, const PackedView& weight) const {
     Linear linear{weight, std::nullopt};
+    linear.skips = working_skips(*m.weight, exec_, repack_);
     if (m.bias) linear.bias = vector(*m.bias);
     if (m.input_norm) linear.coded = CodedInput{vector(*m.input_norm), m.input_norm_epsilon};
     return linear;
@@ -173,6 +188,7 @@ PackedView WeightMemory::load_matrix(const Placed& place, std::byte* staging) {
     const SourceTensor& tensor = *place.tensor;
     std::byte* out = memory_.data() + place.offset;
     if (place.coded) return load_coded(place);
+    if (place.transposed) return load_transposed(tensor, out, staging);
     if (place.layout == tensor.layout()) return load_stored(tensor, out);
     PackedView whole;
     const std::int64_t step = piece_rows(tensor);
@@ -188,6 +204,18 @@ PackedView WeightMemory::load_matrix(const Placed& place, std::byte* staging) {
     whole.planes[0].data = out;
     whole.planes[0].bytes = place.bytes;
     return whole;
+}
+
+PackedView WeightMemory::load_transposed(const SourceTensor& tensor, std::byte* out,
+                                         std::byte* staging) {
+    const std::int64_t step = piece_rows(tensor);
+    for (std::int64_t first = 0; first < tensor.rows(); first += step) {
+        const std::int64_t count = std::min(step, tensor.rows() - first);
+        const PackedView piece = source_.read_packed(tensor, first, count, staging);
+        verify_weights(source_, exec_, tensor, first, piece);
+        ops::transpose_piece(exec_, piece, first, tensor.rows(), out);
+    }
+    return transposed_view(tensor, out);
 }
 
 PackedView WeightMemory::load_coded(const Placed& place) {

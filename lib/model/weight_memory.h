@@ -13,9 +13,13 @@ namespace thimble {
 
 // The layout that a matrix is multiplied from.
 [[nodiscard]] LayoutId working_layout(const SourceTensor& tensor, const Exec& exec, bool repack);
+// How it lies for that: so that rows can be skipped, where kernels do so.
+[[nodiscard]] Skips working_skips(const SourceTensor& tensor, const Exec& exec, bool repack);
 [[nodiscard]] constexpr std::size_t weight_aligned(std::size_t bytes) noexcept {
     return (bytes + 63) & ~std::size_t{63};
 }
+// A matrix of floats that lies as [cols, rows].
+[[nodiscard]] PackedView transposed_view(const SourceTensor& tensor, const std::byte* data);
 // Whether it takes less memory as it is stored than as it is multiplied, and need not be decoded
 // for that.
 [[nodiscard]] bool stays_coded(const SourceTensor& tensor, const Exec& exec) noexcept;
@@ -61,9 +65,12 @@ class WeightMemory {
         LayoutId layout = LayoutId::k_f32;
         std::size_t offset = 0, bytes = 0;
         bool coded = false;
+        bool transposed = false;
     };
     [[nodiscard]] PackedView load_matrix(const Placed& place, std::byte* staging);
     [[nodiscard]] PackedView load_stored(const SourceTensor& tensor, std::byte* out);
+    [[nodiscard]] PackedView load_transposed(const SourceTensor& tensor, std::byte* out,
+                                             std::byte* staging);
     [[nodiscard]] PackedView load_coded(const Placed& place);
     [[nodiscard]] View load_vector(const Placed& place);
     void load_on_device();

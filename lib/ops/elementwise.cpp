@@ -85,7 +85,7 @@ void scale(const Exec& exec, View x, double factor) {
 void glu(const Exec& exec, Gate act, View gate, View up, View out) {
     require_view(exec, up, gate.rows, gate.cols, "glu");
     require_view(exec, out, gate.rows, gate.cols, "glu");
-    if (is_cuda(exec)) return on_cuda::glu(exec, act, gate, up, out);
+    if (is_cuda(exec)) return on_cuda::glu(exec, act, gate, up, nullptr, out);
     if (exec.dry) return;
     const auto& table = kernels(exec.isa);
     const auto kernel = act == Gate::kSilu ? table.silu_glu : table.gelu_glu;

@@ -47,7 +47,7 @@ void scale(const Exec& exec, View x, double factor) {
                        .factor = static_cast<float>(factor)});
 }
 
-void glu(const Exec& exec, Gate act, View gate, View up, View out) {
+void glu(const Exec& exec, Gate act, View gate, View up, const View* least, View out) {
     launch(exec, cuda::supports_glu, cuda::glu,
            cuda::Glu{.activation =
                          act == Gate::kSilu ? cuda::Activation::kSilu : cuda::Activation::kGeluTanh,
@@ -58,7 +58,8 @@ void glu(const Exec& exec, Gate act, View gate, View up, View out) {
                      .cols = gate.cols,
                      .gate_stride = gate.stride,
                      .up_stride = up.stride,
-                     .out_stride = out.stride});
+                     .out_stride = out.stride,
+                     .least = least ? floats(*least) : nullptr});
 }
 
 void embed(const Exec& exec, const PackedView& table, std::span<const std::int32_t> tokens,

@@ -13,7 +13,8 @@ namespace thimble::ops::on_cuda {
 void rms_norm(const Exec& exec, View x, View weight, double eps, View out);
 void add(const Exec& exec, View a, View b, View out);
 void scale(const Exec& exec, View x, double factor);
-void glu(const Exec& exec, Gate act, View gate, View up, View out);
+// `least` [1, n] or null: see glu_above().
+void glu(const Exec& exec, Gate act, View gate, View up, const View* least, View out);
 void embed(const Exec& exec, const PackedView& table, std::span<const std::int32_t> tokens,
            double factor, View out);
 void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std::int64_t> positions,

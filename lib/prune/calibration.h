@@ -23,10 +23,13 @@ struct Needs {
     bool edits = false;       // changes weights of every matrix of a layer
     bool refits = false;      // only of those that lose columns
     bool tokens = false;      // how often tokens occur
+    bool thresholds = false;  // of activations
     std::int64_t writes = 0;  // tokens of a sequence that the model goes on with; 0: it does not
     [[nodiscard]] bool by_layer() const noexcept { return edits || refits; }
     // Whether the model runs, and whether there has to be a text.
-    [[nodiscard]] bool runs() const noexcept { return squares || gram || span > 0 || writes > 0; }
+    [[nodiscard]] bool runs() const noexcept {
+        return squares || gram || span > 0 || writes > 0 || thresholds;
+    }
     [[nodiscard]] bool text() const noexcept { return runs() || tokens; }
 };
 

@@ -70,6 +70,7 @@ struct PruneJob::State {
     std::vector<std::regex> only;
     std::int64_t longest = 1;
     std::uint64_t vocabulary_bytes = 0;
+    Thresholds thresholds;  // made here: zeros until they are
     RunnerOptions looking, checking;
     PruneReport report;
 
@@ -86,6 +87,7 @@ struct PruneJob::State {
                       EditedLayer& layer, const Exec& exec, const Progress& progress);
     void edit(EditedLayer& layer, const InputTap* tap, const Exec& exec);
     void write(Team& team, Isa isa, const std::string& path, const Progress& progress);
+    [[nodiscard]] Texts check_texts() const;
     void check(Team& team, const std::string& path, const Progress& progress);
 };
 
@@ -102,6 +104,10 @@ PruneJob::State::State(const PruneOptions& o, std::string_view v)
                         "' measures importance on a text, and there "
                         "is none",
                     "give -f FILE");
+    }
+    if (needs.thresholds) {
+        source->drop_thresholds();  // others take their place
+        thresholds = blank_thresholds(*source);
     }
     read_rules();
     open_texts();
@@ -211,6 +217,7 @@ ModelWriter::Setup PruneJob::State::writer_setup(Isa isa, const ModelSource& fro
 
 Metadata PruneJob::State::metadata(const ModelWriter& writer, bool hash_inputs) const {
     Metadata out = writer.metadata();
+    if (needs.thresholds) write_thresholds(thresholds, options.method, out);
     PruneOptions recorded = options;
     append_step(out, {"prune", version, [&](OptionVisitor& v) { recorded.visit(v); }, inputs},
                 hash_inputs);
@@ -225,6 +232,7 @@ Plan PruneJob::State::plan_looking(const ModelWriter& writer, int threads) const
                             needs.writes > 0 ? 1 : 0);
         Calibration::add_to_plan(plan, *source, needs, tokens_of(calibration), longest);
     }
+    if (needs.thresholds) add_thresholds_to_plan(plan, *source, tokens_of(calibration), longest);
     // The source's, and the output's.
     plan.at(Tier::kRam, Purpose::kVocabulary) += 2 * source->file().metadata().memory_bytes();
     if (needs.by_layer()) {
@@ -258,6 +266,8 @@ Plan PruneJob::State::plan_checking(std::uint64_t output_bytes) const {
     if (output_bytes > report.input_bytes && checking.weight_bytes == UINT64_MAX)
         plan.at(Tier::kRam, Purpose::kWeights) += output_bytes - report.input_bytes;
     plan.at(Tier::kRam, Purpose::kVocabulary) += 2 * source->file().metadata().memory_bytes();
+    if (needs.thresholds)
+        add_thresholds_to_plan(plan, *source, options.context_tokens, options.context_tokens);
     add_quality_to_plan(plan, source->spec(), checking, checks->count(), options.context_tokens);
     return plan;
 }
@@ -391,6 +401,9 @@ void PruneJob::State::write(Team& team, Isa isa, const std::string& path,
     const ModelSource& from = runner ? runner->source() : *source;
     Calibration looks(from, runner.get(), team, calibration, progress);
     report.cut = pruner->cut(looks);
+    if (needs.thresholds) {
+        thresholds = measure_thresholds(*runner, calibration, pruner->thresholds(), progress);
+    }
     const ModelWriter writer(report.cut, writer_setup(isa, from));
     report.after = config_after(report.cut, from.config());
     const IfExists if_exists =
@@ -410,9 +423,18 @@ void PruneJob::State::write(Team& team, Isa isa, const std::string& path,
     out.finish();
 }
 
+// The windows that quality is measured on.
+Texts PruneJob::State::check_texts() const {
+    Texts out;
+    for (std::int64_t w = 0; w < checks->count(); ++w) out.push_back(checks->inputs(w));
+    return out;
+}
+
 void PruneJob::State::check(Team& team, const std::string& path, const Progress& progress) {
     Runner pruned(ModelSource::open(path), checking, team);
-    Runner original(ModelSource::open(options.model), checking, team);
+    std::unique_ptr<ModelSource> dense = ModelSource::open(options.model);
+    if (needs.thresholds) dense->drop_thresholds();
+    Runner original(std::move(dense), checking, team);
     if (report.cut.tokens) {
         const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(original.source().file());
         std::vector<Token> tokens;
@@ -429,6 +451,7 @@ void PruneJob::State::check(Team& team, const std::string& path, const Progress&
         return;
     }
     report.quality = measure_quality(pruned, original, *checks, progress);
+    if (needs.thresholds) report.dropped = measure_dropped(pruned, check_texts(), progress);
     const double kld = report.quality->divergence.kld.value;
     if (options.max_kld > 0 && !(kld <= options.max_kld)) {
         throw Error(Exit::kGateFailed, "--max-kld",

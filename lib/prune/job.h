@@ -30,6 +30,7 @@ struct PruneReport {
     std::uint64_t input_bytes = 0, output_bytes = 0;
     std::int64_t calibration_tokens = 0;
     std::optional<Quality> quality;
+    std::vector<double> dropped;  // share of activations, by layer, where thresholds were made
 };
 
 class PruneJob {

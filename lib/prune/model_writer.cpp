@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "model/config.h"
 #include "ops/encode.h"
+#include "prune/thresholds.h"
 #include "prune/vocabulary.h"
 #include "text/tokenizer.h"
 
@@ -129,6 +130,10 @@ Metadata ModelWriter::metadata() const {
         return t.format && t.from->is_matrix && t.form.layout != t.from->layout();
     });
     if (changed) out.erase("general.file_type");
+    if (!source.thresholds().empty()) {
+        const auto method = out.find_string(kThresholdsMethodKey);
+        write_thresholds(thresholds_after(cut_, source), std::string(method.value_or("")), out);
+    }
     const std::string prefix(source.architecture().id);
     out.erase(prefix + ".attention.sliding_window_pattern");
     write_config(config_, source.architecture(), out);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// What to leave out of a model. A method either chooses parts (layers, heads, channels) that go
-// whole, or sets weights of each matrix to zero; how the model is read, run and written is not its
-// affair. One leaf file in methods/ plus one line in methods.def makes a new one.
+// What to leave out of a model. A method chooses parts (layers, heads, channels) that go whole, or
+// sets weights of each matrix to zero, or has activations dropped when the model runs; how the
+// model is read, run and written is not its affair. One leaf file in methods/ plus one line in
+// methods.def makes a new one.
 #pragma once
 
 #include <memory>
@@ -13,6 +14,7 @@
 #include "core/team.h"
 #include "prune/calibration.h"
 #include "prune/cut.h"
+#include "prune/thresholds.h"
 
 namespace thimble::prune {
 
@@ -39,6 +41,8 @@ class Pruner {
     // a layer, one after the other, where Needs::edits, or for those that lose columns where
     // Needs::refits.
     virtual void prune(const MatrixAtWork& matrix) const;
+    // Which activations are dropped, where Needs::thresholds.
+    [[nodiscard]] virtual ThresholdRule thresholds() const { return {}; }
     // Memory that one call of prune() takes.
     [[nodiscard]] virtual std::size_t prune_bytes(Shape2 largest) const;
     // An upper bound of what is left, for plans: without looking at anything.

@@ -38,6 +38,11 @@ SafetensorsOptions options_of(std::uint64_t max_shard_bytes, const std::string& 
 
 HfOutput::HfOutput(const ModelSource& source, std::vector<TensorChoice>& choices, bool keeps_types)
     : tensors_(hf_tensors(source)) {
+    if (!source.thresholds().empty()) {
+        throw Error(Exit::kUsage, escaped(source.file().path(), 1024),
+                    "drops small activations by thresholds, which a checkpoint has no place for",
+                    "write a GGUF file, or the model that it was pruned from");
+    }
     const LayoutId main = main_layout(choices);
     const auto place = [](const SourceTensor& tensor) {
         return std::pair(tensor.rule, tensor.layer);

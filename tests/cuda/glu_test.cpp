@@ -31,6 +31,35 @@ void check_gating(cuda::Activation activation, std::int64_t rows, std::int64_t c
     check_close(got, want, 8 * 0x1p-24 * 12 * static_cast<double>(size));
 }
 
+// What is no larger than its column's threshold becomes 0.
+
+void check_threshold(cuda::Activation activation, std::int64_t rows, std::int64_t cols) {
+    CAPTURE(cols);
+    const auto n = static_cast<std::size_t>(rows * cols);
+    const auto gate = values(n, 6, 2), up = values(n, 7);
+    std::vector<float> least = values(static_cast<std::size_t>(cols), 8);
+    for (float& t : least) t = t < 0 ? 0 : t / 2;
+    const std::vector<float> got = run_all_orders([&] {
+        const Array<float> dg(gate), du(up), dt(least);
+        cuda::glu(
+            {activation, dg.data(), du.data(), dg.data(), rows, cols, cols, cols, cols, dt.data()},
+            stream());
+        return dg.get();
+    });
+    std::vector<double> want;
+    std::size_t dropped = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        const auto g = static_cast<double>(gate[i]);
+        const double a = activation == cuda::Activation::kSilu ? ref::silu(g) : ref::gelu_tanh(g);
+        const auto t = static_cast<double>(least[i % static_cast<std::size_t>(cols)]);
+        REQUIRE((t == 0 || std::abs(std::abs(a) - t) > 1e-6));  // neither way by rounding
+        want.push_back(std::abs(a) <= t ? 0 : a * static_cast<double>(up[i]));
+        dropped += std::abs(a) <= t ? 1 : 0;
+    }
+    CHECK((dropped > n / 8 && dropped < n));
+    check_close(got, want, 8 * 0x1p-24 * 24);
+}
+
 }  // namespace
 
 void check_glu() {
@@ -40,6 +69,8 @@ void check_glu() {
         check_gating(a, 3, 64, 0, 4, 1);
         check_gating(a, 2, 35, 1, 2, 1);
         check_gating(a, 1, 1500, 0, 0, 40);  // from far below zero, where the gate closes
+        check_threshold(a, 3, 64);
+        check_threshold(a, 2, 35);
     }
 }
 

@@ -62,6 +62,11 @@ void EvaluateOptions::visit(OptionVisitor& v) {
              "planes where the weights are bipolar, else auto",
          .choices = activation_names()},
         activations);
+    v.option({.name = "act-sparsity",
+              .help = "auto: drop small activations where the model has thresholds for them "
+                      "(prune --method chess); off: run it without",
+              .choices = {"auto", "off"}},
+             act_sparsity);
     v.option({.name = "gpu-layers",
               .help = "layers that --device cuda computes; -1: all. Those that do not fit into "
                       "vram= are streamed from host memory",

@@ -18,7 +18,7 @@ struct EvaluateOptions {
     std::int64_t chunks = 0, limit = 0, shots = 0;
     std::int64_t batch = 512;
     std::int64_t gpu_layers = -1;
-    std::string activations = "auto";
+    std::string activations = "auto", act_sparsity = "auto";
     bool bench = false;
     eval::SpeedOptions speed;
     AdapterOptions adapters;

@@ -20,6 +20,7 @@
 #include "io/sha256.h"
 #include "kv/chain.h"
 #include "model/device_budget.h"
+#include "model/thresholds.h"
 #include "ops/ops.h"
 
 namespace thimble::evaluate {
@@ -69,9 +70,11 @@ void Pipeline::check_options() const {
 
 void Pipeline::open_models() {
     model_ = ModelSource::open(options.model);
+    if (options.act_sparsity == "off") model_->drop_thresholds();
     options.repeat.check(model_->spec());
     adapters_ = open_adapters(options.adapters, *model_);
     if (!options.reference.empty()) reference_ = ModelSource::open(options.reference);
+    if (reference_ && options.act_sparsity == "off") reference_->drop_thresholds();
     if (reference_ && reference_->spec().vocab != model_->spec().vocab) {
         throw Error(Exit::kUsage, options.reference,
                     "has a vocabulary of " + std::to_string(reference_->spec().vocab) +
@@ -281,6 +284,8 @@ void Pipeline::fill_settings(eval::Record& record, const cli::Context& context) 
     exec.activations = activations_named(options.activations);
     s.activations = describe_activations(exec);
     if (model_->spec().input_norm_epsilon > 0) s.activations = "codes of 8 bits, the model's own";
+    if (!model_->thresholds().empty())
+        s.activations += "; " + describe_thresholds(*model_, device_, true);
     s.device = context.common.device;
     s.isa = name(context.isa);
     s.cpu = cpu_model_name();

@@ -115,6 +115,11 @@ void Pipeline::open_model(std::uint64_t seed) {
     }
     source_ = random ? std::make_unique<ModelSource>(random_model(options.config, seed))
                      : ModelSource::open(options.model);
+    if (!source_->thresholds().empty()) {
+        throw Error(Exit::kUsage, escaped(options.model, 1024),
+                    "drops small activations by thresholds, which training would outdate",
+                    "train the model that it was pruned from, then prune --method chess");
+    }
     const auto other = options.tokenizer.empty() ? nullptr : ModelFile::open(options.tokenizer);
     const ModelFile& file = other ? *other : source_->file();
     tokenizer_ = Tokenizer::open(file);

@@ -16,6 +16,7 @@ constexpr const char* kEpilog = R"(Examples:
   prune -m model.gguf -o sparse.gguf --method sparsegpt:nm=2:4 -f text.txt
   prune -m model.gguf -o sparse.gguf --method wanda:sparsity=0.5 -f text.txt --only ffn
   prune -m model.gguf -o english.gguf --method vocabulary:keep=16000 -f text.txt --chunks 9999
+  prune -m model.gguf -o skipping.gguf --method chess:sparsity=0.5 -f text.txt --max-kld 0.1
   prune -m model.gguf --method layers:drop=20-23 --dry-run
   prune inspect -m model.gguf -f text.txt
 )";

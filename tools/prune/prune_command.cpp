@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "prune_command.h"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 
@@ -74,6 +75,11 @@ class Prune {
             }
             context.report.set("zeros", std::move(zeros));
         }
+        if (!r.dropped.empty()) {
+            Json dropped = Json::array();
+            for (const double share : r.dropped) dropped.push(share);
+            context.report.set("dropped_activations", std::move(dropped));
+        }
         if (r.quality) context.report.set("quality", r.quality->json());
     }
 
@@ -86,8 +92,18 @@ class Prune {
                 "the zeros are stored as any other weight: the file is no smaller for them, "
                 "nor is it faster");
         }
+        if (!r.dropped.empty()) log_info(dropped(r));
         log_info(r.quality ? r.quality->text()
                            : "quality was not measured: give -f FILE or --check-file FILE");
+    }
+    static std::string dropped(const prune::PruneReport& r) {
+        double sum = 0, least = 1, most = 0;
+        for (const double share : r.dropped) {
+            sum += share, least = std::min(least, share), most = std::max(most, share);
+        }
+        return fixed(100 * sum / static_cast<double>(r.dropped.size()), 2) +
+               " % of feed-forward activations are dropped, " + fixed(100 * least, 2) + " to " +
+               fixed(100 * most, 2) + " % by layer; weights are as they were";
     }
     static std::string difference(const prune::PruneReport& r) {
         std::string out;

@@ -64,6 +64,18 @@ void RunOptions::visit(OptionVisitor& v) {
               .is_output = true},
              kv_dump);
     workers.visit(v);
+    visit_computation(v);
+    v.group("Machine profile");
+    v.option({.name = "probe",
+              .help = "measure this machine instead and write its profile",
+              .value = "FILE",
+              .changes_output = false,
+              .is_output = true},
+             probe);
+    probing.visit(v);
+}
+
+void RunOptions::visit_computation(OptionVisitor& v) {
     v.group("Computation");
     v.option({.name = "batch-size",
               .letter = 'b',
@@ -81,6 +93,11 @@ void RunOptions::visit(OptionVisitor& v) {
              "planes where the weights are bipolar, else auto",
          .choices = activation_names()},
         activations);
+    v.option({.name = "act-sparsity",
+              .help = "auto: drop small activations where the model has thresholds for them "
+                      "(prune --method chess); off: run it without",
+              .choices = {"auto", "off"}},
+             act_sparsity);
     v.option({.name = "gpu-layers",
               .help = "layers that --device cuda computes; -1: all. Those that do not fit into "
                       "vram= are streamed from host memory",
@@ -94,14 +111,6 @@ void RunOptions::visit(OptionVisitor& v) {
               .value = "FILE",
               .changes_output = false},
              profile);
-    v.group("Machine profile");
-    v.option({.name = "probe",
-              .help = "measure this machine instead and write its profile",
-              .value = "FILE",
-              .changes_output = false,
-              .is_output = true},
-             probe);
-    probing.visit(v);
 }
 
 }  // namespace thimble::run

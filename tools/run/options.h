@@ -23,12 +23,15 @@ struct RunOptions {
     WorkerOptions workers;
     AdapterOptions adapters;
     std::int64_t batch = 512;
-    std::string activations = "auto";
+    std::string activations = "auto", act_sparsity = "auto";
     std::int64_t gpu_layers = -1;
     bool repack = true;
     std::string profile, probe;
     cost::ProbeOptions probing;
     void visit(OptionVisitor& v);
+
+  private:
+    void visit_computation(OptionVisitor& v);
 };
 
 }  // namespace thimble::run

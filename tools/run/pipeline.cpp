@@ -15,6 +15,7 @@
 #include "kv/cache_file.h"
 #include "model/device_budget.h"
 #include "model/fingerprint.h"
+#include "model/thresholds.h"
 
 namespace thimble::run {
 namespace {
@@ -88,6 +89,7 @@ void Pipeline::open() {
     check_kv_path(options.kv_save, "--kv-save");
     check_kv_path(options.kv_load, "--kv-load");
     source_ = ModelSource::open(options.model);
+    if (options.act_sparsity == "off") source_->drop_thresholds();
     adapters_ = open_adapters(options.adapters, *source_);
     options.repeat.check(source_->spec());
     options.workers.check(source_->spec());
@@ -260,6 +262,10 @@ Plan Pipeline::plan(const cli::CommonOptions& common) {
         plan.notes.push_back(Runner::describe_placement(*source_, runner));
         log_info(plan.notes.back());
         plan.cheapest_change = vram_remedy(*source_, runner, budget);
+    }
+    if (!source_->thresholds().empty()) {
+        plan.notes.push_back(describe_thresholds(*source_, runner.device, runner.repack));
+        log_info(plan.notes.back());
     }
     const auto limit = budget.limit_bytes[static_cast<std::size_t>(Tier::kRam)];
     const StorePlan whole = Runner::store_plan(*source_, runner);

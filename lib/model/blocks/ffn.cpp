@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gated feed-forward: norm, act(gate) * up, down, optional norm.
+// Gated feed-forward: norm, act(gate) * up, down, optional norm. With thresholds, channels whose
+// activations are small are dropped: "CHESS: Optimizing LLM Inference via Channel-Wise Thresholding
+// and Selective Sparsification" (2024). Which ones does not depend on how many tokens there are; a
+// few tokens skip their rows of up and down, more of them meet all rows and zeros.
 #include <algorithm>
 #include <array>
 #include <optional>
 
 #include "model/block.h"
 #include "ops/gradients.h"
+#include "ops/kept.h"
 
 namespace thimble {
 namespace {
+
+// Tokens of a step that are taken one by one: more of them want most rows between them.
+constexpr std::int64_t kMostAlone = 4;
 
 class FfnBlock final : public Block {
   public:
@@ -17,7 +24,10 @@ class FfnBlock final : public Block {
           gate_(spec.unit.matrix("ffn_gate")),
           up_(spec.unit.matrix("ffn_up")),
           down_(spec.unit.matrix("ffn_down")),
-          norm_(spec.unit.vector("ffn_norm")) {
+          norm_(spec.unit.vector("ffn_norm")),
+          thresholds_(spec.unit.find_vector("ffn_thresholds")),
+          up_layout_(spec.unit.matrices[up_].weight->layout()),
+          down_layout_(spec.unit.matrices[down_].weight->layout()) {
         if (model_.post_norms) post_norm_ = spec.unit.vector("post_ffw_norm");
     }
 
@@ -29,14 +39,20 @@ class FfnBlock final : public Block {
         const View gate = ctx.keep(x.rows, model_.ffn), up = ctx.keep(x.rows, model_.ffn);
         const View h = workspace.take_view(exec.dtype(), x.rows, x.cols);
         ops::rms_norm(exec, x, ctx.weights.vector(norm_), model_.norm_epsilon, h);
+        if (skips(ctx, x.rows)) return forward_kept(ctx, x, h, gate);
         const std::array uses = {ctx.weights.matrix(gate_).into(gate),
                                  ctx.weights.matrix(up_).into(up)};
         ctx.show({gate_, up_}, h);
         apply(exec, h, uses);
+        if (ctx.tap) ctx.tap->gated(exec, ctx.weights.unit(), gate, up);
         // The product may take the gate's place, unless that is kept.
         const View product =
             ctx.saved ? workspace.take_view(exec.dtype(), x.rows, model_.ffn) : gate;
-        ops::glu(exec, model_.gate, gate, up, product);
+        if (thresholds_) {
+            ops::glu_above(exec, model_.gate, gate, up, ctx.weights.vector(*thresholds_), product);
+        } else {
+            ops::glu(exec, model_.gate, gate, up, product);
+        }
         const Linear& down = ctx.weights.matrix(down_);
         ctx.show({down_}, product);
         if (!post_norm_) {
@@ -48,6 +64,8 @@ class FfnBlock final : public Block {
         ops::rms_norm(exec, out, ctx.weights.vector(*post_norm_), model_.norm_epsilon, h);
         ops::add(exec, x, h, x);
     }
+
+    [[nodiscard]] bool trains() const override { return !thresholds_; }
 
     std::size_t saved_bytes(const Exec& exec, std::int64_t tokens) const override {
         return view_bytes(exec, tokens, model_.hidden) * (post_norm_ ? 2 : 1) +
@@ -96,13 +114,50 @@ class FfnBlock final : public Block {
         const std::size_t input =
             std::max(ops::matmul_input_bytes(plan.exec, plan.tokens, model_.hidden),
                      ops::matmul_input_bytes(plan.exec, plan.tokens, model_.ffn));
-        return bytes(model_.hidden) + 2 * bytes(model_.ffn) + input;
+        return bytes(model_.hidden) + 2 * bytes(model_.ffn) + input + skipping(plan);
     }
 
   private:
+    [[nodiscard]] bool skips(const BlockCtx& ctx, std::int64_t tokens) const {
+        return thresholds_ && tokens <= kMostAlone && ctx.tap == nullptr &&
+               ctx.weights.matrix(up_).skips == Skips::kOutputs &&
+               ctx.weights.matrix(down_).skips == Skips::kInputs && !ctx.weights.matrix(up_).bias &&
+               !ctx.weights.matrix(down_).bias;
+    }
+
+    // h: the norm's; what the post norm reads takes its place.
+    void forward_kept(BlockCtx& ctx, View x, View h, View gate) const {
+        const Exec& exec = ctx.exec;
+        apply(exec, h, std::array{ctx.weights.matrix(gate_).into(gate)});
+        for (std::int64_t t = 0; t < x.rows; ++t) {
+            ops::KeptFfn p;
+            p.act = model_.gate;
+            p.x = h.slice_rows(t, 1), p.gate = gate.slice_rows(t, 1);
+            p.least = ctx.weights.vector(*thresholds_);
+            p.up = ctx.weights.matrix(up_).weight, p.down = ctx.weights.matrix(down_).weight;
+            p.out = (post_norm_ ? h : x).slice_rows(t, 1), p.accumulate = !post_norm_;
+            ops::kept_ffn(exec, p);
+        }
+        if (!post_norm_) return;
+        ops::rms_norm(exec, h, ctx.weights.vector(*post_norm_), model_.norm_epsilon, h);
+        ops::add(exec, x, h, x);
+    }
+
+    // Workspace of lists, or of a matrix packed anew.
+    [[nodiscard]] std::size_t skipping(const BlockPlan& plan) const {
+        if (!thresholds_ || plan.exec.device != Device::kCpu) return 0;
+        std::size_t bytes = ops::kept_ffn_bytes(plan.exec, model_.ffn, model_.hidden);
+        if (ops::reads_rows(up_layout_))
+            bytes = std::max(bytes, skipping_bytes(up_layout_, {model_.ffn, model_.hidden}));
+        if (ops::reads_rows(down_layout_))
+            bytes = std::max(bytes, skipping_bytes(down_layout_, {model_.hidden, model_.ffn}));
+        return bytes;
+    }
+
     const ModelSpec& model_;
     std::size_t gate_, up_, down_, norm_;
-    std::optional<std::size_t> post_norm_;
+    std::optional<std::size_t> thresholds_, post_norm_;
+    LayoutId up_layout_, down_layout_;
 };
 
 }  // namespace

@@ -15,6 +15,7 @@
 
 #include "io/file.h"
 #include "model/weight_memory.h"
+#include "ops/kept.h"
 
 namespace thimble {
 namespace {
@@ -29,6 +30,7 @@ struct StreamedMatrix {
     LayoutId layout = LayoutId::k_f32;
     std::size_t packed_offset = 0,
                 packed_bytes = 0;  // in the lease buffer; 0 bytes: used as stored
+    bool transposed = false;
 };
 struct StreamedLayer {
     std::vector<StreamedMatrix> matrices;
@@ -54,7 +56,8 @@ StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack
         layer.raw_bytes = matrix.raw_offset + tensor.form.bytes(tensor.rows());
         layer.disk_bytes += tensor.stored_bytes();
         matrix.layout = working_layout(tensor, exec, repack);
-        if (matrix.layout != tensor.layout()) {
+        matrix.transposed = working_skips(tensor, exec, repack) == Skips::kInputs;
+        if (matrix.layout != tensor.layout() || matrix.transposed) {
             matrix.packed_offset = layer.packed_bytes;
             matrix.packed_bytes = ops::packed_bytes(matrix.layout, {tensor.rows(), tensor.cols()});
             layer.packed_bytes += weight_aligned(matrix.packed_bytes);
@@ -233,7 +236,9 @@ class StreamedStore final : public WeightStore {
             const StreamedMatrix& m = layers_[u - 1].matrices[i];
             const Shape2 shape{m.tensor->rows(), m.tensor->cols()};
             PackedView weight = m.tensor->form.view(shape, nullptr);
-            if (m.packed_bytes > 0) {
+            if (m.transposed) {
+                weight = transposed_view(*m.tensor, nullptr);
+            } else if (m.packed_bytes > 0) {
                 weight = {};
                 weight.layout = m.layout;
                 weight.shape = shape;
@@ -317,12 +322,18 @@ class StreamedStore final : public WeightStore {
             const StreamedMatrix& m = streamed.matrices[i];
             const PackedView& stored = slot.views[i];
             if (is_new) verify_weights(source_, exec_, *m.tensor, 0, stored);
-            weights.matrices[i].weight =
-                m.packed_bytes == 0
-                    ? stored
-                    : ops::repack(exec_, stored, m.layout, lease_.data() + m.packed_offset);
+            weights.matrices[i].weight = packed(m, stored);
         }
         if (is_new) checked_.push_back(layer);
+    }
+
+    // As it is multiplied, in the lease buffer.
+    PackedView packed(const StreamedMatrix& m, const PackedView& stored) {
+        if (m.packed_bytes == 0) return stored;
+        std::byte* to = lease_.data() + m.packed_offset;
+        if (!m.transposed) return ops::repack(exec_, stored, m.layout, to);
+        ops::transpose_piece(exec_, stored, 0, m.tensor->rows(), to);
+        return transposed_view(*m.tensor, to);
     }
 
     const ModelSource& source_;
