@@ -97,7 +97,7 @@ void WeightMemory::add_matrix(const SourceTensor& tensor, bool multiplied) {
         return;
     }
     const bool repacked = place.layout != tensor.layout();
-    place.bytes = repacked ? ops::packed_bytes(place.layout, shape_of(tensor))
+    place.bytes = repacked ? ops::packed_bytes(place.layout, shape_of(tensor), tensor.form.params)
                            : tensor.form.bytes(tensor.rows());
     bytes_ += weight_aligned(place.bytes);
     if (repacked) staging_bytes_ = std::max(staging_bytes_, tensor.form.bytes(piece_rows(tensor)));
@@ -180,7 +180,8 @@ PackedView WeightMemory::load_matrix(const Placed& place, std::byte* staging) {
         const std::int64_t count = std::min(step, tensor.rows() - first);
         const PackedView piece = source_.read_packed(tensor, first, count, staging);
         verify_weights(source_, exec_, tensor, first, piece);
-        std::byte* at = out + ops::packed_bytes(place.layout, {first, tensor.cols()});
+        std::byte* at =
+            out + ops::packed_bytes(place.layout, {first, tensor.cols()}, tensor.form.params);
         const PackedView packed = ops::repack(exec_, piece, place.layout, at);
         if (first == 0) whole = packed;
     }

@@ -21,6 +21,7 @@ namespace thimble::prune {
 struct Zeros {
     std::string tensor;
     std::uint64_t weights = 0, zeros = 0;
+    bool stored = true;  // as any other weight; else by the format
 };
 
 struct PruneReport {

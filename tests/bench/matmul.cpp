@@ -20,7 +20,7 @@ class Weights {
     Weights(Machine& m, LayoutId layout, Shape2 shape) {
         const Matrix one = make_matrix(layout, shape, 300);
         const LayoutId resident = *ops::resident_layout(layout, one.view.params);
-        const std::size_t bytes = ops::packed_bytes(resident, shape);
+        const std::size_t bytes = ops::packed_bytes(resident, shape, one.view.params);
         const std::size_t copies = std::max<std::size_t>(kFarBytes / bytes, 1);
         memory_ = Buffer(copies * bytes, Purpose::kWeights);
         for (std::size_t i = 0; i < copies; ++i)

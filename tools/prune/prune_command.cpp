@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "prune_command.h"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 
@@ -81,10 +82,11 @@ class Prune {
         const prune::PruneReport& r = job_->report();
         log_info(format_bytes(r.input_bytes) + " -> " + format_bytes(r.output_bytes) + ": " +
                  difference(r));
-        if (!r.zeros.empty()) {
+        const auto stored = [](const prune::Zeros& z) { return z.stored; };
+        if (std::any_of(r.zeros.begin(), r.zeros.end(), stored)) {
             log_info(
-                "the zeros are stored as any other weight: the file is no smaller for them, "
-                "nor is it faster");
+                "the zeros are stored as any other weight: the file is no smaller for them, nor is "
+                "it faster; give --format sparse, or quantize --format sparse the output");
         }
         log_info(r.quality ? r.quality->text()
                            : "quality was not measured: give -f FILE or --check-file FILE");
