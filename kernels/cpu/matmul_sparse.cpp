@@ -41,16 +41,15 @@ THIMBLE_INLINE void spread_halves(std::uint32_t mask, const std::byte*& at, vu (
     // new zero, which the compiler must not fold into it, spares it that.
     __m512i none = _mm512_setzero_si512();
     asm("" : "+v"(none));
-    words[0] =
-        reinterpret_cast<vu>(_mm512_mask_expand_epi16(none, mask, load_bytes<__m512i>(at)));
+    words[0] = reinterpret_cast<vu>(_mm512_mask_expand_epi16(none, mask, load_bytes<__m512i>(at)));
     at += 2 * static_cast<std::size_t>(__builtin_popcount(mask));
 #elif defined(THIMBLE_ISA_avx2)
     for (int v = 0; v < kVectors; ++v) {
         __m128i half[2];
         for (int h = 0; h < 2; ++h) {
             const std::uint32_t set = mask >> (16 * v + 8 * h) & 255;
-            half[h] = _mm_shuffle_epi8(load_bytes<__m128i>(at),
-                                       load_bytes<__m128i>(kSpread.halves[set]));
+            half[h] =
+                _mm_shuffle_epi8(load_bytes<__m128i>(at), load_bytes<__m128i>(kSpread.halves[set]));
             at += 2 * __builtin_popcount(set);
         }
         words[v] = reinterpret_cast<vu>(_mm256_set_m128i(half[1], half[0]));
@@ -84,17 +83,16 @@ THIMBLE_INLINE void load_nibbles_from(const std::byte* values, std::int64_t n,
     for (int half = 0; half < 2; ++half, at += 16) {
         const __m256i low = _mm256_cvtepu8_epi16(load_bytes<__m128i>(at));
         const __m256i high = _mm256_cvtepu8_epi16(load_bytes<__m128i>(at + 1));
-        const __m256i two =
-            _mm256_srl_epi16(_mm256_or_si256(low, _mm256_slli_epi16(high, 8)), odd);
-        const __m256i codes = _mm256_or_si256(
-            _mm256_and_si256(two, _mm256_set1_epi16(0x000f)),
-            _mm256_and_si256(_mm256_slli_epi16(two, 4), _mm256_set1_epi16(0x0f00)));
+        const __m256i two = _mm256_srl_epi16(_mm256_or_si256(low, _mm256_slli_epi16(high, 8)), odd);
+        const __m256i codes =
+            _mm256_or_si256(_mm256_and_si256(two, _mm256_set1_epi16(0x000f)),
+                            _mm256_and_si256(_mm256_slli_epi16(two, 4), _mm256_set1_epi16(0x0f00)));
         __builtin_memcpy(out + 32 * half, &codes, sizeof codes);
     }
 #else
     for (int i = 0; i < 64; ++i)
-        out[i] = static_cast<std::uint8_t>(static_cast<int>(at[(n % 2 + i) / 2]) >>
-                                               (4 * ((n + i) % 2)) & 15);
+        out[i] = static_cast<std::uint8_t>(
+            static_cast<int>(at[(n % 2 + i) / 2]) >> (4 * ((n + i) % 2)) & 15);
 #endif
 }
 

@@ -11,13 +11,13 @@
 //                    bits, the lower first, as code + 8. What follows the row's last is zero
 //   plane 2  scales  [columns / group] f16, of codes
 // Every row has as many slots as the fullest row of the matrix needs, so rows begin where a product
-// says, and a piece of a matrix is a matrix. Bits per weight: 1 + b * slots / columns (+ 16 / group),
-// b = 16, 8 or 4. All of N:M and all that is pruned to a share of each row fill every slot; what is
-// pruned to a share of the matrix pays for the fullest row (results/pruning.md has how much). For
-// 2:4 a bit per weight is what two indices of 2 bits for every 4 weights cost, too. Groups of scales
-// are of columns, not of kept weights: which scale a code has does not depend on the mask.
-// Neither zero is kept: -0 is read as +0. The place of column k is found by counting the bits before
-// it, a word of 32 columns at a time.
+// says, and a piece of a matrix is a matrix. Bits per weight: 1 + b * slots / columns (+ 16 /
+// group), b = 16, 8 or 4. All of N:M and all that is pruned to a share of each row fill every slot;
+// what is pruned to a share of the matrix pays for the fullest row (results/pruning.md has how
+// much). For 2:4 a bit per weight is what two indices of 2 bits for every 4 weights cost, too.
+// Groups of scales are of columns, not of kept weights: which scale a code has does not depend on
+// the mask. Neither zero is kept: -0 is read as +0. The place of column k is found by counting the
+// bits before it, a word of 32 columns at a time.
 #pragma once
 
 #include "kernels/layout/half.h"

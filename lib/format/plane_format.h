@@ -67,28 +67,32 @@ struct NoOptions {
 // row); one that encodes also planes(Shape2, options), as form() takes them, and encoder(Shape2,
 // options, EncodeOptions); one that scans, scan_bytes(Shape2, options); one whose planes depend on
 // the weights, room_of(row, options) -> std::int64_t, of which the largest counts,
-// has_room(options) and with_room(std::int64_t, options) -> Options.
+// has_room(options), with_room(std::int64_t, options) -> Options, and plain(Shape2, Options) -> the
+// format to take instead, where with so much room this one saves nothing, or null.
 template <class Codec>
 class PlaneFormat;
 template <class Codec>
 class PlaneFitting final : public Fitting {
   public:
     PlaneFitting(Shape2 shape, const typename Codec::Options& options)
-        : cols_(static_cast<std::size_t>(shape.cols)), options_(options) {}
+        : shape_(shape), options_(options) {}
     void see(std::span<const float> rows) override {
+        const auto cols = static_cast<std::size_t>(shape_.cols);
         std::int64_t most = 0;
-        for (std::size_t at = 0; at + cols_ <= rows.size(); at += cols_)
-            most = std::max(most, Codec::room_of(rows.subspan(at, cols_), options_));
+        for (std::size_t at = 0; at + cols <= rows.size(); at += cols)
+            most = std::max(most, Codec::room_of(rows.subspan(at, cols), options_));
         std::int64_t before = most_.load();
         while (before < most && !most_.compare_exchange_weak(before, most)) {
         }
     }
     [[nodiscard]] SharedFormat fitted() const override {
-        return std::make_shared<PlaneFormat<Codec>>(Codec::with_room(most_.load(), options_));
+        const auto fitted = Codec::with_room(most_.load(), options_);
+        if (SharedFormat plain = Codec::plain(shape_, fitted)) return plain;
+        return std::make_shared<PlaneFormat<Codec>>(fitted);
     }
 
   private:
-    std::size_t cols_;
+    Shape2 shape_;
     typename Codec::Options options_;
     std::atomic<std::int64_t> most_{0};
 };

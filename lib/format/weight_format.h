@@ -78,7 +78,7 @@ class Fitting {
   public:
     virtual ~Fitting() = default;
     virtual void see(std::span<const float> rows) = 0;  // whole ones, as Encoder::scan takes them
-    // The format with as much room as all that was seen needs.
+    // The format with as much room as all that was seen needs; another where that is no smaller.
     [[nodiscard]] virtual SharedFormat fitted() const = 0;
 };
 

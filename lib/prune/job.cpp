@@ -56,7 +56,10 @@ std::uint64_t zeros_in(std::span<const float> weights) {
 SharedFormat sparse_format(const std::string& spec) {
     if (spec.empty()) return nullptr;
     SharedFormat format = make_format(spec, "--format");
-    return format->info().layout == LayoutId::k_sparse ? format : nullptr;
+    if (format->info().layout == LayoutId::k_sparse) return format;
+    if (layout_info(format->info().layout).block_elements == 1) return nullptr;
+    throw Error(Exit::kUsage, "--format", "'" + escaped(spec) + "' is not for pruned matrices",
+                "give f32, f16, bf16 or sparse, and quantize the output");
 }
 
 void keep_larger(Plan& plan, const Plan& other) {
@@ -245,6 +248,12 @@ SharedFormat PruneJob::State::sparse_for(const SourceTensor& tensor) const {
     const bool pruned =
         tensor.is_matrix && tensor.name.starts_with("blk.") && is_wanted(tensor.name);
     if (!pruned) return nullptr;
+    if (const int whole = sparse->info().block_elements; tensor.cols() % whole != 0) {
+        throw Error(Exit::kUsage, "tensor '" + tensor.name + "'",
+                    "has rows of " + std::to_string(tensor.cols()) + " weights, no multiple of " +
+                        std::to_string(whole) + ", as sparse ones are",
+                    "leave it out: --only");
+    }
     if (const auto fitting = fittings.find(tensor.name); fitting != fittings.end())
         return fitting->second->fitted();
     const std::int64_t kept = pruner->most_kept(tensor.cols());

@@ -145,7 +145,8 @@ TEST_CASE("matmul: 8-bit input multiplies codes exactly, values of a table as 16
             const std::int64_t cols = 768, tokens = 11;
             const Matrix w = make_matrix(layout, {rows, cols}, seed);
             CAPTURE(w.view.params.bits);
-            if (!has_resident(w)) continue;
+            if (!has_resident(w) || (layout == LayoutId::k_sparse && w.view.params.bits == 16))
+                continue;
             std::vector<float> x = Random(106).normals(tokens * cols);
             for (std::size_t i = 0; i < 32; ++i) x[i] = 0;         // a block of zeros
             for (std::size_t i = 64; i < 96; ++i) x[i] *= 1e-35f;  // too small for any code

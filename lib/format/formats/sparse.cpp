@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // sparse: a bit for every weight, and the values of those that are not zero: floats rounded as f16
 // and bf16 round them, or codes of 8 or 4 bits under a scale for a group of columns. Whatever a row
-// has more than zeros is kept; how many that is at most, a look at the whole matrix says, or slots=.
+// has besides zeros is kept; how many that is at most, a look at the whole matrix says, or slots=.
 #include <bit>
 
 #include "format/plane_format.h"
@@ -101,8 +101,8 @@ class SparseRow {
         sink.append(L::kValues, std::as_bytes(std::span(halves)));
     }
 
-    void append_codes_of(std::int64_t r, const float* weights,
-                         const std::vector<std::size_t>& kept, PlaneSink& sink) const {
+    void append_codes_of(std::int64_t r, const float* weights, const std::vector<std::size_t>& kept,
+                         PlaneSink& sink) const {
         ScaleRow scales(ScaleType::kF16);
         std::vector<std::uint8_t> codes(static_cast<std::size_t>(options_.room(cols_)));
         std::size_t n = 0;
@@ -176,6 +176,13 @@ struct Codec {
         return o;
     }
 
+    // Floats with few zeros among them are smaller without a mask.
+    static SharedFormat plain(Shape2 shape, const Options& o) {
+        if (o.has_codes() || shape.cols / 8 + 2 * o.room(shape.cols) < 2 * shape.cols)
+            return nullptr;
+        return shared_format_of(o.values == "f16" ? LayoutId::k_f16 : LayoutId::k_bf16);
+    }
+
     static std::vector<PlaneInfo> planes(Shape2 shape, const Options& o) {
         const auto rows = static_cast<std::uint64_t>(shape.rows);
         const auto cols = static_cast<std::uint64_t>(shape.cols);
@@ -202,13 +209,13 @@ struct Codec {
         form.planes.resize(L::kPlanes);
         form.planes[L::kMask] = picker.rows("mask", {DType::kU8}, bytes);
         (void)picker.bits("mask", bytes, L::kElements, 1, 1);
-        form.planes[L::kValues] = picker.rows(
-            "values", {DType::kF16, DType::kBF16, DType::kI8, DType::kU8}, slots);
+        form.planes[L::kValues] =
+            picker.rows("values", {DType::kF16, DType::kBF16, DType::kI8, DType::kU8}, slots);
         const DType type = form.planes[L::kValues].dtype;
         if (type == DType::kU8) slots *= 2;
         if (slots > shape.cols)
-            picker.fail("values", "has room for " + std::to_string(slots) +
-                                      " weights in rows of " + std::to_string(shape.cols));
+            picker.fail("values", "has room for " + std::to_string(slots) + " weights in rows of " +
+                                      std::to_string(shape.cols));
         form.params.slots = static_cast<std::int32_t>(slots);
         form.params.bits = type == DType::kU8 ? 4 : type == DType::kI8 ? 8 : 16;
         form.params.scale = type == DType::kBF16 ? ScaleType::kBF16 : ScaleType::kF16;
@@ -244,6 +251,8 @@ struct Codec {
 
 }  // namespace
 
-std::unique_ptr<WeightFormat> make_format_sparse() { return std::make_unique<PlaneFormat<Codec>>(); }
+std::unique_ptr<WeightFormat> make_format_sparse() {
+    return std::make_unique<PlaneFormat<Codec>>();
+}
 
 }  // namespace thimble
