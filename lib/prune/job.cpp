@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <regex>
+#include <utility>
 
 #include "calib/calibration_text.h"
 #include "core/error.h"
@@ -455,6 +456,11 @@ void PruneJob::State::write_sparse(Team& team, Isa isa, const std::string& plain
     const ModelWriter writer(whole(from->config()), setup);
     const IfExists if_exists =
         options.overwrite || path != output ? IfExists::kReplace : IfExists::kRefuse;
+    for (Zeros& zeros : report.zeros) {
+        const auto fitting = fittings.find(zeros.tensor);
+        if (fitting == fittings.end()) continue;
+        zeros.stored = fitting->second->fitted()->info().layout != LayoutId::k_sparse;
+    }
     GgufWriter out(path, metadata(writer, true), writer.specs(), if_exists);
     const Charge rows(Tier::kRam, Purpose::kIo, writer.buffer_bytes(team.threads()));
     const Charge disk(Tier::kDisk, Purpose::kWeights, out.file_bytes());
@@ -490,7 +496,13 @@ void PruneJob::State::write_pruned(Team& team, Isa isa, const std::string& path,
     Calibration looks(from, runner.get(), team, calibration, progress);
     report.cut = pruner->cut(looks);
     ModelWriter::Setup setup = writer_setup(isa, from);
-    if (is_fitted()) setup.format_of = nullptr;
+    if (sparse) {
+        const auto format_of = std::exchange(setup.format_of, nullptr);
+        const ModelWriter plain(report.cut, setup);
+        report.plain_bytes =
+            GgufWriter::predict(metadata(plain, false), plain.specs()).file_bytes;
+        if (!is_fitted()) setup.format_of = format_of;
+    }
     const ModelWriter writer(report.cut, setup);
     report.after = config_after(report.cut, from.config());
     const IfExists if_exists =
