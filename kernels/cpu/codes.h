@@ -139,7 +139,7 @@ THIMBLE_INLINE vb spread_bits(const std::uint8_t* bits) {
                                              2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3));
     const __m256i own = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201u));
     const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, own), own);
-    return reinterpret_cast<vb>(_mm256_and_si256(set, _mm256_set1_epi8(value)));
+    return reinterpret_cast<vb>(_mm256_and_si256(set, _mm256_set1_epi8(static_cast<char>(value))));
 #else
     vb v;
     for (int j = 0; j < 4 * kLanes; ++j)

@@ -288,7 +288,8 @@ void run_shard(const MatmulGroups& p) {
     switch (p.layout) {
 #define THIMBLE_INTERLEAVED(stored, twin)                          \
     case LayoutId::k_##twin##_x16:                                 \
-        if constexpr (shard_of(LayoutId::k_##twin##_x16) == shard) \
+        if constexpr (!kWoven<LayoutId::k_##twin##_x16> &&         \
+                      shard_of(LayoutId::k_##twin##_x16) == shard) \
             run_layout<LayoutId::k_##twin##_x16>(p);               \
         return;
 #include "kernels/layout/interleaved.def"
@@ -304,5 +305,7 @@ void matmul_groups_0(const MatmulGroups& p);
 void matmul_groups_1(const MatmulGroups& p);
 void matmul_groups_2(const MatmulGroups& p);
 void matmul_groups_3(const MatmulGroups& p);
+// Of the layouts that kWoven is true of.
+void matmul_sparse(const MatmulGroups& p);
 
 }  // namespace thimble::cpu::THIMBLE_ISA

@@ -8,7 +8,14 @@ namespace thimble::cpu::THIMBLE_ISA {
 void matmul_groups(const MatmulGroups& p) {
     static constexpr void (*kRun[kShards])(const MatmulGroups&) = {
         matmul_groups_0, matmul_groups_1, matmul_groups_2, matmul_groups_3};
-    kRun[shard_of(p.layout)](p);
+    switch (p.layout) {
+        case LayoutId::k_sparse_x16:
+        case LayoutId::k_sparse8_x16:
+        case LayoutId::k_sparse4_x16:
+            return matmul_sparse(p);
+        default:
+            kRun[shard_of(p.layout)](p);
+    }
 }
 
 namespace {

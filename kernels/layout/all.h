@@ -35,6 +35,7 @@
 #include "kernels/layout/q5_k.h"
 #include "kernels/layout/q6_k.h"
 #include "kernels/layout/q8_0.h"
+#include "kernels/layout/sparse.h"
 #include "kernels/layout/tq1_0.h"
 #include "kernels/layout/tq2_0.h"
 

@@ -4,6 +4,7 @@
 
 #include "kernels/layout/twins_of_blocks.h"
 #include "kernels/layout/twins_of_planes.h"
+#include "kernels/layout/twins_of_sparse.h"
 
 namespace thimble {
 

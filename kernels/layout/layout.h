@@ -41,6 +41,7 @@ struct LayoutParams {
     ScaleType scale = ScaleType::kF32;
     std::int32_t zero_bits = 0;  // of a zero point, behind the point
     std::int32_t rows = 1;       // that share a table, the first of them a multiple of it
+    std::int32_t slots = 0;      // of a row, for the weights that it keeps
     float values[16] = {};       // that 4-bit codes name; of resident layouts only
     friend bool operator==(const LayoutParams&, const LayoutParams&) = default;
 };

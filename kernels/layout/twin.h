@@ -26,8 +26,13 @@ inline constexpr int kGroupRows = 16;
 //   static void set_values(const PackedRow&, LayoutParams&);   where it keeps some there
 //   static void pack(const PackedRow&, std::int64_t first, int row, Block&);
 //   static void unpack(const Block&, int row, const LayoutParams&, Real* out /* [kElements] */);
+// Where kWoven, what 16 rows take is not so many blocks: twins_of_sparse.h.
 template <LayoutId>
 struct Interleaved;
+template <LayoutId id>
+inline constexpr bool kWoven = requires {
+    Interleaved<id>::kWoven;
+};
 template <LayoutId id>
 inline constexpr bool kFloatValues = requires {
     Interleaved<id>::kFloatValues;

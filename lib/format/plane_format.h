@@ -3,6 +3,8 @@
 // shape, decoding by the layout's unpack.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <initializer_list>
 #include <vector>
@@ -63,7 +65,38 @@ struct NoOptions {
 // A leaf supplies `Codec`: kLayout, Options (which may be NoOptions), info(options),
 // form(PlanePicker&, Shape2), verify_tables(PackedView) and verify_row(PackedView, row, reported
 // row); one that encodes also planes(Shape2, options), as form() takes them, and encoder(Shape2,
-// options, EncodeOptions); one that scans, scan_bytes(Shape2, options).
+// options, EncodeOptions); one that scans, scan_bytes(Shape2, options); one whose planes depend on
+// the weights, room_of(row, options) -> std::int64_t, of which the largest counts,
+// has_room(options), with_room(std::int64_t, options) -> Options, and plain(Shape2, Options) -> the
+// format to take instead, where with so much room this one saves nothing, or null.
+template <class Codec>
+class PlaneFormat;
+template <class Codec>
+class PlaneFitting final : public Fitting {
+  public:
+    PlaneFitting(Shape2 shape, const typename Codec::Options& options)
+        : shape_(shape), options_(options) {}
+    void see(std::span<const float> rows) override {
+        const auto cols = static_cast<std::size_t>(shape_.cols);
+        std::int64_t most = 0;
+        for (std::size_t at = 0; at + cols <= rows.size(); at += cols)
+            most = std::max(most, Codec::room_of(rows.subspan(at, cols), options_));
+        std::int64_t before = most_.load();
+        while (before < most && !most_.compare_exchange_weak(before, most)) {
+        }
+    }
+    [[nodiscard]] SharedFormat fitted() const override {
+        const auto fitted = Codec::with_room(most_.load(), options_);
+        if (SharedFormat plain = Codec::plain(shape_, fitted)) return plain;
+        return std::make_shared<PlaneFormat<Codec>>(fitted);
+    }
+
+  private:
+    Shape2 shape_;
+    typename Codec::Options options_;
+    std::atomic<std::int64_t> most_{0};
+};
+
 template <class Codec>
 class PlaneFormat final : public WeightFormat {
     using L = Layout<Codec::kLayout>;
@@ -100,6 +133,13 @@ class PlaneFormat final : public WeightFormat {
         } else {
             throw_no_encoder(info());
         }
+    }
+    [[nodiscard]] std::unique_ptr<Fitting> fitting(Shape2 shape) const override {
+        if constexpr (requires { Codec::has_room(options_); }) {
+            if (!Codec::has_room(options_))
+                return std::make_unique<PlaneFitting<Codec>>(shape, options_);
+        }
+        return nullptr;
     }
     [[nodiscard]] std::size_t scan_bytes(Shape2 shape) const override {
         if constexpr (requires { Codec::scan_bytes(shape, options_); })

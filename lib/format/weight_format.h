@@ -70,6 +70,18 @@ class Encoder {
                                 PlaneSink& sink) const;
 };
 
+class WeightFormat;
+using SharedFormat = std::shared_ptr<const WeightFormat>;
+
+// Looks at a matrix before its planes' sizes are known. Safe on several threads, in any order.
+class Fitting {
+  public:
+    virtual ~Fitting() = default;
+    virtual void see(std::span<const float> rows) = 0;  // whole ones, as Encoder::scan takes them
+    // The format with as much room as all that was seen needs; another where that is no smaller.
+    [[nodiscard]] virtual SharedFormat fitted() const = 0;
+};
+
 class WeightFormat {
   public:
     virtual ~WeightFormat() = default;
@@ -85,6 +97,13 @@ class WeightFormat {
                                                         const EncodeOptions& options) const = 0;
     [[nodiscard]] virtual std::unique_ptr<Encoder> encoder(Shape2 shape,
                                                            const EncodeOptions& options) const = 0;
+    // Where the planes' sizes depend on the weights: whoever writes a header must show all rows to
+    // this first, and encode with what comes of it. Without that planes() has room for any weights.
+    // Null: they do not, or an option says what they are.
+    [[nodiscard]] virtual std::unique_ptr<Fitting> fitting(Shape2 shape) const {
+        (void)shape;
+        return nullptr;
+    }
     // What an encoder of this shape keeps of a scan.
     [[nodiscard]] virtual std::size_t scan_bytes(Shape2 shape) const {
         (void)shape;
@@ -106,7 +125,6 @@ class WeightFormat {
 // One of each, with the options' defaults.
 [[nodiscard]] const Registry<WeightFormat>& weight_formats();
 [[nodiscard]] const WeightFormat& format_of(LayoutId layout);
-using SharedFormat = std::shared_ptr<const WeightFormat>;
 [[nodiscard]] SharedFormat shared_format_of(LayoutId layout);
 // The format that "name" or "name:key=value,..." asks for, in any case; Error(kUsage) naming
 // `where`. Names are those of the registry and of format_aliases(), whose options come first.

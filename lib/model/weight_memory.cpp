@@ -111,7 +111,7 @@ void WeightMemory::add_matrix(const SourceTensor& tensor, bool multiplied) {
     }
     place.transposed = working_skips(tensor, exec_, repack_ && multiplied) == Skips::kInputs;
     const bool repacked = place.layout != tensor.layout() || place.transposed;
-    place.bytes = repacked ? ops::packed_bytes(place.layout, shape_of(tensor))
+    place.bytes = repacked ? ops::packed_bytes(place.layout, shape_of(tensor), tensor.form.params)
                            : tensor.form.bytes(tensor.rows());
     bytes_ += weight_aligned(place.bytes);
     if (repacked) staging_bytes_ = std::max(staging_bytes_, tensor.form.bytes(piece_rows(tensor)));
@@ -196,7 +196,8 @@ PackedView WeightMemory::load_matrix(const Placed& place, std::byte* staging) {
         const std::int64_t count = std::min(step, tensor.rows() - first);
         const PackedView piece = source_.read_packed(tensor, first, count, staging);
         verify_weights(source_, exec_, tensor, first, piece);
-        std::byte* at = out + ops::packed_bytes(place.layout, {first, tensor.cols()});
+        std::byte* at =
+            out + ops::packed_bytes(place.layout, {first, tensor.cols()}, tensor.form.params);
         const PackedView packed = ops::repack(exec_, piece, place.layout, at);
         if (first == 0) whole = packed;
     }

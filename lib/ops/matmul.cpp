@@ -226,6 +226,25 @@ void interleave_rows(const PackedView& stored, std::int64_t row, std::int64_t ro
     }
 }
 
+template <LayoutId id>
+void weave(const Exec& exec, const PackedView& stored, std::byte* out) {
+    const Shape2 shape = stored.shape;
+    const std::size_t bytes = SparseGroup::of(stored.params, shape.cols).bytes();
+    exec.team->run(
+        (shape.rows + kGroupRows - 1) / kGroupRows, 1, [&](std::int64_t begin, std::int64_t end) {
+            PackedRow rows[kGroupRows];
+            for (std::int64_t g = begin; g < end; ++g) {
+                const std::int64_t first = g * kGroupRows;
+                const auto count =
+                    static_cast<int>(std::min<std::int64_t>(kGroupRows, shape.rows - first));
+                for (int r = 0; r < count; ++r) rows[r] = stored.packed_row(first + r);
+                std::byte* group = out + static_cast<std::size_t>(g) * bytes;
+                std::memset(group, 0, bytes);
+                Interleaved<id>::weave(rows, count, shape.cols, group);
+            }
+        });
+}
+
 // Blocks of a stored matrix to lanes of interleaved ones, group by group; rows that pad the last
 // group are zero.
 template <LayoutId id>
@@ -268,12 +287,16 @@ void decode_interleaved(const PackedView& weight, std::int64_t r, Real* out) {
         constexpr LayoutId kId = decltype(stored)::value;
         using I = Interleaved<kId>;
         const auto lane = static_cast<int>(r % kGroupRows);
-        const auto* blocks = reinterpret_cast<const typename I::Block*>(weight.row(r - lane));
-        for (std::int64_t k = 0; k < weight.shape.cols; k += I::kElements) {
-            if constexpr (kOfPlanes<kId>)
-                I::unpack(blocks[k / I::kElements], lane, weight.params, out + k);
-            else
-                I::unpack(blocks[k / I::kElements], lane, out + k);
+        if constexpr (kWoven<kId>)
+            I::unpack_row(weight.row(r - lane), lane, weight.params, weight.shape.cols, out);
+        else {
+            const auto* blocks = reinterpret_cast<const typename I::Block*>(weight.row(r - lane));
+            for (std::int64_t k = 0; k < weight.shape.cols; k += I::kElements) {
+                if constexpr (kOfPlanes<kId>)
+                    I::unpack(blocks[k / I::kElements], lane, weight.params, out + k);
+                else
+                    I::unpack(blocks[k / I::kElements], lane, out + k);
+            }
         }
     });
 }
@@ -412,9 +435,18 @@ std::optional<LayoutId> resident_layout(LayoutId stored, const LayoutParams& par
     return std::nullopt;
 }
 
-std::size_t packed_bytes(LayoutId layout, Shape2 shape) {
+static bool is_woven(LayoutId layout) {
+    return is_interleaved(layout) &&
+           with_interleaved(layout, [](auto id) { return kWoven<decltype(id)::value>; });
+}
+
+std::size_t packed_bytes(LayoutId layout, Shape2 shape, const LayoutParams& params) {
     const LayoutInfo& info = layout_info(layout);
     const std::int64_t row_blocks = (shape.rows + info.block_rows - 1) / info.block_rows;
+    if (is_woven(layout)) {
+        require(params.slots > 0, "packed_bytes", "rows of any number of weights");
+        return static_cast<std::size_t>(row_blocks) * SparseGroup::of(params, shape.cols).bytes();
+    }
     return static_cast<std::size_t>(row_blocks * (shape.cols / info.block_elements)) *
            info.block_bytes;
 }
@@ -424,14 +456,17 @@ PackedView repack(const Exec& exec, const PackedView& stored, LayoutId layout, s
             "there is no such resident layout");
     PackedView view{layout, stored.shape, {}, 1, stored.params};
     with_interleaved(layout, [&](auto id) {
-        interleave<decltype(id)::value>(exec, stored, out);
         using I = Interleaved<decltype(id)::value>;
+        if constexpr (kWoven<decltype(id)::value>)
+            weave<decltype(id)::value>(exec, stored, out);
+        else
+            interleave<decltype(id)::value>(exec, stored, out);
         if constexpr (requires { I::set_values(PackedRow{}, view.params); })
             I::set_values(stored.packed_row(0), view.params);
     });
-    const std::size_t bytes = packed_bytes(layout, stored.shape);
-    view.planes[0] = {out, packed_bytes(layout, {kGroupRows, stored.shape.cols}) / kGroupRows,
-                      bytes};
+    const std::size_t bytes = packed_bytes(layout, stored.shape, stored.params);
+    const std::size_t group = packed_bytes(layout, {kGroupRows, stored.shape.cols}, stored.params);
+    view.planes[0] = {out, group / kGroupRows, bytes};
     return view;
 }
 

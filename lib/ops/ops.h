@@ -115,10 +115,12 @@ void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems);
 // layout is used as it is. `params`: of a layout of several planes.
 [[nodiscard]] std::optional<LayoutId> resident_layout(LayoutId stored,
                                                       const LayoutParams& params = {});
-[[nodiscard]] std::size_t packed_bytes(LayoutId layout, Shape2 shape);
-// Writes `stored` into `out` (packed_bytes(layout, shape) bytes) in `layout`; returns the view of
-// it. A matrix may be repacked piece by piece: rows [a, b) with a a multiple of kRepackRows land at
-// packed_bytes(layout, {a, cols}), as they would when all are repacked at once.
+// `params`: likewise, of the stored matrix.
+[[nodiscard]] std::size_t packed_bytes(LayoutId layout, Shape2 shape,
+                                       const LayoutParams& params = {});
+// Writes `stored` into `out` (packed_bytes(layout, shape, params) bytes) in `layout`; returns the
+// view of it. A matrix may be repacked piece by piece: rows [a, b) with a a multiple of kRepackRows
+// land at packed_bytes(layout, {a, cols}, params), as they would when all are repacked at once.
 inline constexpr std::int64_t kRepackRows = 64;
 PackedView repack(const Exec& exec, const PackedView& stored, LayoutId layout, std::byte* out);
 // Decodes rows to exec.dtype() from any layout, resident ones included. out: [range.count, cols].

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <regex>
+#include <utility>
 
 #include "calib/calibration_text.h"
 #include "core/error.h"
@@ -51,6 +53,16 @@ std::uint64_t zeros_in(std::span<const float> weights) {
     return static_cast<std::uint64_t>(std::count(weights.begin(), weights.end(), 0.0F));
 }
 
+// The format that is asked for, where it stores no zeros; else null.
+SharedFormat sparse_format(const std::string& spec) {
+    if (spec.empty()) return nullptr;
+    SharedFormat format = make_format(spec, "--format");
+    if (format->info().layout == LayoutId::k_sparse) return format;
+    if (layout_info(format->info().layout).block_elements == 1) return nullptr;
+    throw Error(Exit::kUsage, "--format", "'" + escaped(spec) + "' is not for pruned matrices",
+                "give f32, f16, bf16 or sparse, and quantize the output");
+}
+
 void keep_larger(Plan& plan, const Plan& other) {
     if (other.total_bytes(Tier::kRam) > plan.total_bytes(Tier::kRam)) plan = other;
 }
@@ -62,6 +74,7 @@ struct PruneJob::State {
     std::string version, output;
     std::unique_ptr<Pruner> pruner;
     Needs needs;
+    SharedFormat sparse;  // of matrices that are pruned; null: they are stored as any other
     std::unique_ptr<ModelSource> source;
     std::optional<CalibrationText> text, check_text;
     Texts calibration;                    // windows that the method looks at
@@ -73,11 +86,15 @@ struct PruneJob::State {
     Thresholds thresholds;  // made here: zeros until they are
     RunnerOptions looking, checking;
     PruneReport report;
+    // Of pruned matrices, where no one knows beforehand how many weights stay.
+    std::map<std::string, std::unique_ptr<Fitting>> fittings;
 
     State(const PruneOptions& o, std::string_view v);
     void open_texts();
     void read_rules();
     [[nodiscard]] ModelWriter::Setup writer_setup(Isa isa, const ModelSource& from) const;
+    [[nodiscard]] SharedFormat sparse_for(const SourceTensor& tensor) const;
+    [[nodiscard]] bool is_fitted() const;
     [[nodiscard]] Metadata metadata(const ModelWriter& writer, bool hash_inputs) const;
     [[nodiscard]] Plan plan_looking(const ModelWriter& writer, int threads) const;
     [[nodiscard]] Plan plan_checking(std::uint64_t output_bytes) const;
@@ -88,6 +105,9 @@ struct PruneJob::State {
     void edit(EditedLayer& layer, const InputTap* tap, const Exec& exec);
     void write(Team& team, Isa isa, const std::string& path, const Progress& progress);
     [[nodiscard]] Texts check_texts() const;
+    void write_pruned(Team& team, Isa isa, const std::string& path, const Progress& progress);
+    void write_sparse(Team& team, Isa isa, const std::string& plain, const std::string& path,
+                      const Progress& progress);
     void check(Team& team, const std::string& path, const Progress& progress);
 };
 
@@ -97,7 +117,13 @@ PruneJob::State::State(const PruneOptions& o, std::string_view v)
       output(o.output_path()),
       pruner(make_pruner(o.method, "--method")),
       needs(pruner->needs()),
+      sparse(sparse_format(o.format)),
       source(ModelSource::open(o.model)) {
+    if (sparse && !needs.edits) {
+        throw Error(Exit::kUsage, "--format",
+                    "'" + escaped(options.method) + "' zeroes no single weights",
+                    "give f32, f16 or bf16");
+    }
     if (needs.text() && options.file.empty()) {
         throw Error(Exit::kUsage, "--file",
                     "'" + escaped(options.method) +
@@ -209,10 +235,37 @@ void PruneJob::State::open_texts() {
 ModelWriter::Setup PruneJob::State::writer_setup(Isa isa, const ModelSource& from) const {
     ModelWriter::Setup setup;
     setup.source = &from;
-    if (!options.format.empty()) setup.format = make_format(options.format, "--format");
+    if (sparse) {
+        setup.format_of = [this](const SourceTensor& tensor) { return sparse_for(tensor); };
+    } else if (!options.format.empty()) {
+        setup.format = make_format(options.format, "--format");
+    }
     setup.edits = needs.edits, setup.refits = needs.refits;
     setup.isa = isa;
     return setup;
+}
+
+// Whether the weights that stay are counted, and not known from what is asked for.
+bool PruneJob::State::is_fitted() const {
+    return sparse && sparse->fitting({1, 32}) && pruner->most_kept(32) == 0;
+}
+
+// With room for as many weights as stay.
+SharedFormat PruneJob::State::sparse_for(const SourceTensor& tensor) const {
+    const bool pruned =
+        tensor.is_matrix && tensor.name.starts_with("blk.") && is_wanted(tensor.name);
+    if (!pruned) return nullptr;
+    if (const int whole = sparse->info().block_elements; tensor.cols() % whole != 0) {
+        throw Error(Exit::kUsage, "tensor '" + tensor.name + "'",
+                    "has rows of " + std::to_string(tensor.cols()) + " weights, no multiple of " +
+                        std::to_string(whole) + ", as sparse ones are",
+                    "leave it out: --only");
+    }
+    if (const auto fitting = fittings.find(tensor.name); fitting != fittings.end())
+        return fitting->second->fitted();
+    const std::int64_t kept = pruner->most_kept(tensor.cols());
+    if (kept == 0 || !sparse->fitting({tensor.rows(), tensor.cols()})) return sparse;
+    return sparse->with("slots=" + std::to_string(kept), "--format");
 }
 
 Metadata PruneJob::State::metadata(const ModelWriter& writer, bool hash_inputs) const {
@@ -300,6 +353,16 @@ Plan PruneJob::plan(int threads, Isa isa, std::uint64_t baseline_bytes,
     }
     plan.at(Tier::kDisk, Purpose::kWeights) = bytes;
     plan.output_bytes = bytes;
+    if (s.is_fitted()) {
+        ModelWriter::Setup setup = s.writer_setup(isa, *s.source);
+        setup.format_of = nullptr;
+        const ModelWriter plain(s.pruner->most(s.source->config()), setup);
+        plan.at(Tier::kDisk, Purpose::kWeights) +=
+            GgufWriter::predict(plain.metadata(), plain.specs()).file_bytes;
+        plan.notes.emplace_back(
+            "how many weights of a row stay is not known beforehand: the output is at most that "
+            "large, and a file of all weights lies beside it until it is done");
+    }
     if (s.needs.text()) {
         plan.notes.push_back(std::to_string(s.calibration.size()) + " windows, " +
                              std::to_string(tokens_of(s.calibration)) + " tokens, to look at");
@@ -338,7 +401,13 @@ void PruneJob::State::edit(EditedLayer& layer, const InputTap* tap, const Exec& 
                            cols,
                            exec});
         }
-        if (needs.edits) report.zeros.push_back({tensor.name, weights.size(), zeros_in(weights)});
+        if (!needs.edits) continue;
+        report.zeros.push_back(
+            {tensor.name, weights.size(), zeros_in(weights), !sparse || !is_wanted(tensor.name)});
+        if (!is_fitted() || !is_wanted(tensor.name)) continue;
+        auto& fitting = fittings[tensor.name];
+        fitting = sparse->fitting({tensor.rows(), tensor.cols()});
+        fitting->see(weights);
     }
 }
 
@@ -381,6 +450,41 @@ void PruneJob::State::write_layers(const ModelWriter& writer, TensorWriter& out,
 
 void PruneJob::State::write(Team& team, Isa isa, const std::string& path,
                             const Progress& progress) {
+    if (!is_fitted()) return write_pruned(team, isa, path, progress);
+    // Headers come first: weights are counted while they are written as any others.
+    const Unchecked plain(output + ".plain");
+    write_pruned(team, isa, plain.path(), progress);
+    write_sparse(team, isa, plain.path(), path, progress);
+}
+
+// Rewrites the pruned matrices of a file without zeros.
+void PruneJob::State::write_sparse(Team& team, Isa isa, const std::string& plain,
+                                   const std::string& path, const Progress& progress) {
+    const std::unique_ptr<ModelSource> from = ModelSource::open(plain);
+    ModelWriter::Setup setup = writer_setup(isa, *from);
+    setup.edits = false;
+    const ModelWriter writer(whole(from->config()), setup);
+    const IfExists if_exists =
+        options.overwrite || path != output ? IfExists::kReplace : IfExists::kRefuse;
+    for (Zeros& zeros : report.zeros) {
+        const auto fitting = fittings.find(zeros.tensor);
+        if (fitting == fittings.end()) continue;
+        zeros.stored = fitting->second->fitted()->info().layout != LayoutId::k_sparse;
+    }
+    GgufWriter out(path, metadata(writer, true), writer.specs(), if_exists);
+    const Charge rows(Tier::kRam, Purpose::kIo, writer.buffer_bytes(team.threads()));
+    const Charge disk(Tier::kDisk, Purpose::kWeights, out.file_bytes());
+    report.output_bytes = out.file_bytes();
+    std::int64_t done = 0;
+    for (const OutputTensor& tensor : writer.tensors()) {
+        writer.copy(tensor, out, team);
+        if (!progress("write", ++done, std::ssize(writer.tensors()))) throw Stopped();
+    }
+    out.finish();
+}
+
+void PruneJob::State::write_pruned(Team& team, Isa isa, const std::string& path,
+                                   const Progress& progress) {
     std::unique_ptr<Runner> runner;
     std::unique_ptr<EditedLayer> alone;  // of a method that runs nothing
     EditedLayer* layer = nullptr;
@@ -404,11 +508,20 @@ void PruneJob::State::write(Team& team, Isa isa, const std::string& path,
     if (needs.thresholds) {
         thresholds = measure_thresholds(*runner, calibration, pruner->thresholds(), progress);
     }
-    const ModelWriter writer(report.cut, writer_setup(isa, from));
+    ModelWriter::Setup setup = writer_setup(isa, from);
+    if (sparse) {
+        const auto format_of = std::exchange(setup.format_of, nullptr);
+        const ModelWriter plain(report.cut, setup);
+        report.plain_bytes =
+            GgufWriter::predict(metadata(plain, false), plain.specs()).file_bytes;
+        if (!is_fitted()) setup.format_of = format_of;
+    }
+    const ModelWriter writer(report.cut, setup);
     report.after = config_after(report.cut, from.config());
     const IfExists if_exists =
         options.overwrite || path != output ? IfExists::kReplace : IfExists::kRefuse;
-    GgufWriter out(path, metadata(writer, true), writer.specs(), if_exists);
+    const Metadata described = is_fitted() ? writer.metadata() : metadata(writer, true);
+    GgufWriter out(path, described, writer.specs(), if_exists);
     const Charge rows(Tier::kRam, Purpose::kIo, writer.buffer_bytes(team.threads()));
     const Charge disk(Tier::kDisk, Purpose::kWeights, out.file_bytes());
     report.output_bytes = out.file_bytes();

@@ -21,6 +21,7 @@ namespace thimble::prune {
 struct Zeros {
     std::string tensor;
     std::uint64_t weights = 0, zeros = 0;
+    bool stored = true;  // as any other weight; else by the format
 };
 
 struct PruneReport {
@@ -28,6 +29,7 @@ struct PruneReport {
     ModelConfig before, after;
     std::vector<Zeros> zeros;
     std::uint64_t input_bytes = 0, output_bytes = 0;
+    std::uint64_t plain_bytes = 0;  // of a file that stores the zeros, too; 0: the output does
     std::int64_t calibration_tokens = 0;
     std::optional<Quality> quality;
     std::vector<double> dropped;  // share of activations, by layer, where thresholds were made

@@ -86,7 +86,8 @@ void ModelWriter::add(const SourceTensor& tensor) {
     const bool plain = is_plain(tensor.layout());
     const bool as_stored =
         !out.cols && !out.edited && tensor.add == 0 && tensor.is_stored() && tensor.is_matrix;
-    if (!as_stored) {
+    if (setup_.format_of) out.format = setup_.format_of(tensor);
+    if (!as_stored && !out.format) {
         const bool keeps = plain && !tensor.packed && tensor.is_stored();
         out.format = !tensor.is_matrix && !keeps ? shared_format_of(LayoutId::k_f32)
                      : keeps                     ? shared_format_of(tensor.layout())

@@ -4,6 +4,7 @@
 // the source's type where that is one, else of the type asked for.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -32,6 +33,9 @@ class ModelWriter {
     struct Setup {
         const ModelSource* source = nullptr;
         SharedFormat format;  // of matrices that become floats; null: f16
+        // Of single matrices, whatever they are in the source; null, or what returns null: as
+        // above.
+        std::function<SharedFormat(const SourceTensor&)> format_of = {};
         bool edits = false;   // matrices of layers change
         bool refits = false;  // those that lose columns do
         Isa isa = Isa::kPortable;

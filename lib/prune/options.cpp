@@ -1,9 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "prune/options.h"
 
+#include "format/weight_format.h"
 #include "prune/pruner.h"
 
 namespace thimble::prune {
+namespace {
+
+std::vector<InlineForm> format_forms() {
+    std::vector<InlineForm> forms;
+    for (const char* name : {"f32", "f16", "bf16", "sparse", "sparse8", "sparse4"}) {
+        const SharedFormat format = make_format(name, "format");
+        forms.push_back({name, list_options([&](OptionVisitor& v) { format->visit_options(v); })});
+    }
+    return forms;
+}
+
+}  // namespace
 
 void PruneOptions::visit(OptionVisitor& v) {
     v.option({.name = "model",
@@ -34,9 +47,10 @@ void PruneOptions::visit(OptionVisitor& v) {
              only);
     v.option({.name = "format",
               .help = "of matrices whose weights change, unless they are f32, f16 or bf16 already; "
-                      "f16 if not given",
+                      "f16 if not given. sparse, sparse8 and sparse4 are of those that are pruned, "
+                      "whatever they were: zeros are not stored",
               .value = "NAME",
-              .choices = {"f32", "f16", "bf16"}},
+              .inline_forms = format_forms},
              format);
     v.option({.name = "overwrite", .help = "replace an existing output", .changes_output = false},
              overwrite);

@@ -45,6 +45,11 @@ class Pruner {
     [[nodiscard]] virtual ThresholdRule thresholds() const { return {}; }
     // Memory that one call of prune() takes.
     [[nodiscard]] virtual std::size_t prune_bytes(Shape2 largest) const;
+    // Most weights that a row of `cols` keeps, where the method says so beforehand; 0: any number.
+    [[nodiscard]] virtual std::int64_t most_kept(std::int64_t cols) const {
+        (void)cols;
+        return 0;
+    }
     // An upper bound of what is left, for plans: without looking at anything.
     [[nodiscard]] virtual Cut most(const ModelConfig& config) const { return whole(config); }
 };

@@ -26,6 +26,10 @@ struct Sparsity {
     [[nodiscard]] bool is_pattern() const noexcept { return m > 0; }
     // Of so many weights, how many become zero.
     [[nodiscard]] std::int64_t zeros_of(std::int64_t weights) const;
+    // Of a row of so many weights, how many stay where each row, or each group of it, is cut alike.
+    [[nodiscard]] std::int64_t kept_of(std::int64_t cols) const {
+        return is_pattern() ? cols / m * n : cols - zeros_of(cols);
+    }
     // Error(kUsage) naming the tensor where a row is not whole groups.
     void check(std::string_view tensor, std::int64_t cols) const;
 };

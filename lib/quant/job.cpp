@@ -80,6 +80,11 @@ std::uint64_t bytes_of(const TensorSpec& tensor) {
     return elements / info.block_elements * info.block_bytes;
 }
 
+// Whether the tensor is as large as its weights ask for.
+bool waits_for_weights(const TensorChoice& choice) {
+    return !choice.copied && choice.format->fitting({1, choice.tensor->cols()}) != nullptr;
+}
+
 // The tensors that a choice is stored as.
 std::vector<TensorSpec> specs_of(const TensorChoice& choice) {
     if (has_planes(choice.layout())) return plane_specs(choice.tensor->name, written_form(choice));
@@ -129,7 +134,11 @@ struct QuantizeJob::State {
     }
 
     [[nodiscard]] std::vector<std::string> input_files() const;
+    void lay_out();
     void prepare_output();
+    [[nodiscard]] bool load_changes(const TensorChoice& choice, RowStream& stream,
+                                    const std::function<bool()>& go_on);
+    [[nodiscard]] bool fit_formats(Team& team, Isa isa, const QuantizeEvents& events);
     [[nodiscard]] GgufSplit split() const;
     [[nodiscard]] GgufParts parts(const Metadata& metadata) const;
     [[nodiscard]] std::uint64_t shard_bytes() const;
@@ -143,6 +152,24 @@ struct QuantizeJob::State {
     [[nodiscard]] std::size_t least_slice() const;
     [[nodiscard]] std::size_t most_slice() const;
 };
+
+// What the output holds, where, and how large it is.
+void QuantizeJob::State::lay_out() {
+    specs.clear(), first_spec.clear(), reports.clear();
+    input_bytes = 0;
+    for (const TensorChoice& choice : choices) {
+        TensorReport report{&choice, choice.tensor->stored_bytes(), 0, {}, {}};
+        first_spec.push_back(specs.size());
+        for (TensorSpec& spec : specs_of(choice)) {
+            report.bytes_out += bytes_of(spec);
+            specs.push_back(std::move(spec));
+        }
+        input_bytes += report.bytes_in;
+        reports.push_back(report);
+    }
+    make_base();
+    prepare_output();
+}
 
 void QuantizeJob::State::make_base() {
     base = source.gguf_metadata();
@@ -273,18 +300,7 @@ QuantizeJob::QuantizeJob(const QuantizeOptions& options, std::string_view versio
         s.hf = std::make_unique<HfOutput>(s.source, s.choices, s.options.copies());
     }
     s.folding.use(s.choices, s.hf != nullptr);
-    for (const TensorChoice& choice : s.choices) {
-        TensorReport report{&choice, choice.tensor->stored_bytes(), 0, {}, {}};
-        s.first_spec.push_back(s.specs.size());
-        for (TensorSpec& spec : specs_of(choice)) {
-            report.bytes_out += bytes_of(spec);
-            s.specs.push_back(std::move(spec));
-        }
-        s.input_bytes += report.bytes_in;
-        s.reports.push_back(report);
-    }
-    s.make_base();
-    s.prepare_output();
+    s.lay_out();
 }
 
 QuantizeJob::~QuantizeJob() = default;
@@ -313,6 +329,10 @@ void QuantizeJob::State::add_notes(Plan& plan) const {
     plan.notes.insert(plan.notes.end(), edited.begin(), edited.end());
     if (hf && !hf->has_tokenizer())
         plan.notes.emplace_back("the source has no tokenizer: no tokenizer.json is written");
+    if (std::any_of(choices.begin(), choices.end(), waits_for_weights))
+        plan.notes.emplace_back(
+            "sizes of sparse matrices are the most that they can be: the weights are looked at "
+            "first, and then they are exact");
     const auto merged = std::count_if(choices.begin(), choices.end(),
                                       [](const TensorChoice& c) { return c.merged; });
     if (merged > 0) {
@@ -378,6 +398,32 @@ struct QuantizeJob::State::Progress {
     std::uint64_t unsafe = 0;  // output since the last checkpoint
 };
 
+// What a fold and an adapter do to the rows at hand; false when go_on() stopped it.
+bool QuantizeJob::State::load_changes(const TensorChoice& choice, RowStream& stream,
+                                      const std::function<bool()>& go_on) {
+    if (choice.fold != nullptr && !folding.prepare(choice, stream, go_on)) return false;
+    if (!choice.merged) return true;
+    std::function<std::int64_t(std::int64_t)> canonical;
+    if (hf) canonical = canonical_rows(*choice.tensor, source.config().head_dim);
+    merge.load(*choice.tensor, std::move(canonical));
+    return true;
+}
+
+// Looks at the weights of tensors whose size depends on them; false when events stopped it.
+bool QuantizeJob::State::fit_formats(Team& team, Isa isa, const QuantizeEvents& events) {
+    if (std::none_of(choices.begin(), choices.end(), waits_for_weights)) return true;
+    RowStream stream({&source, nullptr, &team, slice, isa, options.measures_error(), &merge});
+    const auto go_on = [&] { return events.progress(0, input_bytes); };
+    for (TensorChoice& choice : choices) {
+        if (!waits_for_weights(choice)) continue;
+        if (!load_changes(choice, stream, go_on)) return false;
+        choice.format = stream.fit(choice, go_on);
+        if (!choice.format) return false;
+    }
+    lay_out();
+    return true;
+}
+
 // Stores choice `i`, or what an earlier run has left of it; false when events stopped it.
 bool QuantizeJob::State::store(std::size_t i, Progress& p) {
     TensorReport& report = reports[i];
@@ -393,18 +439,10 @@ bool QuantizeJob::State::store(std::size_t i, Progress& p) {
     resumed_bytes += row_in * static_cast<std::uint64_t>(first);
     RowStream::Sums sums;
     std::int64_t at = first;
-    if (report.choice->fold != nullptr && first < rows) {
-        const auto go_on = [&] { return p.events.progress(p.before, input_bytes); };
-        if (!folding.prepare(*report.choice, p.stream, go_on)) {
-            if (options.resume && first == 0) p.writer.checkpoint({index, 0});
-            return stopped(p.before);
-        }
-    }
-    if (report.choice->merged && first < rows) {
-        const SourceTensor& tensor = *report.choice->tensor;
-        std::function<std::int64_t(std::int64_t)> canonical;
-        if (hf) canonical = canonical_rows(tensor, source.config().head_dim);
-        merge.load(tensor, std::move(canonical));
+    const auto go_on = [&] { return p.events.progress(p.before, input_bytes); };
+    if (first < rows && !load_changes(*report.choice, p.stream, go_on)) {
+        if (options.resume && first == 0) p.writer.checkpoint({index, 0});
+        return stopped(p.before);
     }
     const auto between = [&](std::int64_t done) {
         p.unsafe += row_out * static_cast<std::uint64_t>(done - at);
@@ -440,6 +478,7 @@ bool QuantizeJob::run(Team& team, Isa isa, const QuantizeEvents& events) {
                     "give --overwrite to replace it");
     }
     s.folding.begin();
+    if (!s.fit_formats(team, isa, events)) return s.stopped(0);
     const std::unique_ptr<TensorWriter> writer = s.open_writer();
     const Charge disk(Tier::kDisk, Purpose::kWeights, writer->file_bytes());
     RowStream stream(

@@ -197,6 +197,19 @@ bool RowStream::survey(const SourceTensor& tensor, const ColumnUse& use,
     return on;
 }
 
+SharedFormat RowStream::fit(const TensorChoice& choice, const std::function<bool()>& go_on) {
+    const Shape2 shape = shape_of(choice);
+    const std::unique_ptr<Fitting> fitting = choice.format->fitting(shape);
+    bool on = true;
+    load_in_turn(choice, [&](std::int64_t, std::span<const std::span<const float>> pieces) {
+        setup_.team->run(std::ssize(pieces), 1, [&](std::int64_t i, std::int64_t) {
+            fitting->see(pieces[static_cast<std::size_t>(i)]);
+        });
+        return on = go_on();
+    });
+    return on ? fitting->fitted() : nullptr;
+}
+
 std::byte* RowStream::slice(std::int64_t i) noexcept {
     return buffer_.data() + setup_.slice * static_cast<std::size_t>(i);
 }

@@ -82,6 +82,10 @@ class RowStream {
     [[nodiscard]] bool survey(const SourceTensor& tensor, const ColumnUse& use,
                               const std::function<bool()>& go_on);
 
+    // The choice's format with room for what its rows hold; go_on as survey() takes it, and null
+    // where it stopped the look. Only where the format asks for one.
+    [[nodiscard]] SharedFormat fit(const TensorChoice& choice, const std::function<bool()>& go_on);
+
   private:
     struct Chunk;
     // Makes the tensor's encoder.

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/strings.h"
+#include "kernels/layout/sparse.h"
 #include "quant/mixes.h"
 #include "quant/name_rules.h"
 
@@ -13,6 +14,11 @@ namespace {
 
 double bits(const WeightFormat& format) { return format.info().nominal_bits_per_weight; }
 bool is_quantised(LayoutId layout) { return layout_info(layout).block_elements > 1; }
+// Those of layout sparse may be floats.
+bool has_codes(const PackedForm& form) {
+    return is_quantised(form.layout) && (form.layout != LayoutId::k_sparse ||
+                                         Layout<LayoutId::k_sparse>::has_codes(form.params));
+}
 std::string name_of(LayoutId layout) { return layout_info(layout).name; }
 std::string name_of(TensorType type) { return std::string(find_tensor_type(type)->name); }
 
@@ -195,7 +201,9 @@ class Chooser {
                             ": matrices in it come from files that have them",
                         "choose another --format");
         }
-        if (choice.copied || !is_quantised(stored) || !is_quantised(choice.layout())) return;
+        const Shape2 shape{tensor.rows(), tensor.cols()};
+        if (choice.copied || !has_codes(tensor.form) || !has_codes(form_of(*choice.format, shape)))
+            return;
         choice.requantized = true;
         if (options_.allow_requantize) return;
         throw Error(Exit::kUsage, "tensor '" + tensor.name + "'",

@@ -133,7 +133,10 @@ const std::vector<SharedFormat>& encoding_formats() {
                                  "jlcm:bits=2,together=1,rows=4",
                                  "jlcm:group=32",
                                  "fp8:group=128",
-                                 "nvfp4:fit=peak"})
+                                 "nvfp4:fit=peak",
+                                 "sparse:values=f16",
+                                 "sparse8:group=0",
+                                 "sparse4:group=32"})
             out.push_back(make_format(spec, "test"));
         return out;
     }();
@@ -327,6 +330,10 @@ TEST_SUITE("format") {
             {"jlcm:bits=3", {17.9, false}},
             {"jlcm:bits=2", {34.0, false}},
             {"jlcm:bits=3,group=0,rows=0", {18.58, true}},
+            {"sparse", {0.166, true}},
+            {"sparse:values=f16", {0.0208, true}},
+            {"sparse:values=i8", {0.565, true}},
+            {"sparse:values=i4", {10.0, false}},
             {"nvfp4", {8.9, false}},
             {"nvfp4:fit=peak", {9.50, true}}};
         const Shape2 shape{64, 2048};
@@ -414,7 +421,7 @@ TEST_SUITE("format") {
                                      spec.find("scale=bf16") != std::string::npos;
             if (info.name == "f32" || info.name == "f64" || info.name == "bf16" ||
                 info.name == "mxfp4" || info.name == "nf4" || info.name == "bfp" ||
-                info.name == "fp8" || info.name == "nvfp4" || wide_scales) {
+                info.name == "fp8" || info.name == "nvfp4" || spec == "sparse" || wide_scales) {
                 CHECK_NOTHROW(pack(*format, shape, huge));
             } else {
                 const Error e = error_of([&] { (void)pack(*format, shape, huge); });

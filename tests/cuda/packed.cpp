@@ -84,6 +84,10 @@ std::vector<PackedForm> packed_forms() {
     out.push_back({LayoutId::k_nvfp4, {4, 16, ScaleType::kF32}});
     for (const std::int32_t bits : {2, 3, 4})
         out.push_back({LayoutId::k_jlcm, {bits, 64, ScaleType::kF16}});
+    for (const ScaleType type : {ScaleType::kF16, ScaleType::kBF16})
+        out.push_back({LayoutId::k_sparse, {16, 0, type}});
+    out.push_back({LayoutId::k_sparse, {8, 64, ScaleType::kF16}});
+    out.push_back({LayoutId::k_sparse, {4, 32, ScaleType::kF16}});
     return out;
 }
 
@@ -100,6 +104,8 @@ Packed::Packed(const PackedForm& form, std::int64_t rows, std::int64_t cols, std
         make_affine(form, seed);
     } else if (form.layout == LayoutId::k_nf4) {
         make_nf4(seed);
+    } else if (form.layout == LayoutId::k_sparse) {
+        make_sparse(seed);
     } else if (form.params.bits != 0) {
         make_groups(seed);
     } else {
@@ -144,6 +150,24 @@ void Packed::make_groups(std::uint32_t seed) {
     }
     const std::size_t size = shape_.params.scale == ScaleType::kF32 ? 4 : 2;
     add_plane(1, groups * size, scales_of(shape_.params.scale, rows * groups, seed + 1, 0.1f));
+}
+
+// About half of the weights kept, with room for all of them.
+void Packed::make_sparse(std::uint32_t seed) {
+    using L = Layout<LayoutId::k_sparse>;
+    LayoutParams& params = shape_.params;
+    params.slots = static_cast<std::int32_t>(shape_.cols);
+    const auto cols = static_cast<std::size_t>(shape_.cols);
+    const auto rows = static_cast<std::size_t>(shape_.rows);
+    add_plane(L::kMask, cols / 8, random_bytes(rows * cols / 8, seed));
+    if (!L::has_codes(params))
+        return add_plane(L::kValues, cols * 2, scales_of(params.scale, rows * cols, seed + 1, 1));
+    const std::size_t bytes = cols * static_cast<std::size_t>(params.bits) / 8;
+    add_plane(L::kValues, bytes, random_bytes(rows * bytes, seed + 1));
+    const std::size_t groups = cols / static_cast<std::size_t>(params.group);
+    add_plane(L::kScales, groups * 2,
+              scales_of(params.scale, rows * groups, seed + 2,
+                        1.0f / static_cast<float>(1 << (params.bits - 1))));
 }
 
 void Packed::add_plane(int plane, std::size_t row_bytes, std::vector<std::byte> bytes) {

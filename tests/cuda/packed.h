@@ -36,6 +36,7 @@ class Packed {
     void make_affine(const PackedForm& form, std::uint32_t seed);
     void make_nf4(std::uint32_t seed);
     void make_groups(std::uint32_t seed);
+    void make_sparse(std::uint32_t seed);
 
     cuda::Matrix shape_{};
     std::array<std::vector<std::byte>, kMaxPlanes> planes_;

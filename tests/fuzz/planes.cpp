@@ -20,7 +20,10 @@ static constexpr const char* kSpecs[] = {"affine:bits=3",
                                          "fp8",
                                          "nvfp4",
                                          "jlcm:bits=2",
-                                         "jlcm:bits=3,together=1,rows=2"};
+                                         "jlcm:bits=3,together=1,rows=2",
+                                         "sparse:slots=20",
+                                         "sparse8:slots=17",
+                                         "sparse4:slots=31"};
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     if (size < 3) return 0;

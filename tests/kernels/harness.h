@@ -189,25 +189,38 @@ inline std::vector<std::string> specs_of(LayoutId layout) {
         case LayoutId::k_jlcm:
             return {"jlcm:rows=16", "jlcm:bits=2,rows=16,group=64", "jlcm:bits=3,group=0",
                     "jlcm:together=1,rows=5"};
+        case LayoutId::k_sparse:
+            return {"sparse", "sparse:values=f16", "sparse8", "sparse4", "sparse8:group=0"};
         default:
             return {std::string(layout_info(layout).name)};
     }
 }
 
-// A seed says which of the specs, too.
-inline Matrix make_matrix(LayoutId layout, Shape2 shape, std::uint64_t seed,
-                          float deviation = 0.05f) {
+// Zeros as pruning leaves them: of five rows one is all zero, one has one of every eight, one two
+// of every four; the others as it comes.
+inline void prune_rows(std::vector<float>& rows, std::int64_t cols, std::uint64_t seed) {
+    Random random(seed + 1);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        const auto row = static_cast<std::int64_t>(i) / cols;
+        const auto column = static_cast<std::int64_t>(i) % cols;
+        const bool two_of_four = (column % 4 + row) % 4 < 2;
+        const double share[] = {1, column % 8 == 0 ? 1.0 : 0.0, two_of_four ? 1.0 : 0.0, 0.5, 0.9};
+        if (static_cast<double>(random.unit()) < share[row % 5]) rows[i] = 0;
+    }
+}
+
+// Rows [shape.rows, shape.cols] in a format, with room for what they hold where it asks for that.
+inline Matrix encode_matrix(SharedFormat format, Shape2 shape, const std::vector<float>& rows) {
     struct Sink : PlaneSink {
         std::vector<std::byte> planes[kMaxPlanes];
         void append(int plane, std::span<const std::byte> part) override {
             planes[plane].insert(planes[plane].end(), part.begin(), part.end());
         }
     };
-    const std::vector<std::string> specs = specs_of(layout);
-    const std::string& spec = specs[seed % specs.size()];
-    if (spec.empty()) return make_planes(layout, shape, seed);
-    const SharedFormat format = make_format(spec, "test");
-    const std::vector<float> rows = Random(seed).normals(shape.rows * shape.cols, deviation);
+    if (const auto fitting = format->fitting(shape)) {
+        fitting->see(rows);
+        format = fitting->fitted();
+    }
     const auto encoder = format->encoder(shape, {});
     if (format->info().needs_scan) encoder->scan(0, rows);
     Sink sink;
@@ -221,6 +234,17 @@ inline Matrix make_matrix(LayoutId layout, Shape2 shape, std::uint64_t seed,
                   m.bytes.begin() + static_cast<std::ptrdiff_t>(form.plane_offset(p, shape.rows)));
     decode_all(m);
     return m;
+}
+
+// A seed says which of the specs, too.
+inline Matrix make_matrix(LayoutId layout, Shape2 shape, std::uint64_t seed,
+                          float deviation = 0.05f) {
+    const std::vector<std::string> specs = specs_of(layout);
+    const std::string& spec = specs[seed % specs.size()];
+    if (spec.empty()) return make_planes(layout, shape, seed);
+    std::vector<float> rows = Random(seed).normals(shape.rows * shape.cols, deviation);
+    if (layout == LayoutId::k_sparse) prune_rows(rows, shape.cols, seed);
+    return encode_matrix(make_format(spec, "test"), shape, rows);
 }
 
 // Every stored layout, those of planes in each of their forms.

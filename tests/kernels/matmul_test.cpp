@@ -39,7 +39,7 @@ struct Placed {
         if (!resident || !has_resident(matrix)) return;
         const LayoutId layout = *ops::resident_layout(view.layout, view.params);
         // NaN where nothing is written.
-        bytes.assign(ops::packed_bytes(layout, view.shape), std::byte{0xff});
+        bytes.assign(ops::packed_bytes(layout, view.shape, view.params), std::byte{0xff});
         view = ops::repack(m.exec, view, layout, bytes.data());
     }
     std::vector<std::byte> bytes;
@@ -145,7 +145,8 @@ TEST_CASE("matmul: 8-bit input multiplies codes exactly, values of a table as 16
             const std::int64_t cols = 768, tokens = 11;
             const Matrix w = make_matrix(layout, {rows, cols}, seed);
             CAPTURE(w.view.params.bits);
-            if (!has_resident(w)) continue;
+            if (!has_resident(w) || (layout == LayoutId::k_sparse && w.view.params.bits == 16))
+                continue;
             std::vector<float> x = Random(106).normals(tokens * cols);
             for (std::size_t i = 0; i < 32; ++i) x[i] = 0;         // a block of zeros
             for (std::size_t i = 64; i < 96; ++i) x[i] *= 1e-35f;  // too small for any code
@@ -317,9 +318,9 @@ TEST_CASE("repack keeps every value, whole or piece by piece") {
         std::vector<std::byte> pieces(whole.bytes.size(), std::byte{0xff});
         for (std::int64_t r = 0; r < shape.rows; r += ops::kRepackRows) {
             const std::int64_t count = std::min(ops::kRepackRows, shape.rows - r);
-            (void)ops::repack(
-                m.exec, w.view.slice_rows({r, count}), whole.view.layout,
-                pieces.data() + ops::packed_bytes(whole.view.layout, {r, shape.cols}));
+            (void)ops::repack(m.exec, w.view.slice_rows({r, count}), whole.view.layout,
+                              pieces.data() + ops::packed_bytes(whole.view.layout, {r, shape.cols},
+                                                                w.view.params));
         }
         CHECK(pieces == whole.bytes);
     }

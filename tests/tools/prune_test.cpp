@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "calib/importance.h"
+#include "core/cpu.h"
 #include "io/json.h"
 #include "tests/support/process.h"
 #include "tests/support/runs.h"
@@ -346,6 +347,95 @@ TEST_CASE("prune: zeros are counted, quality is told, and a gate leaves nothing"
     CHECK(gated(divergence * 1.1).exit == 73);
 }
 
+// With the weights all in memory, or each layer read when it is wanted.
+static std::vector<double> cpu_logits_of(const std::string& path, bool streamed) {
+    Team team(2);
+    RunnerOptions options;
+    options.isa = best_isa();
+    options.kv.context_tokens = 32;
+    if (streamed) options.weight_bytes = 0;
+    Runner runner(ModelSource::open(path), options, team);
+    std::vector<std::int32_t> tokens;
+    for (std::int32_t i = 0; i < 20; ++i) tokens.push_back(1 + i * 11 % 80);
+    return all_logits(runner, tokens);
+}
+
+TEST_CASE("prune: --format sparse stores what stays, and computes the bits that zeros do") {
+    const Setting s;
+    write_tiny_model(s.model, "llama-tied", "bf16");
+    const std::string plain = s.directory.file("plain.gguf"), again = s.directory.file("q.gguf");
+    for (const std::string method : {"magnitude:nm=2:4", "wanda:sparsity=0.5", "sparsegpt:nm=2:4",
+                                     "sparsegpt:sparsity=0.6", "magnitude:sparsity=0.6"}) {
+        CAPTURE(method);
+        (void)s.must(method);
+        fs::rename(s.out, plain);
+        const ProcessResult dry =
+            prune({"-m", s.model, "-o", s.out, "--method", method, "-f", s.text, "-c", "32",
+                   "--format", "sparse", "--dry-run", "--json", "-"});
+        CAPTURE(dry.err);
+        REQUIRE(dry.exit == 0);
+        const Json report = s.must(method, {"--format", "sparse"});
+        const std::int64_t predicted =
+            parse_json(dry.out, "stdout").find("plan")->find("output_bytes")->as_int("p");
+        const auto size = static_cast<std::int64_t>(fs::file_size(s.out));
+        CHECK(report.find("output_bytes")->as_int("r") == size);
+        const bool known = method.find("=0.6") == std::string::npos;
+        CHECK(known == (predicted == size));
+        CHECK(predicted >= size);
+        CHECK(fs::file_size(s.out) < fs::file_size(plain));
+        // The recorded options are longer.
+        CHECK(std::abs(report.find("plain_bytes")->as_int("r") -
+                       static_cast<std::int64_t>(fs::file_size(plain))) < 200);
+        CHECK_FALSE(fs::exists(s.out + ".plain"));
+        CHECK(ModelSource::open(s.out)->tensors().size() ==
+              ModelSource::open(plain)->tensors().size());
+
+        CHECK(logits_of(s.out) == logits_of(plain));
+        const std::vector<double> logits = cpu_logits_of(plain, false);
+        CHECK(cpu_logits_of(s.out, false) == logits);
+        CHECK(cpu_logits_of(s.out, true) == logits);
+
+        // A pruned file of any other origin becomes the same.
+        const ProcessResult r = run_process(
+            {tool_path("quantize"), plain, "-o", again, "--format", "sparse", "--overwrite", "-q"});
+        CAPTURE(r.err);
+        REQUIRE(r.exit == 0);
+        check_same_tensors(s.out, again);
+    }
+}
+
+TEST_CASE("prune: --format sparse takes codes, leaves the other matrices, and says what it saves") {
+    const Setting s;
+    write_tiny_model(s.model, "llama-tied", "f16");
+    const std::vector<std::string> common = {
+        tool_path("prune"), "-m",       s.model,           "-o", s.out,
+        "--overwrite",      "--method", "magnitude:nm=2:4"};
+    const auto told = [&](std::vector<std::string> more) {
+        more.insert(more.begin(), common.begin(), common.end());
+        const ProcessResult r = run_process(more);
+        CAPTURE(r.err);
+        CHECK(r.exit == 0);
+        return r.err.find("zeros are stored as any other weight") != std::string::npos;
+    };
+    CHECK(told({}));
+    CHECK_FALSE(told({"--format", "sparse:values=f16"}));
+    const auto whole = fs::file_size(s.out);
+    CHECK_FALSE(told({"--format", "sparse8"}));
+    const auto codes = fs::file_size(s.out);
+    CHECK(codes < whole);
+    CHECK_FALSE(told({"--format", "sparse4"}));
+    CHECK(fs::file_size(s.out) < codes);
+    CHECK_FALSE(told({"--format", "sparse", "--only", "ffn_up"}));
+    const auto source = ModelSource::open(s.out);
+    for (const SourceTensor& tensor : source->tensors()) {
+        CAPTURE(tensor.name);
+        if (!tensor.is_matrix) continue;
+        const bool up = tensor.name.find("ffn_up") != std::string::npos;
+        CHECK((tensor.layout() == LayoutId::k_sparse) == up);
+        if (!up) CHECK(tensor.layout() == LayoutId::k_f16);
+    }
+}
+
 TEST_CASE("prune: the plan says how large the output is, and holds") {
     const Setting s;
     write_tiny_model(s.model, "llama-untied");
@@ -381,6 +471,9 @@ TEST_CASE("prune: what cannot be done is said before any work") {
     refused({"--method", "wnada", "-f", s.text}, "did you mean 'wanda'");
     refused({"--method", "wanda", "-f", s.text, "--only", "ffn_gat$"}, "finds no matrix");
     refused({"--method", "layers:count=1", "-f", s.text, "--only", "ffn"}, "zeroes no single");
+    refused({"--method", "layers:count=1", "-f", s.text, "--format", "sparse"}, "zeroes no single");
+    refused({"--method", "magnitude", "--format", "sparse"}, "as sparse ones are");
+    refused({"--method", "magnitude", "--format", "q8_0"}, "not for pruned matrices");
     refused({"--method", "wanda:nm=3:7", "-f", s.text, "-c", "32"}, "no multiple of 7");
     refused({"--method", "layers:count=2", "-f", s.text, "-c", "32"}, "drop fewer");
     refused({"--method", "heads:ratio=0.2", "-f", s.text, "-c", "32"}, "none would go");

@@ -58,6 +58,7 @@ class Prune {
         context.report.set("output", job_->output_path());
         context.report.set("input_bytes", r.input_bytes);
         context.report.set("output_bytes", r.output_bytes);
+        if (r.plain_bytes > 0) context.report.set("plain_bytes", r.plain_bytes);
         context.report.set("calibration_tokens", r.calibration_tokens);
         context.report.set("kept_layers", kept_json(r));
         context.report.set("heads", r.after.heads);
@@ -87,10 +88,18 @@ class Prune {
         const prune::PruneReport& r = job_->report();
         log_info(format_bytes(r.input_bytes) + " -> " + format_bytes(r.output_bytes) + ": " +
                  difference(r));
-        if (!r.zeros.empty()) {
+        if (r.plain_bytes > 0) {
+            const bool less = r.output_bytes <= r.plain_bytes;
+            log_info("zeros of sparse matrices are not stored: " +
+                     format_bytes(less ? r.plain_bytes - r.output_bytes
+                                       : r.output_bytes - r.plain_bytes) +
+                     (less ? " less" : " more") + " than with them");
+        }
+        const auto stored = [](const prune::Zeros& z) { return z.stored; };
+        if (std::any_of(r.zeros.begin(), r.zeros.end(), stored)) {
             log_info(
-                "the zeros are stored as any other weight: the file is no smaller for them, "
-                "nor is it faster");
+                "the zeros are stored as any other weight: the file is no smaller for them, nor is "
+                "it faster; give --format sparse, or quantize --format sparse the output");
         }
         if (!r.dropped.empty()) log_info(dropped(r));
         log_info(r.quality ? r.quality->text()

@@ -59,7 +59,8 @@ StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack
         matrix.transposed = working_skips(tensor, exec, repack) == Skips::kInputs;
         if (matrix.layout != tensor.layout() || matrix.transposed) {
             matrix.packed_offset = layer.packed_bytes;
-            matrix.packed_bytes = ops::packed_bytes(matrix.layout, {tensor.rows(), tensor.cols()});
+            matrix.packed_bytes = ops::packed_bytes(matrix.layout, {tensor.rows(), tensor.cols()},
+                                                    tensor.form.params);
             layer.packed_bytes += weight_aligned(matrix.packed_bytes);
         }
         layer.matrices.push_back(matrix);

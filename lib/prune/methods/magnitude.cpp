@@ -40,6 +40,9 @@ class Magnitude final : public Pruner {
                    ? 0
                    : weights * (sizeof(double) + sizeof(std::uint32_t));
     }
+    [[nodiscard]] std::int64_t most_kept(std::int64_t cols) const override {
+        return by_row_ || sparsity_.is_pattern() ? sparsity_.kept_of(cols) : 0;
+    }
     void prune(const MatrixAtWork& matrix) const override {
         sparsity_.check(matrix.name, matrix.shape.cols);
         const auto size = [](std::int64_t, std::int64_t, float w) {

@@ -136,6 +136,9 @@ class SparseGpt final : public Pruner {
         return inverse_factor_bytes(largest.cols) + block * (sizeof(double) + 9) +
                (block + strip) * sizeof(float);
     }
+    [[nodiscard]] std::int64_t most_kept(std::int64_t cols) const override {
+        return sparsity_.is_pattern() ? sparsity_.kept_of(cols) : 0;
+    }
     void prune(const MatrixAtWork& matrix) const override {
         sparsity_.check(matrix.name, matrix.shape.cols);
         if (!sparsity_.is_pattern() && sparsity_.share == 0) return;

@@ -22,6 +22,9 @@ class Wanda final : public Pruner {
         needs.squares = needs.edits = true;
         return needs;
     }
+    [[nodiscard]] std::int64_t most_kept(std::int64_t cols) const override {
+        return sparsity_.kept_of(cols);
+    }
     void prune(const MatrixAtWork& matrix) const override {
         sparsity_.check(matrix.name, matrix.shape.cols);
         std::vector<double> norms;
