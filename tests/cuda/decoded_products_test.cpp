@@ -43,11 +43,10 @@ void multiply(const cuda::Matmul& p, cuda::Stream& stream) {
         bias = View{const_cast<float*>(p.bias), DType::kF32, 1, p.weight.rows, p.weight.rows};
     {
         ops::MatmulInput input(exec, x);
-        ops::matmul(exec, input,
-                    ops::Matmul{.weight = view_of(p.weight),
-                                .out = out,
-                                .bias = bias,
-                                .accumulate = p.accumulate});
+        ops::matmul(
+            exec, input,
+            ops::Matmul{
+                .weight = view_of(p.weight), .out = out, .bias = bias, .accumulate = p.accumulate});
         context.compute().wait();
     }
 }
@@ -55,7 +54,8 @@ void multiply(const cuda::Matmul& p, cuda::Stream& stream) {
 }  // namespace
 
 TEST_SUITE("cuda") {
-    TEST_CASE("cuda: products of more than a few tokens keep to the bound of bf16 in every layout") {
+    TEST_CASE(
+        "cuda: products of more than a few tokens keep to the bound of bf16 in every layout") {
         for (const cuda_test::PackedForm& form : cuda_test::packed_forms()) {
             if (form.layout == LayoutId::k_f64) continue;
             for (const bool both : {false, true})
