@@ -18,8 +18,14 @@ View take(const Exec& exec, std::int64_t rows, std::int64_t cols) {
 
 // y (+)= x W^T (+ bias)
 void multiply(const Exec& exec, ops::MatmulInput& x, const Linear& linear, const ops::Matmul& p) {
-    if (linear.stack == nullptr) return ops::matmul(exec, x, p);
-    ops::stack_matmul(exec, x.view(), {linear.stack, p.out, p.bias, p.accumulate});
+    if (linear.stack != nullptr)
+        return ops::stack_matmul(exec, x.view(), {linear.stack, p.out, p.bias, p.accumulate});
+    if (!linear.factors) return ops::matmul(exec, x, p);
+    const WorkspaceScope scope(*exec.workspace);
+    const View t = take(exec, p.out.rows, linear.factors->a.shape.rows);
+    ops::matmul(exec, x, ops::Matmul{linear.factors->a, t, std::nullopt, false});
+    ops::MatmulInput between(exec, t);
+    ops::matmul(exec, between, ops::Matmul{linear.factors->b, p.out, p.bias, p.accumulate});
 }
 
 // y += scale * drop(x) A^T B^T
@@ -106,7 +112,7 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
     std::size_t count = 0;
     for (const Linear::Use& use : uses) {
         if (use.linear->row_scale || use.linear->coded) continue;
-        if (use.linear->stack != nullptr) {
+        if (use.linear->stack != nullptr || use.linear->factors) {
             multiply(exec, input, *use.linear,
                      {use.linear->weight, use.y, use.linear->bias, use.accumulate});
             continue;
@@ -122,6 +128,10 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
         if (use.linear->coded) continue;
         for (const LowRank& term : use.linear->low_rank) add_low_rank(exec, input, term, use.y);
     }
+}
+
+std::size_t factor_bytes(const Exec& exec, std::int64_t tokens, std::int64_t rank) {
+    return low_rank_bytes(exec, tokens, rank, 0, false);
 }
 
 std::size_t low_rank_bytes(const Exec& exec, std::int64_t tokens, std::int64_t rank,
@@ -204,6 +214,8 @@ void backward(const Exec& exec, const LinearUse& use, ops::MatmulInput& x, View 
     const Linear& linear = use.linear;
     if (linear.stack != nullptr)
         throw Error(Exit::kFailure, "backward", "a matrix in blocks is not trained through");
+    if (linear.factors)
+        throw Error(Exit::kFailure, "backward", "a matrix in two factors is not trained through");
     const ParameterId matrix{use.unit, Part::kMatrix, use.index, 0};
     const ParameterId bias{use.unit, Part::kBias, use.index, 0};
     if (linear.bias) {

@@ -42,13 +42,21 @@ struct CodedInput {
     double epsilon = 0;
 };
 
+// Two matrices whose product is the weight, b a: multiplied one after the other.
+struct Factors {
+    PackedView a;  // [rank, in]
+    PackedView b;  // [out, rank]
+};
+
 struct Linear {
     PackedView weight;                       // [out, in]
     std::optional<View> bias = {};           // [1, out]
     std::span<const LowRank> low_rank = {};  // owned by the store
     std::optional<View> row_scale = {};      // [1, out]
     std::optional<CodedInput> coded = {};    // without low-rank terms and row scale
-    const ops::Stack* stack = nullptr;  // owned by the store: what `weight` is only the shape of
+    // Of these there is one at most; `weight` is then only the shape of it.
+    const ops::Stack* stack = nullptr;  // owned by the store
+    std::optional<Factors> factors = {};
 
     // An application: y = this(x), or y += this(x); y: [T, out].
     struct Use {
@@ -75,6 +83,9 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses);
 // or not, besides what low-rank terms need.
 [[nodiscard]] std::size_t apply_bytes(const Exec& exec, std::int64_t tokens, std::int64_t in,
                                       bool coded);
+
+// Workspace bytes that factors of at most this rank add to apply().
+[[nodiscard]] std::size_t factor_bytes(const Exec& exec, std::int64_t tokens, std::int64_t rank);
 
 // Workspace bytes that low-rank terms add to apply() at most, with inputs and outputs of at most
 // `widest` columns.

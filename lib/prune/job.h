@@ -10,10 +10,10 @@
 
 #include "core/plan.h"
 #include "core/team.h"
+#include "eval/quality.h"
 #include "kernels/layout/isa.h"
 #include "prune/calibration.h"
 #include "prune/options.h"
-#include "prune/quality.h"
 
 namespace thimble::prune {
 
@@ -29,7 +29,7 @@ struct PruneReport {
     std::vector<Zeros> zeros;
     std::uint64_t input_bytes = 0, output_bytes = 0;
     std::int64_t calibration_tokens = 0;
-    std::optional<Quality> quality;
+    std::optional<eval::Quality> quality;
 };
 
 class PruneJob {

@@ -17,7 +17,8 @@ class FfnBlock final : public Block {
           gate_(spec.unit.matrix("ffn_gate")),
           up_(spec.unit.matrix("ffn_up")),
           down_(spec.unit.matrix("ffn_down")),
-          norm_(spec.unit.vector("ffn_norm")) {
+          norm_(spec.unit.vector("ffn_norm")),
+          width_(spec.unit.matrices[up_].weight->rows()) {
         if (model_.post_norms) post_norm_ = spec.unit.vector("post_ffw_norm");
     }
 
@@ -26,7 +27,7 @@ class FfnBlock final : public Block {
         Workspace& workspace = *exec.workspace;
         const WorkspaceScope scope(workspace);
         if (ctx.saved) ops::copy(exec, x, ctx.keep(x.rows, x.cols));
-        const View gate = ctx.keep(x.rows, model_.ffn), up = ctx.keep(x.rows, model_.ffn);
+        const View gate = ctx.keep(x.rows, width_), up = ctx.keep(x.rows, width_);
         const View h = workspace.take_view(exec.dtype(), x.rows, x.cols);
         ops::rms_norm(exec, x, ctx.weights.vector(norm_), model_.norm_epsilon, h);
         const std::array uses = {ctx.weights.matrix(gate_).into(gate),
@@ -34,8 +35,7 @@ class FfnBlock final : public Block {
         ctx.show({gate_, up_}, h);
         apply(exec, h, uses);
         // The product may take the gate's place, unless that is kept.
-        const View product =
-            ctx.saved ? workspace.take_view(exec.dtype(), x.rows, model_.ffn) : gate;
+        const View product = ctx.saved ? workspace.take_view(exec.dtype(), x.rows, width_) : gate;
         ops::glu(exec, model_.gate, gate, up, product);
         const Linear& down = ctx.weights.matrix(down_);
         ctx.show({down_}, product);
@@ -51,7 +51,7 @@ class FfnBlock final : public Block {
 
     std::size_t saved_bytes(const Exec& exec, std::int64_t tokens) const override {
         return view_bytes(exec, tokens, model_.hidden) * (post_norm_ ? 2 : 1) +
-               2 * view_bytes(exec, tokens, model_.ffn);
+               2 * view_bytes(exec, tokens, width_);
     }
 
     void backward(BackwardCtx& ctx, View dx) const override {
@@ -62,7 +62,7 @@ class FfnBlock final : public Block {
             return workspace.take_view(exec.dtype(), dx.rows, cols);
         };
         const View x = ctx.kept(dx.rows, dx.cols);
-        const View gate = ctx.kept(dx.rows, model_.ffn), up = ctx.kept(dx.rows, model_.ffn);
+        const View gate = ctx.kept(dx.rows, width_), up = ctx.kept(dx.rows, width_);
         View dout = dx;
         if (post_norm_) {
             const View out = ctx.kept(dx.rows, dx.cols);
@@ -70,10 +70,10 @@ class FfnBlock final : public Block {
             ops::copy(exec, dx, dout);
             ctx.norm_backward(*post_norm_, out, model_.norm_epsilon, dout, dout);
         }
-        const View dproduct = take(model_.ffn);
+        const View dproduct = take(width_);
         {
             const WorkspaceScope inner(workspace);
-            const View product = take(model_.ffn);
+            const View product = take(width_);
             ops::glu(exec, model_.gate, gate, up, product);
             ops::MatmulInput input(exec, product);
             thimble::backward(exec, ctx.use(down_), input, dout, ctx.sink, dproduct, false);
@@ -95,13 +95,14 @@ class FfnBlock final : public Block {
         };
         const std::size_t input =
             std::max(ops::matmul_input_bytes(plan.exec, plan.tokens, model_.hidden),
-                     ops::matmul_input_bytes(plan.exec, plan.tokens, model_.ffn));
-        return bytes(model_.hidden) + 2 * bytes(model_.ffn) + input;
+                     ops::matmul_input_bytes(plan.exec, plan.tokens, width_));
+        return bytes(model_.hidden) + 2 * bytes(width_) + input;
     }
 
   private:
     const ModelSpec& model_;
     std::size_t gate_, up_, down_, norm_;
+    std::int64_t width_;  // of this layer
     std::optional<std::size_t> post_norm_;
 };
 
