@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A model whose layers' matrices become products of two thinner ones, as many bytes of them as are
 // asked for: what each matrix multiplies is measured on a text, each is factored for that
-// (compress/factor_matrix.h), all ranks are chosen together (compress/rank_choice.h), and the
+// (calib/factor_matrix.h), all ranks are chosen together (compress/rank_choice.h), and the
 // result is compared with the model. Embedding, head and norms stay as they are, and so do matrices
 // that factors would not make smaller.
 #pragma once

@@ -28,21 +28,23 @@ void FactorOptions::visit(OptionVisitor& v) {
               .least = 0.01,
               .most = 1},
              ratio);
-    v.option({.name = "weighting",
-              .help = "what of a matrix's inputs counts. full: all of their sum of x x^T; diagonal: "
-                      "mean squares by column; none: the weights alone",
-              .choices = {"full", "diagonal", "none"}},
-             weighting);
+    v.option(
+        {.name = "weighting",
+         .help = "what of a matrix's inputs counts. full: all of their sum of x x^T; diagonal: "
+                 "mean squares by column; none: the weights alone",
+         .choices = {"full", "diagonal", "none"}},
+        weighting);
     v.option({.name = "ranks",
               .help = "global: of all matrices together what adds least goes; equal: each matrix "
                       "is cut to the ratio",
               .choices = {"global", "equal"}},
              ranks);
-    v.option({.name = "format",
-              .help = "of the factors: f32, f16, bf16, q8_0, ...; if not given the matrix's own, or "
-                      "f16 where that is no float",
-              .value = "NAME"},
-             format);
+    v.option(
+        {.name = "format",
+         .help = "of the factors: f32, f16, bf16, q8_0, ...; if not given the matrix's own, or "
+                 "f16 where that is no float",
+         .value = "NAME"},
+        format);
     v.option({.name = "only",
               .help = "only matrices whose name this regular expression finds",
               .value = "RE"},

@@ -153,8 +153,7 @@ void FactorWriter::copy(const FactorOutput& tensor, TensorWriter& writer) const 
 
 void FactorWriter::encode(const FactorOutput& tensor, std::span<const float> values, Isa isa,
                           TensorWriter& writer) try {
-    const std::unique_ptr<Encoder> encoder =
-        ops::encoder(isa, *tensor.format, tensor.shape, {});
+    const std::unique_ptr<Encoder> encoder = ops::encoder(isa, *tensor.format, tensor.shape, {});
     if (tensor.format->info().needs_scan) encoder->scan(0, values);
     Planes planes(tensor, writer);
     encoder->encode(0, values, planes);

@@ -32,8 +32,8 @@ void add_steps(const RankChoices& choices, std::size_t matrix, std::vector<Step>
 
 }  // namespace
 
-std::vector<std::size_t> choose_ranks(const std::vector<RankChoices>& matrices,
-                                      std::uint64_t bytes, std::string_view where) {
+std::vector<std::size_t> choose_ranks(const std::vector<RankChoices>& matrices, std::uint64_t bytes,
+                                      std::string_view where) {
     std::vector<std::size_t> chosen(matrices.size());
     std::vector<Step> steps;
     std::uint64_t all = 0, least = 0;

@@ -86,8 +86,8 @@ CheckedTexts::CheckedTexts(const CheckedTextOptions& options, const ModelFile& m
         }
         windows_.resize(static_cast<std::size_t>(std::min(most, options.chunks)));
         held_out.assign(all.begin() + std::ssize(windows_), all.end());
-        peak_bytes_ = Tokenizer::predict_bytes(model) + Tokenizer::scratch_bytes() +
-                      text_->peak_bytes();
+        peak_bytes_ =
+            Tokenizer::predict_bytes(model) + Tokenizer::scratch_bytes() + text_->peak_bytes();
     }
     if (!options.check_file.empty()) {
         cut.file = options.check_file;

@@ -359,7 +359,8 @@ ModelConfig read_config(const ModelFile& file, const Architecture& architecture)
                                  std::string(architecture.hf_activation_value) + "'");
         }
     } else {
-        c.tied = file.find("output.weight") == nullptr;
+        constexpr const char* kHead = "output.weight";
+        c.tied = file.find(kHead) == nullptr && !stored_planes_shape(file, kHead);
     }
     return c;
 }

@@ -16,16 +16,32 @@ View take(const Exec& exec, std::int64_t rows, std::int64_t cols) {
     return exec.workspace->take_view(exec.dtype(), rows, cols);
 }
 
+// Products by factors: all that read x at once, then one by one what reads these.
+void multiply_factors(const Exec& exec, ops::MatmulInput& x,
+                      std::span<const Factors* const> factors,
+                      std::span<const ops::Matmul> products) {
+    const WorkspaceScope scope(*exec.workspace);
+    std::array<ops::Matmul, kMostUses> first{};
+    for (std::size_t i = 0; i < factors.size(); ++i) {
+        const View t = take(exec, x.view().rows, factors[i]->a.shape.rows);
+        first[i] = {factors[i]->a, t, std::nullopt, false};
+    }
+    ops::matmul(exec, x, std::span(first).first(factors.size()));
+    for (std::size_t i = 0; i < factors.size(); ++i) {
+        const WorkspaceScope inner(*exec.workspace);
+        ops::MatmulInput between(exec, first[i].out);
+        const ops::Matmul& p = products[i];
+        ops::matmul(exec, between, ops::Matmul{factors[i]->b, p.out, p.bias, p.accumulate});
+    }
+}
+
 // y (+)= x W^T (+ bias)
 void multiply(const Exec& exec, ops::MatmulInput& x, const Linear& linear, const ops::Matmul& p) {
     if (linear.stack != nullptr)
         return ops::stack_matmul(exec, x.view(), {linear.stack, p.out, p.bias, p.accumulate});
     if (!linear.factors) return ops::matmul(exec, x, p);
-    const WorkspaceScope scope(*exec.workspace);
-    const View t = take(exec, p.out.rows, linear.factors->a.shape.rows);
-    ops::matmul(exec, x, ops::Matmul{linear.factors->a, t, std::nullopt, false});
-    ops::MatmulInput between(exec, t);
-    ops::matmul(exec, between, ops::Matmul{linear.factors->b, p.out, p.bias, p.accumulate});
+    const Factors* factors = &*linear.factors;
+    multiply_factors(exec, x, {&factors, 1}, {&p, 1});
 }
 
 // y += scale * drop(x) A^T B^T
@@ -108,18 +124,23 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
     }
     if (coded == uses.size()) return;
     ops::MatmulInput input(exec, x);
-    std::array<ops::Matmul, kMostUses> plain{};
-    std::size_t count = 0;
+    std::array<ops::Matmul, kMostUses> plain{}, thin{};
+    std::array<const Factors*, kMostUses> factors{};
+    std::size_t count = 0, factored = 0;
     for (const Linear::Use& use : uses) {
         if (use.linear->row_scale || use.linear->coded) continue;
-        if (use.linear->stack != nullptr || use.linear->factors) {
-            multiply(exec, input, *use.linear,
-                     {use.linear->weight, use.y, use.linear->bias, use.accumulate});
-            continue;
+        const ops::Matmul product = {use.linear->weight, use.y, use.linear->bias, use.accumulate};
+        if (use.linear->stack != nullptr) {
+            multiply(exec, input, *use.linear, product);
+        } else if (use.linear->factors) {
+            factors[factored] = &*use.linear->factors;
+            thin[factored++] = product;
+        } else {
+            plain[count++] = product;
         }
-        plain[count++] = {use.linear->weight, use.y, use.linear->bias, use.accumulate};
     }
     if (count > 0) ops::matmul(exec, input, std::span(plain).first(count));
+    if (factored > 0) multiply_factors(exec, input, std::span(factors).first(factored), thin);
     for (const Linear::Use& use : uses) {
         if (use.linear->row_scale) {
             apply_row_scaled(exec, input, use);
@@ -131,7 +152,8 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
 }
 
 std::size_t factor_bytes(const Exec& exec, std::int64_t tokens, std::int64_t rank) {
-    return low_rank_bytes(exec, tokens, rank, 0, false);
+    const std::size_t between = low_rank_bytes(exec, tokens, rank, 0, false);
+    return between * kMostUses;
 }
 
 std::size_t low_rank_bytes(const Exec& exec, std::int64_t tokens, std::int64_t rank,

@@ -74,8 +74,8 @@ std::vector<double> logits_of(const std::string& path) {
     return all_logits(runner, tokens);
 }
 
-const std::vector<std::string> kPrompt = {"-p", "some words to go on from", "-n", "12", "--temp",
-                                          "0",  "-c", "64", "-q"};
+const std::vector<std::string> kPrompt = {
+    "-p", "some words to go on from", "-n", "12", "--temp", "0", "-c", "64", "-q"};
 std::string answer(const std::string& model, std::vector<std::string> more) {
     more.insert(more.begin(), {"-m", model});
     more.insert(more.end(), kPrompt.begin(), kPrompt.end());
@@ -87,7 +87,8 @@ std::string answer(const std::string& model, std::vector<std::string> more) {
 
 }  // namespace
 
-TEST_CASE("low-rank: the file is within the ratio, as planned, and further from the model with less") {
+TEST_CASE(
+    "low-rank: the file is within the ratio, as planned, and further from the model with less") {
     const Setting s;
     double before = 0;
     for (const char* ratio : {"0.95", "0.8", "0.5"}) {
@@ -100,7 +101,8 @@ TEST_CASE("low-rank: the file is within the ratio, as planned, and further from 
             const Json report = s.must({"--ratio", ratio, "--ranks", ranks});
             const auto [all, left] = bytes_of(report);
             CHECK(left <= std::stod(ratio) * all);
-            CHECK(left >= (std::stod(ratio) - 0.12) * all);
+            // No step of a rank is left, and those of small matrices are large.
+            if (std::string(ranks) == "global") CHECK(left >= (std::stod(ratio) - 0.1) * all);
             const std::int64_t planned = number(plan, "output_bytes");
             const std::int64_t bytes = number(report, "output_bytes");
             CHECK(static_cast<std::uint64_t>(bytes) == fs::file_size(s.out));
@@ -140,8 +142,10 @@ TEST_CASE("low-rank: factors compute what their product does, on every device an
     CHECK(answer(s.out, {"--device", "cuda", "--gpu-layers", "1"}) == want);
     CHECK(answer(s.out, {"--kv-policy", "snapkv:budget=48,window=8"}) == want);
     // Least memory: layers are read from disk.
-    const ProcessResult dry = tool("run", {"-m", s.out, "-p", "x", "--max-memory", "ram=1", "-c",
-                                           "64", "--dry-run", "--json", "-"});
+    std::vector<std::string> arguments = {"-m",     s.out, "--max-memory", "ram=1", "--dry-run",
+                                          "--json", "-"};
+    arguments.insert(arguments.end(), kPrompt.begin(), kPrompt.end());
+    const ProcessResult dry = tool("run", arguments);
     CHECK(dry.exit == 77);
     const Json json = parse_json(dry.out, "plan");
     const std::int64_t least = number(*json.find("plan")->find("tiers")->find("ram"), "peak_bytes");
@@ -161,8 +165,8 @@ TEST_CASE("low-rank: factors compute what their product does, on every device an
 
 TEST_CASE("low-rank: factors are of any format, and other programs do not take them for a model") {
     const Setting s;
-    write_tiny_model(s.in, "llama-untied", "f16");
-    for (const char* format : {"", "f32", "bf16", "q8_0", "affine:bits=4,group=16"}) {
+    write_tiny_model(s.in, "llama-tied", "f16");
+    for (const char* format : {"", "f32", "bf16", "q8_0", "q4_0", "affine:bits=4,group=32"}) {
         CAPTURE(format);
         std::vector<std::string> more = {"--ratio", "0.9", "--only", "ffn_(gate|up)"};
         if (*format != 0) more.insert(more.end(), {"--format", format});
@@ -180,7 +184,8 @@ TEST_CASE("low-rank: factors are of any format, and other programs do not take t
     (void)s.must({"--ratio", "0.7"});
     const auto file = ModelFile::open(s.out);
     bool any = false;
-    for (const SourceTensor& tensor : ModelSource::open(s.out)->tensors()) {
+    const auto source = ModelSource::open(s.out);
+    for (const SourceTensor& tensor : source->tensors()) {
         const FactoredTensor* f = factored_of(tensor);
         if (f == nullptr) continue;
         any = true;
@@ -205,13 +210,13 @@ TEST_CASE("low-rank: a gate leaves nothing, and what cannot be done is said in o
         CHECK_FALSE(fs::exists(s.out));
         CHECK_FALSE(fs::exists(s.out + ".factors"));
     };
-    const std::vector<std::string> base = {"low-rank", s.in, "-o", s.out, "-f", s.text, "-c", "32",
-                                           "--check-chunks", "2"};
+    const std::vector<std::string> base = {
+        "low-rank", s.in, "-o", s.out, "-f", s.text, "-c", "32", "--check-chunks", "2"};
     const auto with = [&](std::vector<std::string> more) {
         more.insert(more.begin(), base.begin(), base.end());
         return more;
     };
-    refused(with({"--ratio", "0.3", "--max-kld", "1e-9"}), "the mean divergence is", 3);
+    refused(with({"--ratio", "0.5", "--max-kld", "1e-9"}), "the mean divergence is", 3);
     refused(with({"--ratio", "0.01"}), "--ratio");
     refused(with({"--only", "ffn_gat$"}), "finds no matrix");
     refused(with({"--format", "q9"}), "q9");

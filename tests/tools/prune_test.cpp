@@ -284,7 +284,8 @@ TEST_CASE("prune: with per-layer each layer keeps what it needs, and its numbers
     CHECK(list("llama.attention.head_count_kv") == std::vector<std::int32_t>{2, 1});
     // By a share of each layer: least=0.5 of five groups are three.
     const Json least = s.must("channels:ratio=0.4,multiple=16,per-layer,least=0.5");
-    CHECK(layer_sizes(least, "ffn") == Sizes{48, 48});
+    CHECK(least.find("ffn")->as_int("r") == 48);
+    CHECK(least.find("layer_sizes") == nullptr);
     // Queries of each group, of which one adds nothing in the first layer.
     ModelCopy model = tiny_model("llama-untied");
     zero(model, "blk.0.attn_output.weight", [](std::int64_t c) { return c / 8 % 3 == 1; });
@@ -455,7 +456,12 @@ TEST_CASE("prune: the plan says how large the output is, and holds") {
         REQUIRE(r.exit == 0);
         const Json plan = *parse_json(r.out, "stdout").find("plan");
         const Json report = s.must(method);
-        CHECK(plan.find("output_bytes")->as_int("p") == report.find("output_bytes")->as_int("r"));
+        const std::int64_t planned = plan.find("output_bytes")->as_int("p");
+        const std::int64_t bytes = report.find("output_bytes")->as_int("r");
+        // Layers that turn out to be alike have one number, not a list.
+        const bool may_differ = std::string(method).find("per-layer") != std::string::npos;
+        CHECK(bytes <= planned);
+        CHECK(bytes >= planned - (may_differ ? 64 : 0));
         const auto peak = [](const Json& of) {
             return of.find("ram")->find("peak_bytes")->as_int("p");
         };

@@ -67,8 +67,8 @@ class LowRankMethod {
         std::size_t factored = 0;
         for (const FactorReport& r : job_->reports()) factored += r.rank > 0 ? 1 : 0;
         log_info(format_bytes(job_->input_bytes()) + " -> " + format_bytes(job_->output_bytes()) +
-                 ": " + std::to_string(factored) + " of " +
-                 std::to_string(job_->reports().size()) + " matrices in factors");
+                 ": " + std::to_string(factored) + " of " + std::to_string(job_->reports().size()) +
+                 " matrices in factors");
         log_info(job_->quality() ? job_->quality()->text()
                                  : "quality was not measured: give -f FILE or --check-file FILE");
     }

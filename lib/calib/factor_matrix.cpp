@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "compress/factor_matrix.h"
+#include "calib/factor_matrix.h"
 
 #include <Eigen/Cholesky>
 #include <algorithm>
@@ -14,10 +14,9 @@ namespace thimble {
 namespace {
 
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using Weights = Eigen::Map<
-    const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>;
-using Floats =
-    Eigen::Map<Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>;
+using Weights =
+    Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>;
+using Floats = Eigen::Map<Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>;
 
 constexpr Eigen::Index kPanel = 128;  // columns of the sums that are doubles at a time
 
@@ -31,8 +30,9 @@ double damping(const InputNorm& norm, std::int64_t cols) {
     double sum = 0;
     for (std::int64_t c = 0; c < cols; ++c) {
         const auto i = static_cast<std::size_t>(c);
-        sum += norm.gram.empty() ? norm.squares[i]
-                                 : static_cast<double>(norm.gram[i * static_cast<std::size_t>(cols) + i]);
+        sum += norm.gram.empty()
+                   ? norm.squares[i]
+                   : static_cast<double>(norm.gram[i * static_cast<std::size_t>(cols) + i]);
     }
     // Inputs that are always zero: all columns alike.
     return sum > 0 ? norm.damp * sum / static_cast<double>(cols) : 1;
@@ -86,8 +86,8 @@ void factor_wide(const Matrix& w, const InputNorm& norm, MatrixFactors& out, Flo
 }
 
 // B_k = W L v_k / s_k, A_k = s_k v_k^T L^-1, with s_k the length of W L v_k.
-void factor_tall(const Matrix& w, const InputNorm& norm, std::string_view where,
-                 MatrixFactors& out, Floats a, Floats b) {
+void factor_tall(const Matrix& w, const InputNorm& norm, std::string_view where, MatrixFactors& out,
+                 Floats a, Floats b) {
     Matrix l = panel(norm, w.cols(), 0, w.cols());
     const Eigen::LLT<Eigen::Ref<Matrix>> factor(l);
     if (factor.info() != Eigen::Success) {
@@ -117,7 +117,8 @@ void factor_tall(const Matrix& w, const InputNorm& norm, std::string_view where,
 MatrixFactors factor_matrix(std::span<const float> weights, Shape2 shape, const InputNorm& norm,
                             std::int64_t most, std::string_view where) {
     if (!all_finite(weights) || !all_finite(norm.squares) || !all_finite(norm.gram))
-        throw Error(Exit::kBadData, std::string(where), "has weights or inputs that are not finite");
+        throw Error(Exit::kBadData, std::string(where),
+                    "has weights or inputs that are not finite");
     const Charge charge(Tier::kRam, Purpose::kOther, factor_matrix_bytes(shape, most));
     MatrixFactors out;
     out.a.resize(static_cast<std::size_t>(most * shape.cols));
