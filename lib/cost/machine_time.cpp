@@ -88,7 +88,9 @@ double MachineTime::attention_seconds(double ops, double bytes) const {
 }
 
 double MachineTime::activation_bytes() const {
-    const auto hidden = static_cast<double>(spec_.hidden), ffn = static_cast<double>(spec_.ffn);
+    const auto hidden = static_cast<double>(spec_.hidden);
+    // Of a layer, in the mean.
+    const double ffn = static_cast<double>(spec_.all_ffn) / static_cast<double>(spec_.layers);
     double sum = 0;
     for (const AttentionSpec& layer : spec_.attention) {
         const double heads = static_cast<double>(layer.shape.heads) * layer.shape.head_dim;

@@ -25,7 +25,7 @@ StepOps step_ops(const ModelSpec& spec) {
     for (const RecurrentLayer& layer : spec.recurrent)  // three gates, output
         out.layers += 2 * hidden * 4 * static_cast<double>(layer.channels);
     // gate, up, down
-    out.layers += static_cast<double>(spec.layers) * 2 * hidden * 3 * static_cast<double>(spec.ffn);
+    out.layers += 2 * hidden * 3 * static_cast<double>(spec.all_ffn);
     out.head = 2 * hidden * static_cast<double>(spec.vocab);
     return out;
 }
@@ -74,9 +74,9 @@ TrainingTime training_time(const Machine& machine, const ModelSpec& spec,
     // Backward computes the scores anew and has four products beside them.
     const double attention = n * ops.attention_per_key * static_cast<double>(work.document) / 2 *
                              (work.layer_forwards + 2.5);
-    const double moved = 4 * n * static_cast<double>(spec.layers) *
-                         (kHiddenMoves * static_cast<double>(spec.hidden) +
-                          kFfnMoves * static_cast<double>(spec.ffn)) *
+    const double moved = 4 * n *
+                         (kHiddenMoves * static_cast<double>(spec.layers * spec.hidden) +
+                          kFfnMoves * static_cast<double>(spec.all_ffn)) *
                          (work.layer_forwards + kBackward);
     TrainingTime time;
     time.compute = work.runs * (products / dense + 2 * n * work.low_rank_uses / (kThin * dense) +

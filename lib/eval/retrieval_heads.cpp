@@ -199,6 +199,12 @@ RetrievalResult find_retrieval_heads(Runner& runner, const Tokenizer& tokenizer,
                                      const RetrievalProgress& progress) {
     const ModelSpec& spec = runner.spec();
     const std::int64_t heads = spec.attention.front().shape.heads;
+    for (const AttentionSpec& layer : spec.attention) {
+        if (layer.shape.heads == heads) continue;
+        throw Error(Exit::kUsage, "--model",
+                    "layers differ in their heads: there is no profile of such a model",
+                    "use a model that was pruned by as many heads in each layer");
+    }
     Watch watch(spec.attention.size(), heads);
     std::vector<double> mass(spec.attention.size() * static_cast<std::size_t>(heads));
     std::vector<double> loss(spec.attention.size());

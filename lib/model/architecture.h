@@ -52,6 +52,12 @@ struct TensorRule {
     HfTransform transform = HfTransform::kNone;
 };
 
+// The numbers in which the layers of a pruned model may differ.
+struct LayerSizes {
+    std::int64_t ffn = 0, heads = 0, kv_heads = 0;
+    [[nodiscard]] bool operator==(const LayerSizes&) const = default;
+};
+
 // What the keys of a config say, in one form, checked for range but not yet against tensors.
 struct ModelConfig {
     std::int64_t layers = 0, hidden = 0, ffn = 0, vocab = 0, heads = 0, kv_heads = 0, head_dim = 0;
@@ -64,7 +70,14 @@ struct ModelConfig {
     };
     std::optional<FrequencyBands> rope_bands;
     std::vector<bool> windowed;  // [layers]
+    // [layers]; empty: all layers are alike. Else ffn, heads and kv_heads are the largest of these.
+    std::vector<LayerSizes> sizes;
     bool tied = false;
+
+    [[nodiscard]] LayerSizes sizes_of(std::int64_t layer) const {
+        return sizes.empty() ? LayerSizes{ffn, heads, kv_heads}
+                             : sizes[static_cast<std::size_t>(layer)];
+    }
 };
 
 // A key of config.json with the one value that blocks here know; absent, it has that value.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/config.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -57,15 +58,43 @@ void fill_ffn(const ConfigReader& reader, const Architecture& a, ModelConfig& c)
     c.ffn = (exact + 255) / 256 * 256;
 }
 
+// Of each layer, where a key lists them; a number stands for all layers.
+void read_layer_sizes(const ConfigReader& reader, const Architecture& a, ModelConfig& c) {
+    std::vector<LayerSizes> sizes;
+    for_sizes(a, [&](const SizeKey& size) {
+        if (size.of_layer == nullptr) return;
+        const auto list = reader.find_ints(size.key, 1, size.most);
+        if (!list) return;
+        if (std::ssize(*list) != c.layers) {
+            reader.fail(size.key, "lists " + std::to_string(list->size()) + " layers, expected " +
+                                      std::to_string(c.layers));
+        }
+        if (sizes.empty()) sizes.resize(list->size());
+        for (std::size_t l = 0; l < sizes.size(); ++l) sizes[l].*size.of_layer = (*list)[l];
+        c.*size.field = *std::max_element(list->begin(), list->end());
+    });
+    for (LayerSizes& layer : sizes) {
+        if (layer.ffn == 0) layer.ffn = c.ffn;
+        if (layer.heads == 0) layer.heads = c.heads;
+        if (layer.kv_heads == 0) layer.kv_heads = c.kv_heads != 0 ? c.kv_heads : layer.heads;
+    }
+    set_sizes(c, std::move(sizes));
+}
+
 void read_heads(const ConfigReader& reader, ModelConfig& c) {
     if (c.kv_heads == 0) c.kv_heads = c.heads;
-    if (c.heads % c.kv_heads != 0) {
+    for (std::int64_t layer = 0; layer < c.layers; ++layer) {
+        const LayerSizes sizes = c.sizes_of(layer);
+        if (sizes.heads % sizes.kv_heads == 0) continue;
         reader.fail({"attention.head_count_kv", "num_key_value_heads"},
-                    "is " + std::to_string(c.kv_heads) + ", expected a divisor of the " +
-                        std::to_string(c.heads) + " heads");
+                    "is " + std::to_string(sizes.kv_heads) + ", expected a divisor of the " +
+                        std::to_string(sizes.heads) + " heads");
     }
     const ConfigKey head_dim = {"attention.key_length", "head_dim"};
     if (c.head_dim == 0) {
+        const bool differ = std::ranges::any_of(
+            c.sizes, [&](const LayerSizes& layer) { return layer.heads != c.heads; });
+        if (differ) reader.fail(head_dim, "is missing, and layers differ in their heads");
         if (c.hidden % c.heads != 0) {
             reader.fail(head_dim, "is missing, and the width is not a multiple of the heads");
         }
@@ -93,8 +122,10 @@ std::int64_t embedding_rows(const ModelFile& file) {
 void read_sizes(const ConfigReader& reader, const ModelFile& file, const Architecture& a,
                 ModelConfig& c) {
     for_sizes(a, [&](const SizeKey& size) {
+        if (size.of_layer != nullptr && reader.find_ints(size.key, 1, size.most)) return;
         if (const auto value = reader.find_int(size.key, 1, size.most)) c.*size.field = *value;
     });
+    if (c.layers > 0) read_layer_sizes(reader, a, c);
     fill_ffn(reader, a, c);
     for_sizes(a, [&](const SizeKey& size) {
         if (size.required && c.*size.field == 0) reader.fail(size.key, "is missing");
@@ -254,6 +285,20 @@ void read_scale(const ConfigReader& reader, const Architecture& a, ModelConfig& 
 
 }  // namespace
 
+void set_sizes(ModelConfig& config, std::vector<LayerSizes> sizes) {
+    config.sizes.clear();
+    if (sizes.empty()) return;
+    const auto largest = [&](std::int64_t LayerSizes::*field) {
+        return (*std::ranges::max_element(sizes, {}, field)).*field;
+    };
+    config.ffn = largest(&LayerSizes::ffn);
+    config.heads = largest(&LayerSizes::heads);
+    config.kv_heads = largest(&LayerSizes::kv_heads);
+    const bool alike =
+        std::ranges::all_of(sizes, [&](const LayerSizes& layer) { return layer == sizes.front(); });
+    if (!alike) config.sizes = std::move(sizes);
+}
+
 std::vector<bool> periodic(std::int64_t layers, std::int64_t period) {
     std::vector<bool> windowed(static_cast<std::size_t>(layers));
     for (std::size_t i = 0; i < windowed.size(); ++i) {
@@ -314,7 +359,8 @@ ModelConfig read_config(const ModelFile& file, const Architecture& architecture)
                                  std::string(architecture.hf_activation_value) + "'");
         }
     } else {
-        c.tied = file.find("output.weight") == nullptr;
+        constexpr const char* kHead = "output.weight";
+        c.tied = file.find(kHead) == nullptr && !stored_planes_shape(file, kHead);
     }
     return c;
 }

@@ -13,6 +13,8 @@ namespace thimble {
 // Every number in range and consistent with the others; tensors are not looked at, but for the
 // vocabulary's size where no key states it. Throws kBadData naming file and key.
 [[nodiscard]] ModelConfig read_config(const ModelFile& file, const Architecture& architecture);
+// Sets the sizes of all layers: those of a config whose layers are alike are left out.
+void set_sizes(ModelConfig& config, std::vector<LayerSizes> sizes);
 // <arch>.* keys, as other programs that read GGUF expect them.
 void write_config(const ModelConfig& config, const Architecture& architecture, Metadata& metadata);
 // config.json, as transformers expects it: what these numbers say, and the architecture's name.

@@ -19,20 +19,32 @@ struct SizeKey {
     std::int64_t ModelConfig::*field;
     ConfigKey key;
     std::int64_t most;
-    bool required = true;       // unless the architecture has a default
-    bool of_attention = false;  // unknown to architectures without
+    bool required = true;                          // unless the architecture has a default
+    bool of_attention = false;                     // unknown to architectures without
+    std::int64_t LayerSizes::*of_layer = nullptr;  // in GGUF it may be an array, one for each layer
 };
 inline constexpr SizeKey kSizes[] = {
     {&ModelConfig::layers, {"block_count", "num_hidden_layers"}, kMostLayers},
     {&ModelConfig::context_tokens, {"context_length", "max_position_embeddings"}, kMostContext},
     {&ModelConfig::hidden, {"embedding_length", "hidden_size"}, kMostWidth},
-    {&ModelConfig::ffn, {"feed_forward_length", "intermediate_size"}, kMostWidth},
-    {&ModelConfig::heads, {"attention.head_count", "num_attention_heads"}, kMostHeads, true, true},
+    {&ModelConfig::ffn,
+     {"feed_forward_length", "intermediate_size"},
+     kMostWidth,
+     true,
+     false,
+     &LayerSizes::ffn},
+    {&ModelConfig::heads,
+     {"attention.head_count", "num_attention_heads"},
+     kMostHeads,
+     true,
+     true,
+     &LayerSizes::heads},
     {&ModelConfig::kv_heads,
      {"attention.head_count_kv", "num_key_value_heads"},
      kMostHeads,
      false,
-     true},
+     true,
+     &LayerSizes::kv_heads},
     {&ModelConfig::head_dim, {"attention.key_length", "head_dim"}, kMostHeadDim, false, true},
     {&ModelConfig::rope_dims, {"rope.dimension_count", ""}, kMostHeadDim, false, true},
     {&ModelConfig::vocab, {"vocab_size", "vocab_size"}, kMostVocab, false},

@@ -2,6 +2,7 @@
 #include "model/config_reader.h"
 
 #include <cmath>
+#include <utility>
 
 #include "core/error.h"
 
@@ -35,11 +36,38 @@ std::optional<std::int64_t> ConfigReader::find_int(const ConfigKey& key, std::in
     if (!has(key)) return std::nullopt;
     const std::int64_t value =
         hf_ ? json(key.hf)->as_int(where(key)) : file_.metadata().find_int(gguf_key(key)).value();
-    if (value < least || value > most) {
-        fail(key, "is " + std::to_string(value) + ", expected " + std::to_string(least) + " to " +
-                      std::to_string(most));
-    }
+    check_range(key, value, least, most);
     return value;
+}
+
+void ConfigReader::check_range(const ConfigKey& key, std::int64_t value, std::int64_t least,
+                               std::int64_t most) const {
+    if (value >= least && value <= most) return;
+    fail(key, "is " + std::to_string(value) + ", expected " + std::to_string(least) + " to " +
+                  std::to_string(most));
+}
+
+std::optional<std::vector<std::int64_t>> ConfigReader::find_ints(const ConfigKey& key,
+                                                                 std::int64_t least,
+                                                                 std::int64_t most) const {
+    const MetaValue* value = meta(key.gguf);
+    const auto* array = value ? std::get_if<std::shared_ptr<const MetaArray>>(value) : nullptr;
+    if (array == nullptr) return std::nullopt;
+    std::vector<std::int64_t> out;
+    std::visit(
+        [&](const auto& elements) {
+            using Element = std::decay_t<decltype(elements[0])>;
+            if constexpr (std::is_integral_v<Element>) {
+                for (const Element x : elements) {
+                    if (!std::in_range<std::int64_t>(x)) check_range(key, most + 1, least, most);
+                    check_range(key, static_cast<std::int64_t>(x), least, most);
+                    out.push_back(static_cast<std::int64_t>(x));
+                }
+            }
+        },
+        (*array)->elements);
+    if ((*array)->is_bool || out.empty()) fail(key, "must be an integer or an array of integers");
+    return out;
 }
 
 std::optional<double> ConfigReader::find_number(const ConfigKey& key, double least,

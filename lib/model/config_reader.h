@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "io/model_file.h"
 
@@ -32,6 +33,10 @@ class ConfigReader {
     // kBadData.
     [[nodiscard]] std::optional<std::int64_t> find_int(const ConfigKey& key, std::int64_t least,
                                                        std::int64_t most) const;
+    // Of an array in GGUF, its elements; nullopt: there is none.
+    [[nodiscard]] std::optional<std::vector<std::int64_t>> find_ints(const ConfigKey& key,
+                                                                     std::int64_t least,
+                                                                     std::int64_t most) const;
     [[nodiscard]] std::optional<double> find_number(const ConfigKey& key, double least,
                                                     double most) const;
     [[nodiscard]] std::optional<bool> find_bool(const ConfigKey& key) const;
@@ -41,6 +46,8 @@ class ConfigReader {
     [[nodiscard]] const MetaValue* meta(std::string_view key) const;  // GGUF
 
   private:
+    void check_range(const ConfigKey& key, std::int64_t value, std::int64_t least,
+                     std::int64_t most) const;
     [[nodiscard]] std::string gguf_key(const ConfigKey& key) const {
         return prefix_ + std::string(key.gguf);
     }

@@ -87,8 +87,16 @@ void write_config(const ModelConfig& c, const Architecture& a, Metadata& metadat
     const auto set_number = [&](const ConfigKey& key, double value) {
         set(key, static_cast<float>(value));
     };
-    for_sizes(
-        a, [&](const SizeKey& size) { set(size.key, static_cast<std::uint32_t>(c.*size.field)); });
+    for_sizes(a, [&](const SizeKey& size) {
+        std::vector<std::int32_t> list;
+        if (size.of_layer != nullptr) {
+            for (const LayerSizes& layer : c.sizes)
+                list.push_back(static_cast<std::int32_t>(layer.*size.of_layer));
+        }
+        const bool alike = std::ranges::all_of(list, [&](auto x) { return x == list.front(); });
+        if (alike) return set(size.key, static_cast<std::uint32_t>(c.*size.field));
+        set(size.key, std::make_shared<const MetaArray>(MetaArray{std::move(list)}));
+    });
     if (a.attention) set(kValueLength, static_cast<std::uint32_t>(c.head_dim));
     set_number(kEpsilon, c.norm_epsilon);
     if (!a.attention) return;
@@ -114,6 +122,11 @@ void write_config(const ModelConfig& c, const Architecture& a, Metadata& metadat
 }
 
 Json write_hf_config(const ModelConfig& c, const Architecture& a) {
+    if (!c.sizes.empty()) {
+        throw Error(Exit::kBadData, "config.json",
+                    "has one number of heads and one width for all layers, and here they differ",
+                    "write a GGUF file");
+    }
     Json out = Json::object();
     out.set("architectures", JsonArray{Json(a.hf_class)});
     out.set("model_type", a.hf_model_type);

@@ -29,11 +29,33 @@ void multiply_packed_anew(const Exec& exec, ops::MatmulInput& x, const Linear& l
     ops::matmul(exec, x, p);
 }
 
+// Products by factors: all that read x at once, then one by one what reads these.
+void multiply_factors(const Exec& exec, ops::MatmulInput& x,
+                      std::span<const Factors* const> factors,
+                      std::span<const ops::Matmul> products) {
+    const WorkspaceScope scope(*exec.workspace);
+    std::array<ops::Matmul, kMostUses> first{};
+    for (std::size_t i = 0; i < factors.size(); ++i) {
+        const View t = take(exec, x.view().rows, factors[i]->a.shape.rows);
+        first[i] = {factors[i]->a, t, std::nullopt, false};
+    }
+    ops::matmul(exec, x, std::span(first).first(factors.size()));
+    for (std::size_t i = 0; i < factors.size(); ++i) {
+        const WorkspaceScope inner(*exec.workspace);
+        ops::MatmulInput between(exec, first[i].out);
+        const ops::Matmul& p = products[i];
+        ops::matmul(exec, between, ops::Matmul{factors[i]->b, p.out, p.bias, p.accumulate});
+    }
+}
+
 // y (+)= x W^T (+ bias)
 void multiply(const Exec& exec, ops::MatmulInput& x, const Linear& linear, const ops::Matmul& p) {
     if (linear.skips != Skips::kNothing) return multiply_packed_anew(exec, x, linear, p);
-    if (linear.stack == nullptr) return ops::matmul(exec, x, p);
-    ops::stack_matmul(exec, x.view(), {linear.stack, p.out, p.bias, p.accumulate});
+    if (linear.stack != nullptr)
+        return ops::stack_matmul(exec, x.view(), {linear.stack, p.out, p.bias, p.accumulate});
+    if (!linear.factors) return ops::matmul(exec, x, p);
+    const Factors* factors = &*linear.factors;
+    multiply_factors(exec, x, {&factors, 1}, {&p, 1});
 }
 
 // y += scale * drop(x) A^T B^T
@@ -116,18 +138,23 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
     }
     if (coded == uses.size()) return;
     ops::MatmulInput input(exec, x);
-    std::array<ops::Matmul, kMostUses> plain{};
-    std::size_t count = 0;
+    std::array<ops::Matmul, kMostUses> plain{}, thin{};
+    std::array<const Factors*, kMostUses> factors{};
+    std::size_t count = 0, factored = 0;
     for (const Linear::Use& use : uses) {
         if (use.linear->row_scale || use.linear->coded) continue;
+        const ops::Matmul product = {use.linear->weight, use.y, use.linear->bias, use.accumulate};
         if (use.linear->stack != nullptr || use.linear->skips != Skips::kNothing) {
-            multiply(exec, input, *use.linear,
-                     {use.linear->weight, use.y, use.linear->bias, use.accumulate});
-            continue;
+            multiply(exec, input, *use.linear, product);
+        } else if (use.linear->factors) {
+            factors[factored] = &*use.linear->factors;
+            thin[factored++] = product;
+        } else {
+            plain[count++] = product;
         }
-        plain[count++] = {use.linear->weight, use.y, use.linear->bias, use.accumulate};
     }
     if (count > 0) ops::matmul(exec, input, std::span(plain).first(count));
+    if (factored > 0) multiply_factors(exec, input, std::span(factors).first(factored), thin);
     for (const Linear::Use& use : uses) {
         if (use.linear->row_scale) {
             apply_row_scaled(exec, input, use);
@@ -140,6 +167,11 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses) {
 
 std::size_t skipping_bytes(LayoutId layout, Shape2 shape) {
     return (ops::packed_bytes(*ops::resident_layout(layout), shape) + 63) & ~std::size_t{63};
+}
+
+std::size_t factor_bytes(const Exec& exec, std::int64_t tokens, std::int64_t rank) {
+    const std::size_t between = low_rank_bytes(exec, tokens, rank, 0, false);
+    return between * kMostUses;
 }
 
 std::size_t low_rank_bytes(const Exec& exec, std::int64_t tokens, std::int64_t rank,
@@ -222,6 +254,8 @@ void backward(const Exec& exec, const LinearUse& use, ops::MatmulInput& x, View 
     const Linear& linear = use.linear;
     if (linear.stack != nullptr)
         throw Error(Exit::kFailure, "backward", "a matrix in blocks is not trained through");
+    if (linear.factors)
+        throw Error(Exit::kFailure, "backward", "a matrix in two factors is not trained through");
     const ParameterId matrix{use.unit, Part::kMatrix, use.index, 0};
     const ParameterId bias{use.unit, Part::kBias, use.index, 0};
     if (linear.bias) {

@@ -50,14 +50,22 @@ enum class Skips : std::uint8_t {
     kInputs,   // [in, out]: inputs are
 };
 
+// Two matrices whose product is the weight, b a: multiplied one after the other.
+struct Factors {
+    PackedView a;  // [rank, in]
+    PackedView b;  // [out, rank]
+};
+
 struct Linear {
     PackedView weight;                       // [out, in]
     std::optional<View> bias = {};           // [1, out]
     std::span<const LowRank> low_rank = {};  // owned by the store
     std::optional<View> row_scale = {};      // [1, out]
     std::optional<CodedInput> coded = {};    // without low-rank terms and row scale
-    const ops::Stack* stack = nullptr;  // owned by the store: what `weight` is only the shape of
-    Skips skips = Skips::kNothing;      // not trained through, and without low-rank terms
+    // Of these there is one at most; `weight` is then only the shape of it.
+    const ops::Stack* stack = nullptr;  // owned by the store
+    std::optional<Factors> factors = {};
+    Skips skips = Skips::kNothing;  // not trained through, and without low-rank terms
 
     // An application: y = this(x), or y += this(x); y: [T, out].
     struct Use {
@@ -92,6 +100,9 @@ void apply(const Exec& exec, View x, std::span<const Linear::Use> uses);
 // Workspace bytes that it takes besides for a matrix [out, in] of floats that lies so that rows can
 // be skipped.
 [[nodiscard]] std::size_t skipping_bytes(LayoutId layout, Shape2 shape);
+
+// Workspace bytes that factors of at most this rank add to apply().
+[[nodiscard]] std::size_t factor_bytes(const Exec& exec, std::int64_t tokens, std::int64_t rank);
 
 // Workspace bytes that low-rank terms add to apply() at most, with inputs and outputs of at most
 // `widest` columns.

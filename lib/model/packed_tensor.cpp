@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "format/weight_format.h"
 #include "model/coded_tensor.h"
+#include "model/factored_tensor.h"
 #include "model/stacked_tensor.h"
 
 namespace thimble {
@@ -143,6 +144,8 @@ std::shared_ptr<const PackedTensor> find_stored_planes(const ModelFile& file,
     const bool named = format != nullptr && format->is_string();
     if (named && format->as_string(where) == kStackedFormat)
         return std::make_shared<StackedTensor>(file, tensor, json, shape, where);
+    if (named && format->as_string(where) == kFactoredFormat)
+        return std::make_shared<FactoredTensor>(file, tensor, json, shape, where);
     if (named && format->as_string(where) == kCodedFormat) {
         return std::make_shared<CodedTensor>(file, tensor, shape, coded_kind(json, where), where);
     }

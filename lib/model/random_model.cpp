@@ -83,7 +83,7 @@ class RandomModel final : public ModelFile {
     void add(const TensorRule& rule, std::int64_t layer, const ModelConfig& numbers) {
         TensorEntry entry;
         entry.name = tensor_name(rule.hf, layer);
-        entry.dims = tensor_dims(rule, numbers);
+        entry.dims = tensor_dims(rule, layer, numbers);
         entry.bytes = tensor_bytes(entry.type, entry.dims).value();
         const bool norm = rule.rows == Extent::kOne && !rule.gguf.ends_with(".bias");
         constants_.push_back(norm && rule.transform != HfTransform::kPlusOne ? 1.0f : 0.0f);

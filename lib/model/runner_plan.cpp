@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "model/factored_tensor.h"
 #include "model/stacked_tensor.h"
 
 namespace thimble {
@@ -35,7 +36,11 @@ void refuse_activations(Activations activations, const std::vector<UnitSpec>& un
 }  // namespace
 
 RunnerPlan::RunnerPlan(const ModelSource& source, const RunnerOptions& options)
-    : kv(options.kv), units(units_of(source)), adapters(options.adapters), spec_(&source.spec()) {
+    : kv(options.kv),
+      units(units_of(source)),
+      adapters(options.adapters),
+      spec_(&source.spec()),
+      largest_rank_(largest_rank(source)) {
     if (!adapters.empty() && !source.thresholds().empty()) {
         throw Error(Exit::kUsage, "--lora",
                     "the model's feed-forward blocks drop small activations, which adapters do not "
@@ -151,10 +156,15 @@ void RunnerPlan::add_workspaces() {
         if (!here) host = std::max(host, attend.host);
     }
     const std::size_t x = view_bytes(exec, step_tokens, spec_->hidden);
-    host_workspace = x + host + adapter_workspace_bytes(adapters, exec, step_tokens);
+    const auto between = [&](const Exec& e) {
+        return largest_rank_ > 0 ? factor_bytes(e, step_tokens, largest_rank_) : 0;
+    };
+    host_workspace =
+        x + host + between(exec) + adapter_workspace_bytes(adapters, exec, step_tokens);
     // Rows whose logits are wanted may come from the host.
-    device_workspace =
-        any_on_device() ? x + there + view_bytes(away, logit_rows, spec_->hidden) : 0;
+    device_workspace = any_on_device()
+                           ? x + there + between(away) + view_bytes(away, logit_rows, spec_->hidden)
+                           : 0;
 }
 
 StorePlan Runner::store_plan(const ModelSource& source, const RunnerOptions& options) {

@@ -40,6 +40,7 @@ struct RunnerPlan {
     void add_workspaces();
 
     const ModelSpec* spec_;
+    std::int64_t largest_rank_ = 0;  // of matrices in factors
 };
 
 // On the CUDA device, without what makes it usable.

@@ -11,6 +11,7 @@
 #include "format/weight_format.h"
 #include "model/coded_tensor.h"
 #include "model/config.h"
+#include "model/factored_tensor.h"
 #include "model/import.h"
 #include "model/stacked_tensor.h"
 #include "model/ternary_tensor.h"
@@ -53,7 +54,8 @@ std::string tensor_name(std::string_view pattern, std::int64_t layer) {
            std::string(pattern.substr(at + 1));
 }
 
-static std::int64_t extent(Extent e, const ModelConfig& c) {
+static std::int64_t extent(Extent e, std::int64_t layer, const ModelConfig& c) {
+    const LayerSizes sizes = c.sizes_of(layer);
     switch (e) {
         case Extent::kOne:
             return 1;
@@ -62,15 +64,15 @@ static std::int64_t extent(Extent e, const ModelConfig& c) {
         case Extent::kHidden:
             return c.hidden;
         case Extent::kFfn:
-            return c.ffn;
+            return sizes.ffn;
         case Extent::kTwoFfn:
-            return 2 * c.ffn;
+            return 2 * sizes.ffn;
         case Extent::kLayers:
             return c.layers;
         case Extent::kQueries:
-            return c.heads * c.head_dim;
+            return sizes.heads * c.head_dim;
         case Extent::kKeys:
-            return c.kv_heads * c.head_dim;
+            return sizes.kv_heads * c.head_dim;
         case Extent::kHeadDim:
             return c.head_dim;
         case Extent::kRopePairs:
@@ -79,11 +81,12 @@ static std::int64_t extent(Extent e, const ModelConfig& c) {
     return 0;
 }
 
-std::vector<std::uint64_t> tensor_dims(const TensorRule& rule, const ModelConfig& config) {
+std::vector<std::uint64_t> tensor_dims(const TensorRule& rule, std::int64_t layer,
+                                       const ModelConfig& config) {
     std::vector<std::uint64_t> dims;
     if (rule.rows != Extent::kOne)
-        dims.push_back(static_cast<std::uint64_t>(extent(rule.rows, config)));
-    dims.push_back(static_cast<std::uint64_t>(extent(rule.cols, config)));
+        dims.push_back(static_cast<std::uint64_t>(extent(rule.rows, layer, config)));
+    dims.push_back(static_cast<std::uint64_t>(extent(rule.cols, layer, config)));
     return dims;
 }
 
@@ -125,7 +128,7 @@ void ModelSource::add_tensors(const TensorRule& rule, std::int64_t layer,
     tensor.rule = &rule;
     tensor.layer = layer;
     tensor.is_matrix = rule.rows != Extent::kOne && rule.rows != Extent::kLayers;
-    tensor.dims = tensor_dims(rule, config_);
+    tensor.dims = tensor_dims(rule, layer, config_);
 
     if (stored.empty()) {
         tensor.values = frequency_divisors(config_);
@@ -160,6 +163,10 @@ void ModelSource::find_stored(const std::string& stored, const Importer* importe
         tensor.packed = importer->find(stored.substr(0, stored.size() - kWeight.size()), shape);
     } else if (tensor.is_matrix && file_->container() == Container::kGguf) {
         tensor.packed = find_stored_planes(*file_, stored, shape);
+    }
+    if (factored_of(tensor) != nullptr && architecture_->input_norm_epsilon > 0) {
+        throw Error(Exit::kBadData, escaped(file_->path(), 1024),
+                    "tensor '" + stored + "' is in factors, and its input is coded");
     }
     if (tensor.packed) {
         tensor.form = tensor.packed->form();
@@ -222,6 +229,7 @@ void ModelSource::build_spec() {
     spec_.layers = c.layers;
     spec_.hidden = c.hidden;
     spec_.ffn = c.ffn;
+    for (std::int64_t layer = 0; layer < c.layers; ++layer) spec_.all_ffn += c.sizes_of(layer).ffn;
     spec_.vocab = c.vocab;
     spec_.context_tokens = c.context_tokens;
     spec_.norm_epsilon = c.norm_epsilon;
@@ -250,8 +258,9 @@ void ModelSource::build_spec() {
     }
     spec_.rope_factors = std::make_shared<const std::vector<float>>(std::move(factors));
     for (const bool windowed : c.windowed) {
+        const LayerSizes sizes = c.sizes_of(std::ssize(spec_.attention));
         AttentionSpec attention;
-        attention.shape = {static_cast<int>(c.kv_heads), static_cast<int>(c.heads),
+        attention.shape = {static_cast<int>(sizes.kv_heads), static_cast<int>(sizes.heads),
                            static_cast<int>(c.head_dim), windowed ? c.window : 0};
         attention.rope = {a.rope_style, static_cast<int>(c.rope_dims),
                           windowed ? c.rope_base_local : c.rope_base,

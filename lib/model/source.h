@@ -51,8 +51,8 @@ struct SourceTensor {
 
 // A rule's pattern with the layer's number in place of '#'.
 [[nodiscard]] std::string tensor_name(std::string_view pattern, std::int64_t layer);
-// Row-major, slowest first: of a vector one.
-[[nodiscard]] std::vector<std::uint64_t> tensor_dims(const TensorRule& rule,
+// Row-major, slowest first: of a vector one. `layer`: where it belongs to one.
+[[nodiscard]] std::vector<std::uint64_t> tensor_dims(const TensorRule& rule, std::int64_t layer,
                                                      const ModelConfig& config);
 class Importer;
 

@@ -15,7 +15,8 @@ namespace thimble {
 struct ModelSpec {
     std::string architecture;  // "llama", "gemma3"
     std::string name;
-    std::int64_t layers = 0, hidden = 0, ffn = 0, vocab = 0;
+    std::int64_t layers = 0, hidden = 0, vocab = 0;
+    std::int64_t ffn = 0, all_ffn = 0;  // the largest width of a layer, and the sum of all
     std::int64_t context_tokens = 0;
     double norm_epsilon = 1e-5;
     double embedding_scale = 1.0;

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "format/weight_format.h"
 #include "model/device_loader.h"
+#include "model/factored_tensor.h"
 #include "ops/kept.h"
 
 namespace thimble {
@@ -126,7 +127,8 @@ void WeightMemory::add_vector(const SourceTensor& tensor) {
 }
 
 void WeightMemory::add_unit(const UnitSpec& unit, bool multiplied) {
-    for (const auto& m : unit.matrices) add_matrix(*m.weight, multiplied);
+    for (const auto& m : unit.matrices)
+        for (const MatrixPart& part : parts_of(*m.weight)) add_matrix(*part.tensor, multiplied);
     add_vectors(unit);
 }
 
@@ -171,7 +173,11 @@ void WeightMemory::load() {
 
 UnitWeights WeightMemory::unit(const UnitSpec& unit) const {
     UnitWeights weights;
-    for (const auto& m : unit.matrices) weights.matrices.push_back(linear(m, matrix(*m.weight)));
+    for (const auto& m : unit.matrices) {
+        weights.matrices.push_back(linear(m, {}));
+        for (const MatrixPart& part : parts_of(*m.weight))
+            set_part(weights.matrices.back(), part.kind, matrix(*part.tensor));
+    }
     for (const auto& v : unit.vectors) weights.vectors.push_back(vector(*v.weight));
     return weights;
 }
@@ -294,6 +300,7 @@ std::uint64_t bytes_per_token_of(const std::vector<UnitWeights>& units) {
     for (std::size_t u = 1; u < units.size(); ++u) {
         for (const Linear& m : units[u].matrices) {
             bytes += m.weight.bytes();
+            if (m.factors) bytes += m.factors->a.bytes() + m.factors->b.bytes();
             if (m.bias) bytes += vector_bytes(*m.bias);
             if (m.coded) bytes += vector_bytes(m.coded->norm);
         }

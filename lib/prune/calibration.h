@@ -10,6 +10,7 @@
 
 #include "calib/collector.h"
 #include "core/plan.h"
+#include "core/progress.h"
 #include "model/runner.h"
 #include "prune/cut.h"
 
@@ -34,11 +35,6 @@ struct Needs {
 };
 
 using Texts = CalibrationTexts;
-// What is being done, how much of it is done, and how much there is. Whether to go on.
-using Progress = std::function<bool(const char* what, std::int64_t done, std::int64_t total)>;
-// Thrown where progress said to stop.
-struct Stopped {};
-
 class Calibration {
   public:
     // `runner` is null where the method needs no text. All outlive it.

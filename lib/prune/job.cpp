@@ -8,16 +8,15 @@
 #include <regex>
 #include <utility>
 
-#include "calib/calibration_text.h"
+#include "calib/input_tap.h"
 #include "core/error.h"
-#include "core/figures.h"
 #include "core/log.h"
 #include "core/strings.h"
 #include "io/gguf_writer.h"
 #include "io/provenance.h"
 #include "io/sha256.h"
+#include "io/unchecked_file.h"
 #include "prune/edited_layer.h"
-#include "prune/input_tap.h"
 #include "prune/model_writer.h"
 #include "prune/pruner.h"
 
@@ -25,29 +24,6 @@ namespace thimble::prune {
 namespace {
 
 constexpr std::int64_t kStepTokens = 512;
-
-// Where the output lies until its quality is known.
-class Unchecked {
-  public:
-    explicit Unchecked(std::string path) : path_(std::move(path)) {}
-    ~Unchecked() {
-        std::error_code ignored;
-        if (!path_.empty()) std::filesystem::remove(path_, ignored);
-    }
-    Unchecked(const Unchecked&) = delete;
-    Unchecked& operator=(const Unchecked&) = delete;
-    [[nodiscard]] const std::string& path() const noexcept { return path_; }
-    void accept(const std::string& as) {
-        std::error_code error;
-        std::filesystem::rename(path_, as, error);
-        if (error)
-            throw Error(Exit::kIo, escaped(as, 1024), "cannot be renamed: " + error.message());
-        path_.clear();
-    }
-
-  private:
-    std::string path_;
-};
 
 std::uint64_t zeros_in(std::span<const float> weights) {
     return static_cast<std::uint64_t>(std::count(weights.begin(), weights.end(), 0.0F));
@@ -76,13 +52,9 @@ struct PruneJob::State {
     Needs needs;
     SharedFormat sparse;  // of matrices that are pruned; null: they are stored as any other
     std::unique_ptr<ModelSource> source;
-    std::optional<CalibrationText> text, check_text;
-    Texts calibration;                    // windows that the method looks at
-    std::optional<eval::Windows> checks;  // and those that quality is measured on
-    std::vector<std::string> inputs;      // files
+    std::optional<eval::CheckedTexts> texts;  // what the method and the measure look at
+    std::vector<std::string> inputs;          // files
     std::vector<std::regex> only;
-    std::int64_t longest = 1;
-    std::uint64_t vocabulary_bytes = 0;
     Thresholds thresholds;  // made here: zeros until they are
     RunnerOptions looking, checking;
     PruneReport report;
@@ -90,7 +62,6 @@ struct PruneJob::State {
     std::map<std::string, std::unique_ptr<Fitting>> fittings;
 
     State(const PruneOptions& o, std::string_view v);
-    void open_texts();
     void read_rules();
     [[nodiscard]] ModelWriter::Setup writer_setup(Isa isa, const ModelSource& from) const;
     [[nodiscard]] SharedFormat sparse_for(const SourceTensor& tensor) const;
@@ -136,8 +107,9 @@ PruneJob::State::State(const PruneOptions& o, std::string_view v)
         thresholds = blank_thresholds(*source);
     }
     read_rules();
-    open_texts();
-    if (options.max_kld > 0 && !checks) {
+    texts.emplace(options, source->file());
+    report.calibration_tokens = needs.text() ? tokens_of(texts->windows()) : 0;
+    if (options.max_kld > 0 && !texts->checks()) {
         throw Error(Exit::kUsage, "--max-kld", "there is no text to measure the divergence on",
                     "give --check-file FILE, or -f FILE and --check-chunks N");
     }
@@ -150,9 +122,10 @@ PruneJob::State::State(const PruneOptions& o, std::string_view v)
     }
     looking.isa = checking.isa = Isa::kPortable;
     looking.activations = checking.activations = Activations::kF32;
-    looking.kv = {
-        .type_k = "f16", .type_v = "f16", .context_tokens = std::max(longest, needs.writes)};
-    looking.step_tokens = std::min(kStepTokens, longest);
+    looking.kv = {.type_k = "f16",
+                  .type_v = "f16",
+                  .context_tokens = std::max(texts->longest(), needs.writes)};
+    looking.step_tokens = std::min(kStepTokens, texts->longest());
     checking.kv = {.type_k = "f16", .type_v = "f16", .context_tokens = options.context_tokens};
     checking.step_tokens = std::min(kStepTokens, options.context_tokens);
     report.before = source->config();
@@ -184,52 +157,6 @@ void PruneJob::State::read_rules() {
                         did_you_mean(rule, names));
         }
     }
-}
-
-void PruneJob::State::open_texts() {
-    if (options.file.empty() && options.check_file.empty()) return;
-    vocabulary_bytes = Tokenizer::predict_bytes(source->file());
-    const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(source->file());
-    CalibrationOptions cut;
-    cut.context_tokens = options.context_tokens;
-    cut.parse_special = options.parse_special;
-    cut.chat_template = options.chat_template;
-    Texts held_out;
-    if (!options.file.empty()) {
-        cut.file = options.file;
-        text.emplace(cut, *tokenizer);
-        calibration = text->windows();
-        const auto all = calibration;
-        const std::int64_t most =
-            std::ssize(all) - (options.check_file.empty() ? options.check_chunks : 0);
-        if (most < 1) {
-            throw Error(Exit::kUsage, escaped(options.file, 1024),
-                        "has " + std::to_string(all.size()) + " windows of " +
-                            std::to_string(options.context_tokens) + " tokens: none is left " +
-                            "beside the " + std::to_string(options.check_chunks) +
-                            " that quality is measured on",
-                        "use a longer text, a smaller --ctx-size or --check-chunks, or give "
-                        "--check-file");
-        }
-        calibration.resize(static_cast<std::size_t>(std::min(most, options.chunks)));
-        held_out.assign(all.begin() + std::ssize(calibration), all.end());
-    }
-    if (!options.check_file.empty()) {
-        cut.file = options.check_file;
-        check_text.emplace(cut, *tokenizer);
-        held_out = check_text->windows();
-    }
-    for (const auto& window : calibration)
-        longest = std::max<std::int64_t>(longest, std::ssize(window));
-    report.calibration_tokens = needs.text() ? tokens_of(calibration) : 0;
-    if (options.check_chunks == 0) return;
-    std::vector<Token> tokens;
-    for (const auto& window : held_out) {
-        if (std::ssize(window) == options.context_tokens)
-            tokens.insert(tokens.end(), window.begin(), window.end());
-    }
-    checks.emplace(std::move(tokens), options.context_tokens, options.check_chunks, std::nullopt,
-                   escaped(cut.file, 1024));
 }
 
 ModelWriter::Setup PruneJob::State::writer_setup(Isa isa, const ModelSource& from) const {
@@ -281,9 +208,10 @@ Plan PruneJob::State::plan_looking(const ModelWriter& writer, int threads) const
     Plan plan;
     std::uint64_t& io = plan.at(Tier::kRam, Purpose::kIo);
     if (needs.runs()) {
-        Runner::add_to_plan(plan, *source, looking, std::max(longest, needs.writes), 1,
+        Runner::add_to_plan(plan, *source, looking, std::max(texts->longest(), needs.writes), 1,
                             needs.writes > 0 ? 1 : 0);
-        Calibration::add_to_plan(plan, *source, needs, tokens_of(calibration), longest);
+        Calibration::add_to_plan(plan, *source, needs, tokens_of(texts->windows()),
+                                 texts->longest());
     }
     if (needs.thresholds) add_thresholds_to_plan(plan, *source, tokens_of(calibration), longest);
     // The source's, and the output's.
@@ -292,9 +220,9 @@ Plan PruneJob::State::plan_looking(const ModelWriter& writer, int threads) const
         plan.at(Tier::kRam, Purpose::kWeights) +=
             Buffer::charged_bytes(EditedLayer::layer_bytes(*source));
         std::uint64_t& held = plan.at(Tier::kRam, Purpose::kActivations);
-        held += InputTap::bytes(*source, needs);
+        held += InputTap::bytes(*source, {needs.squares, needs.gram});
         if (needs.runs()) {
-            held += 2 * Buffer::charged_bytes(static_cast<std::size_t>(tokens_of(calibration) *
+            held += 2 * Buffer::charged_bytes(static_cast<std::size_t>(tokens_of(texts->windows()) *
                                                                        source->spec().hidden) *
                                               sizeof(float));
         }
@@ -313,7 +241,8 @@ Plan PruneJob::State::plan_looking(const ModelWriter& writer, int threads) const
 
 Plan PruneJob::State::plan_checking(std::uint64_t output_bytes) const {
     Plan plan;
-    const std::int64_t rows = eval::rows_per_piece(source->spec(), checking, checks->rows(), true);
+    const std::int64_t rows =
+        eval::rows_per_piece(source->spec(), checking, texts->checks()->rows(), true);
     for (int model = 0; model < 2; ++model)
         Runner::add_to_plan(plan, *source, checking, options.context_tokens, 1, rows);
     if (output_bytes > report.input_bytes && checking.weight_bytes == UINT64_MAX)
@@ -321,7 +250,8 @@ Plan PruneJob::State::plan_checking(std::uint64_t output_bytes) const {
     plan.at(Tier::kRam, Purpose::kVocabulary) += 2 * source->file().metadata().memory_bytes();
     if (needs.thresholds)
         add_thresholds_to_plan(plan, *source, options.context_tokens, options.context_tokens);
-    add_quality_to_plan(plan, source->spec(), checking, checks->count(), options.context_tokens);
+    eval::add_quality_to_plan(plan, source->spec(), checking, texts->checks()->count(),
+                              options.context_tokens);
     return plan;
 }
 
@@ -336,14 +266,10 @@ Plan PruneJob::plan(int threads, Isa isa, std::uint64_t baseline_bytes,
     const auto limit = ram_limit_bytes.value_or(UINT64_MAX);
     const auto whole = [&] {
         Plan plan = s.plan_looking(writer, threads);
-        if (s.checks) keep_larger(plan, s.plan_checking(bytes));
-        const std::uint64_t texts =
-            (s.text ? s.text->bytes() : 0) + (s.check_text ? s.check_text->bytes() : 0);
-        plan.at(Tier::kRam, Purpose::kIo) += texts;
-        const std::uint64_t first =
-            s.vocabulary_bytes + Tokenizer::scratch_bytes() + (s.text ? s.text->peak_bytes() : 0);
-        const std::uint64_t later = plan.total_bytes(Tier::kRam);
-        if (s.text && first > later) plan.at(Tier::kRam, Purpose::kVocabulary) += first - later;
+        if (s.texts->checks()) keep_larger(plan, s.plan_checking(bytes));
+        plan.at(Tier::kRam, Purpose::kIo) += s.texts->bytes();
+        const std::uint64_t first = s.texts->peak_bytes(), later = plan.total_bytes(Tier::kRam);
+        if (first > later) plan.at(Tier::kRam, Purpose::kVocabulary) += first - later;
         return plan;
     };
     Plan plan = whole();
@@ -364,11 +290,11 @@ Plan PruneJob::plan(int threads, Isa isa, std::uint64_t baseline_bytes,
             "large, and a file of all weights lies beside it until it is done");
     }
     if (s.needs.text()) {
-        plan.notes.push_back(std::to_string(s.calibration.size()) + " windows, " +
-                             std::to_string(tokens_of(s.calibration)) + " tokens, to look at");
+        plan.notes.push_back(std::to_string(s.texts->windows().size()) + " windows, " +
+                             std::to_string(tokens_of(s.texts->windows())) + " tokens, to look at");
     }
-    if (s.checks) {
-        plan.notes.push_back(std::to_string(s.checks->count()) +
+    if (s.texts->checks()) {
+        plan.notes.push_back(std::to_string(s.texts->checks()->count()) +
                              " windows to measure quality on, before and after");
     }
     plan.cheapest_change = "fewer --chunks and --check-chunks, or a smaller --ctx-size";
@@ -416,22 +342,23 @@ void PruneJob::State::write_layers(const ModelWriter& writer, TensorWriter& out,
                                    EditedLayer& layer, const Exec& exec, const Progress& progress) {
     const bool looks = needs.runs();
     const ModelSource& from = runner ? runner->source() : *source;
-    const std::int64_t hidden = from.spec().hidden, tokens = looks ? tokens_of(calibration) : 0;
+    const std::int64_t hidden = from.spec().hidden,
+                       tokens = looks ? tokens_of(texts->windows()) : 0;
     const auto bytes = static_cast<std::size_t>(tokens * hidden) * sizeof(float);
     Buffer states(bytes, Purpose::kActivations), passed(bytes, Purpose::kActivations);
     const View x = {states.data(), DType::kF32, tokens, hidden, hidden};
     const View y = {passed.data(), DType::kF32, tokens, hidden, hidden};
-    InputTap tap(exec, needs, [&](std::size_t matrix) {
+    InputTap tap(exec, {needs.squares, needs.gram}, [&](std::size_t matrix) {
         const SourceTensor& tensor = *layer.unit().matrices[matrix].weight;
         return needs.edits ? is_wanted(tensor.name) : columns_of(tensor).has_value();
     });
-    if (looks) runner->embed(calibration, x);
+    if (looks) runner->embed(texts->windows(), x);
     for (std::int64_t l = 0; l < from.spec().layers; ++l) {
         layer.open(l, *exec.team);
         if (looks) {
             std::memcpy(passed.data(), states.data(), bytes);
             tap.clear();
-            runner->sweep_layer(l, calibration, y, &tap);
+            runner->sweep_layer(l, texts->windows(), y, &tap);
         }
         edit(layer, looks ? &tap : nullptr, exec);
         for (const OutputTensor& tensor : writer.tensors()) {
@@ -443,7 +370,8 @@ void PruneJob::State::write_layers(const ModelWriter& writer, TensorWriter& out,
             writer.store(tensor, layer.weights(static_cast<std::size_t>(at - matrices.begin())),
                          out, *exec.team);
         }
-        if (looks && l + 1 < from.spec().layers) runner->sweep_layer(l, calibration, x, nullptr);
+        if (looks && l + 1 < from.spec().layers)
+            runner->sweep_layer(l, texts->windows(), x, nullptr);
         if (!progress("prune", l + 1, from.spec().layers)) throw Stopped();
     }
 }
@@ -503,7 +431,7 @@ void PruneJob::State::write_pruned(Team& team, Isa isa, const std::string& path,
         layer = alone.get();
     }
     const ModelSource& from = runner ? runner->source() : *source;
-    Calibration looks(from, runner.get(), team, calibration, progress);
+    Calibration looks(from, runner.get(), team, texts->windows(), progress);
     report.cut = pruner->cut(looks);
     if (needs.thresholds) {
         thresholds = measure_thresholds(*runner, calibration, pruner->thresholds(), progress);
@@ -538,7 +466,7 @@ void PruneJob::State::write_pruned(Team& team, Isa isa, const std::string& path,
 // The windows that quality is measured on.
 Texts PruneJob::State::check_texts() const {
     Texts out;
-    for (std::int64_t w = 0; w < checks->count(); ++w) out.push_back(checks->inputs(w));
+    for (std::int64_t w = 0; w < texts->checks()->count(); ++w) out.push_back(texts->checks()->inputs(w));
     return out;
 }
 
@@ -550,27 +478,22 @@ void PruneJob::State::check(Team& team, const std::string& path, const Progress&
     if (report.cut.tokens) {
         const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(original.source().file());
         std::vector<Token> tokens;
-        for (std::int64_t w = 0; w < checks->count(); ++w) {
-            const auto window = checks->inputs(w);
+        for (std::int64_t w = 0; w < texts->checks()->count(); ++w) {
+            const auto window = texts->checks()->inputs(w);
             tokens.insert(tokens.end(), window.begin(), window.end());
-            tokens.push_back(checks->target(w, checks->context() - 2));
+            tokens.push_back(texts->checks()->target(w, texts->checks()->context() - 2));
         }
         const std::string words = tokenizer->decode(tokens);
         report.quality.emplace();
         report.quality->bits_before =
-            measure_bits(original, words, options.context_tokens, progress);
-        report.quality->bits_after = measure_bits(pruned, words, options.context_tokens, progress);
+            eval::measure_bits(original, words, options.context_tokens, progress);
+        report.quality->bits_after =
+            eval::measure_bits(pruned, words, options.context_tokens, progress);
         return;
     }
-    report.quality = measure_quality(pruned, original, *checks, progress);
+    report.quality = eval::measure_quality(pruned, original, *texts->checks(), progress);
     if (needs.thresholds) report.dropped = measure_dropped(pruned, check_texts(), progress);
-    const double kld = report.quality->divergence.kld.value;
-    if (options.max_kld > 0 && !(kld <= options.max_kld)) {
-        throw Error(Exit::kGateFailed, "--max-kld",
-                    "the mean divergence is " + fixed(kld, 4) + ", more than " +
-                        fixed(options.max_kld, 4) + ": nothing is written",
-                    "prune less");
-    }
+    eval::check_divergence(*report.quality, options.max_kld, "prune less");
 }
 
 PruneJob::PruneJob(const PruneOptions& options, std::string_view version)
@@ -584,11 +507,11 @@ bool PruneJob::run(Team& team, Isa isa, const Progress& progress) {
                     "give --overwrite to replace it");
     }
     try {
-        if (!s.checks) {
+        if (!s.texts->checks()) {
             s.write(team, isa, s.output, progress);
             return true;
         }
-        Unchecked made(s.output + ".unchecked");
+        UncheckedFile made(s.output + ".unchecked");
         s.write(team, isa, made.path(), progress);
         s.check(team, made.path(), progress);
         made.accept(s.output);

@@ -10,10 +10,10 @@
 
 #include "core/plan.h"
 #include "core/team.h"
+#include "eval/quality.h"
 #include "kernels/layout/isa.h"
 #include "prune/calibration.h"
 #include "prune/options.h"
-#include "prune/quality.h"
 
 namespace thimble::prune {
 
@@ -31,7 +31,7 @@ struct PruneReport {
     std::uint64_t input_bytes = 0, output_bytes = 0;
     std::uint64_t plain_bytes = 0;  // of a file that stores the zeros, too; 0: the output does
     std::int64_t calibration_tokens = 0;
-    std::optional<Quality> quality;
+    std::optional<eval::Quality> quality;
     std::vector<double> dropped;  // share of activations, by layer, where thresholds were made
 };
 

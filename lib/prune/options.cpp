@@ -54,55 +54,7 @@ void PruneOptions::visit(OptionVisitor& v) {
              format);
     v.option({.name = "overwrite", .help = "replace an existing output", .changes_output = false},
              overwrite);
-    v.group("Calibration and quality");
-    v.option({.name = "file",
-              .letter = 'f',
-              .help = "text that importance is measured on, or JSON lines (.jsonl) with text, "
-                      "messages, or prompt and completion",
-              .value = "FILE",
-              .is_input = true},
-             file);
-    v.option({.name = "ctx-size",
-              .letter = 'c',
-              .help = "tokens of a window",
-              .value = "N",
-              .least = 16,
-              .most = 1 << 20},
-             context_tokens);
-    v.option({.name = "chunks",
-              .help = "most windows of it to use",
-              .value = "N",
-              .least = 1,
-              .most = 1e9},
-             chunks);
-    v.option({.name = "check-file",
-              .help = "text that quality is measured on; without it the windows that follow those "
-                      "used for calibration",
-              .value = "FILE",
-              .changes_output = false,
-              .is_input = true},
-             check_file);
-    v.option({.name = "check-chunks",
-              .help = "windows of it; 0: quality is not measured",
-              .value = "N",
-              .changes_output = false,
-              .least = 0,
-              .most = 1e9},
-             check_chunks);
-    v.option(
-        {.name = "max-kld",
-         .help = "write no output (exit 3) where the mean divergence from the model is larger; "
-                 "0: no such limit",
-         .value = "NATS",
-         .least = 0,
-         .most = 1e3},
-        max_kld);
-    v.option({.name = "parse-special", .help = "special tokens' text in the file means the tokens"},
-             parse_special);
-    v.option({.name = "chat-template",
-              .help = "template for messages, if the model's own is not known",
-              .value = "NAME"},
-             chat_template);
+    CheckedTextOptions::visit(v);
 }
 
 std::string PruneOptions::output_path() const {

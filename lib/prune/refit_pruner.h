@@ -3,10 +3,34 @@
 // stay to make up for it.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+
 #include "calib/refit.h"
 #include "prune/pruner.h"
 
 namespace thimble::prune {
+
+// How the share that goes is spread over layers.
+struct SpreadOptions {
+    bool per_layer = false;
+    double least = 0.25;
+    void visit(OptionVisitor& v) {
+        v.option(
+            {.name = "per-layer",
+             .help = "the share is of the whole model, and each layer keeps what its parts add "
+                     "to its own output, as a share of that: layers differ"},
+            per_layer);
+        v.option({.name = "least",
+                  .help = "with per-layer, share of each layer that stays in any case",
+                  .least = 0,
+                  .most = 1},
+                 least);
+    }
+    [[nodiscard]] std::int64_t least_of(std::int64_t parts) const {
+        return std::max<std::int64_t>(std::llround(least * static_cast<double>(parts)), 1);
+    }
+};
 
 class RefitPruner : public Pruner {
   public:

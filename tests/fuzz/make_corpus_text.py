@@ -37,7 +37,8 @@ def model(arch, tensors, keys=(), sizes=(1, 8, 32, 32, 2, 1)):
     names = ["block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count",
              "attention.head_count_kv"]
     header = [key("general.architecture", STR, arch)]
-    header += [key(f"{arch}.{n}", U32, v) for n, v in zip(names, sizes)]
+    header += [array(f"{arch}.{n}", I32, v) if isinstance(v, list) else key(f"{arch}.{n}", U32, v)
+               for n, v in zip(names, sizes)]
     header += [key(f"{arch}.attention.layer_norm_rms_epsilon", F32, 1e-5), *keys]
     table, data = [], b""
     for name, dims, kind, size in tensors:
@@ -69,6 +70,19 @@ def model_seeds():
     yield "other_shape", model("llama", tied + layer(0, 2, 18), sizes=(1, 8, 64, 32, 2, 1))
     yield "other_type", model("llama", tied + layer(0, 24, 32))
     yield "other_arch", model("mamba", tied)
+    thin = layer(1, 0, 128)  # one head of two, and 64 channels
+    thin = [(n, [32, 16] if "attn_q" in n else [16, 32] if "attn_output" in n else [32, 64] if "gate" in n or "up" in n
+             else [64, 32] if "down" in n else d, kind, 2048 if "attn_q" in n or "attn_output" in n
+             else 8192 if "ffn_" in n and "norm" not in n else size) for n, d, kind, size in thin]
+    lengths = [key("llama.attention.key_length", U32, 16)]
+    yield "per_layer", model("llama", tied + layer(0, 2, 18) + thin, lengths, (2, 8, 32, [32, 64], [2, 1], 1))
+    yield "per_layer_short", model("llama", tied + layer(0, 2, 18) + thin, lengths, (2, 8, 32, [32], [2, 1], [1, 1]))
+    yield "per_layer_odd", model("llama", tied + layer(0, 2, 18) + thin, lengths, (2, 8, 32, [32, -1], [3, 1], [2, 1]))
+    whole = [t for t in layer(0, 2, 18) if "ffn_up" not in t[0]]
+    factors = [("blk.0.ffn_up.weight.a", [32, 8], 0, 1024), ("blk.0.ffn_up.weight.b", [8, 32], 1, 512)]
+    for name, rank in (("factors", 8), ("factors_rank", 9), ("factors_huge", 2**40)):
+        said = json.dumps({"format": "low-rank", "version": 1, "shape": [32, 32], "rank": rank, "linear": {}})
+        yield name, model("llama", tied + whole + factors, [key("thimble.format.blk.0.ffn_up.weight", STR, said)])
 
 
 def vocabulary(kind, pieces, merges=(), ids=(), keys=()):

@@ -28,7 +28,8 @@ class Compress {
         v.option(
             {.name = "method",
              .help = "dfloat11: exponents of float tensors as prefix codes; what it does not make "
-                     "smaller is kept as it is; bitstack: compress bitstack --help",
+                     "smaller is kept as it is; bitstack, low-rank: compress bitstack --help, "
+                     "compress low-rank --help",
              .choices = {"dfloat11"}},
             method_);
     }

@@ -5,6 +5,7 @@
 #include "cli/tool.h"
 #include "embeddings_command.h"
 #include "lossless_command.h"
+#include "low_rank_command.h"
 
 using namespace thimble;
 
@@ -17,6 +18,7 @@ constexpr const char* kEpilog = R"(Examples:
   compress HF_DIR -o CODED_DIR
   compress --method bitstack model.gguf -o model-any.gguf --imatrix imatrix.gguf
   run -m model-any.gguf -p "Why is the sky blue?" --max-memory ram=200MiB
+  compress --method low-rank model-bf16.gguf -o model-thin.gguf -f text.txt --ratio 0.8
   compress embeddings vectors.npy -o store.safetensors --format e4m3 --pca 0.5
   compress embeddings vectors.npy --queries queries.npy --qrels pairs.tsv --frontier
   compress embeddings vectors.npy --frontier --budget 200MiB -o store.safetensors
@@ -35,6 +37,7 @@ int main(int argc, char** argv) {
              "makes models smaller, without losing a bit or to any size, and stores of embeddings",
          .epilog = kEpilog,
          .baseline_bytes = kBaselineBytes},
-        {lossless_command(), decompress_command(), bitstack_command(), embeddings_command()}, argc,
-        argv);
+        {lossless_command(), decompress_command(), bitstack_command(), low_rank_command(),
+         embeddings_command()},
+        argc, argv);
 }

@@ -74,7 +74,7 @@ class Inspect {
 
     void run(cli::Context& context) {
         Runner runner(std::move(source_), runner_, context.team);
-        const prune::Progress go_on = [&](const char* what, std::int64_t done, std::int64_t total) {
+        const Progress go_on = [&](const char* what, std::int64_t done, std::int64_t total) {
             context.progress(what, done, total);
             return !context.interrupted();
         };
@@ -86,7 +86,7 @@ class Inspect {
                 sparsity = prune::measure_activation_sparsity(runner, context.team, windows(),
                                                               percent_, go_on);
             }
-        } catch (const prune::Stopped&) {
+        } catch (const Stopped&) {
             return;
         }
         context.report.set("activity", activity.json());

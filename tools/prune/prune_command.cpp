@@ -23,6 +23,30 @@ Json kept_json(const prune::PruneReport& r) {
     return layers;
 }
 
+Json sizes_json(const ModelConfig& config) {
+    Json layers = Json::array();
+    for (const LayerSizes& sizes : config.sizes) {
+        Json one = Json::object();
+        one.set("heads", sizes.heads);
+        one.set("kv_heads", sizes.kv_heads);
+        one.set("ffn", sizes.ffn);
+        layers.push(std::move(one));
+    }
+    return layers;
+}
+
+// "9", or "3 to 9" where layers differ.
+std::string range(const ModelConfig& config, std::int64_t LayerSizes::*field) {
+    const auto sizes = [&](std::int64_t layer) { return config.sizes_of(layer).*field; };
+    std::int64_t least = sizes(0), most = least;
+    for (std::int64_t layer = 1; layer < config.layers; ++layer) {
+        least = std::min(least, sizes(layer));
+        most = std::max(most, sizes(layer));
+    }
+    return least == most ? std::to_string(most)
+                         : std::to_string(least) + " to " + std::to_string(most);
+}
+
 class Prune {
   public:
     void visit(OptionVisitor& v) { options_.visit(v); }
@@ -65,6 +89,7 @@ class Prune {
         context.report.set("kv_heads", r.after.kv_heads);
         context.report.set("ffn", r.after.ffn);
         context.report.set("vocab", r.after.vocab);
+        if (!r.after.sizes.empty()) context.report.set("layer_sizes", sizes_json(r.after));
         if (!r.zeros.empty()) {
             Json zeros = Json::array();
             for (const prune::Zeros& z : r.zeros) {
@@ -116,16 +141,19 @@ class Prune {
     }
     static std::string difference(const prune::PruneReport& r) {
         std::string out;
-        const auto add = [&](const char* what, std::int64_t before, std::int64_t after) {
+        const auto add = [&](const char* what, const std::string& before,
+                             const std::string& after) {
             if (before == after) return;
-            out += (out.empty() ? "" : ", ") + std::string(what) + " " + std::to_string(before) +
-                   " -> " + std::to_string(after);
+            out += (out.empty() ? "" : ", ") + std::string(what) + " " + before + " -> " + after;
         };
-        add("layers", r.before.layers, r.after.layers);
-        add("heads", r.before.heads, r.after.heads);
-        add("key-value heads", r.before.kv_heads, r.after.kv_heads);
-        add("feed-forward channels", r.before.ffn, r.after.ffn);
-        add("tokens", r.before.vocab, r.after.vocab);
+        const auto sizes = [&](const char* what, std::int64_t LayerSizes::*field) {
+            add(what, range(r.before, field), range(r.after, field));
+        };
+        add("layers", std::to_string(r.before.layers), std::to_string(r.after.layers));
+        sizes("heads", &LayerSizes::heads);
+        sizes("key-value heads", &LayerSizes::kv_heads);
+        sizes("feed-forward channels", &LayerSizes::ffn);
+        add("tokens", std::to_string(r.before.vocab), std::to_string(r.after.vocab));
         std::uint64_t weights = 0, zeros = 0;
         for (const prune::Zeros& z : r.zeros) weights += z.weights, zeros += z.zeros;
         if (weights > 0) {

@@ -27,7 +27,8 @@ class FfnBlock final : public Block {
           norm_(spec.unit.vector("ffn_norm")),
           thresholds_(spec.unit.find_vector("ffn_thresholds")),
           up_layout_(spec.unit.matrices[up_].weight->layout()),
-          down_layout_(spec.unit.matrices[down_].weight->layout()) {
+          down_layout_(spec.unit.matrices[down_].weight->layout()),
+          width_(spec.unit.matrices[up_].weight->rows()) {
         if (model_.post_norms) post_norm_ = spec.unit.vector("post_ffw_norm");
     }
 
@@ -36,7 +37,7 @@ class FfnBlock final : public Block {
         Workspace& workspace = *exec.workspace;
         const WorkspaceScope scope(workspace);
         if (ctx.saved) ops::copy(exec, x, ctx.keep(x.rows, x.cols));
-        const View gate = ctx.keep(x.rows, model_.ffn), up = ctx.keep(x.rows, model_.ffn);
+        const View gate = ctx.keep(x.rows, width_), up = ctx.keep(x.rows, width_);
         const View h = workspace.take_view(exec.dtype(), x.rows, x.cols);
         ops::rms_norm(exec, x, ctx.weights.vector(norm_), model_.norm_epsilon, h);
         if (skips(ctx, x.rows)) return forward_kept(ctx, x, h, gate);
@@ -46,8 +47,7 @@ class FfnBlock final : public Block {
         apply(exec, h, uses);
         if (ctx.tap) ctx.tap->gated(exec, ctx.weights.unit(), gate, up);
         // The product may take the gate's place, unless that is kept.
-        const View product =
-            ctx.saved ? workspace.take_view(exec.dtype(), x.rows, model_.ffn) : gate;
+        const View product = ctx.saved ? workspace.take_view(exec.dtype(), x.rows, width_) : gate;
         if (thresholds_) {
             ops::glu_above(exec, model_.gate, gate, up, ctx.weights.vector(*thresholds_), product);
         } else {
@@ -69,7 +69,7 @@ class FfnBlock final : public Block {
 
     std::size_t saved_bytes(const Exec& exec, std::int64_t tokens) const override {
         return view_bytes(exec, tokens, model_.hidden) * (post_norm_ ? 2 : 1) +
-               2 * view_bytes(exec, tokens, model_.ffn);
+               2 * view_bytes(exec, tokens, width_);
     }
 
     void backward(BackwardCtx& ctx, View dx) const override {
@@ -80,7 +80,7 @@ class FfnBlock final : public Block {
             return workspace.take_view(exec.dtype(), dx.rows, cols);
         };
         const View x = ctx.kept(dx.rows, dx.cols);
-        const View gate = ctx.kept(dx.rows, model_.ffn), up = ctx.kept(dx.rows, model_.ffn);
+        const View gate = ctx.kept(dx.rows, width_), up = ctx.kept(dx.rows, width_);
         View dout = dx;
         if (post_norm_) {
             const View out = ctx.kept(dx.rows, dx.cols);
@@ -88,10 +88,10 @@ class FfnBlock final : public Block {
             ops::copy(exec, dx, dout);
             ctx.norm_backward(*post_norm_, out, model_.norm_epsilon, dout, dout);
         }
-        const View dproduct = take(model_.ffn);
+        const View dproduct = take(width_);
         {
             const WorkspaceScope inner(workspace);
-            const View product = take(model_.ffn);
+            const View product = take(width_);
             ops::glu(exec, model_.gate, gate, up, product);
             ops::MatmulInput input(exec, product);
             thimble::backward(exec, ctx.use(down_), input, dout, ctx.sink, dproduct, false);
@@ -113,8 +113,8 @@ class FfnBlock final : public Block {
         };
         const std::size_t input =
             std::max(ops::matmul_input_bytes(plan.exec, plan.tokens, model_.hidden),
-                     ops::matmul_input_bytes(plan.exec, plan.tokens, model_.ffn));
-        return bytes(model_.hidden) + 2 * bytes(model_.ffn) + input + skipping(plan);
+                     ops::matmul_input_bytes(plan.exec, plan.tokens, width_));
+        return bytes(model_.hidden) + 2 * bytes(width_) + input + skipping(plan);
     }
 
   private:
@@ -146,11 +146,11 @@ class FfnBlock final : public Block {
     // Workspace of lists, or of a matrix packed anew.
     [[nodiscard]] std::size_t skipping(const BlockPlan& plan) const {
         if (!thresholds_ || plan.exec.device != Device::kCpu) return 0;
-        std::size_t bytes = ops::kept_ffn_bytes(plan.exec, model_.ffn, model_.hidden);
+        std::size_t bytes = ops::kept_ffn_bytes(plan.exec, width_, model_.hidden);
         if (ops::reads_rows(up_layout_))
-            bytes = std::max(bytes, skipping_bytes(up_layout_, {model_.ffn, model_.hidden}));
+            bytes = std::max(bytes, skipping_bytes(up_layout_, {width_, model_.hidden}));
         if (ops::reads_rows(down_layout_))
-            bytes = std::max(bytes, skipping_bytes(down_layout_, {model_.hidden, model_.ffn}));
+            bytes = std::max(bytes, skipping_bytes(down_layout_, {model_.hidden, width_}));
         return bytes;
     }
 
@@ -158,6 +158,7 @@ class FfnBlock final : public Block {
     std::size_t gate_, up_, down_, norm_;
     std::optional<std::size_t> thresholds_, post_norm_;
     LayoutId up_layout_, down_layout_;
+    std::int64_t width_;  // of this layer
 };
 
 }  // namespace

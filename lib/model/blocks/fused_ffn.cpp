@@ -15,14 +15,15 @@ class FusedFfnBlock final : public ForwardBlock {
         : model_(spec.model),
           gate_up_(spec.unit.matrix("ffn_gate_up")),
           down_(spec.unit.matrix("ffn_down")),
-          norm_(spec.unit.vector("ffn_norm")) {}
+          norm_(spec.unit.vector("ffn_norm")),
+          width_(spec.unit.matrices[down_].weight->cols()) {}
 
     void forward(BlockCtx& ctx, View x) const override {
         const Exec& exec = ctx.exec;
         Workspace& workspace = *exec.workspace;
         const WorkspaceScope scope(workspace);
-        const View both = workspace.take_view(exec.dtype(), x.rows, 2 * model_.ffn);
-        const View product = workspace.take_view(exec.dtype(), x.rows, model_.ffn);
+        const View both = workspace.take_view(exec.dtype(), x.rows, 2 * width_);
+        const View product = workspace.take_view(exec.dtype(), x.rows, width_);
         {
             const WorkspaceScope inner(workspace);
             const View h = workspace.take_view(exec.dtype(), x.rows, x.cols);
@@ -30,8 +31,8 @@ class FusedFfnBlock final : public ForwardBlock {
             ctx.show({gate_up_}, h);
             apply(exec, h, std::array{ctx.weights.matrix(gate_up_).into(both)});
         }
-        ops::glu(exec, model_.gate, both.slice_cols(0, model_.ffn),
-                 both.slice_cols(model_.ffn, model_.ffn), product);
+        ops::glu(exec, model_.gate, both.slice_cols(0, width_), both.slice_cols(width_, width_),
+                 product);
         ctx.show({down_}, product);
         apply(exec, product, std::array{ctx.weights.matrix(down_).onto(x)});
     }
@@ -40,14 +41,15 @@ class FusedFfnBlock final : public ForwardBlock {
         const bool coded = model_.input_norm_epsilon > 0;
         const std::size_t first = view_bytes(plan.exec, plan.tokens, model_.hidden) +
                                   apply_bytes(plan.exec, plan.tokens, model_.hidden, coded);
-        return view_bytes(plan.exec, plan.tokens, 2 * model_.ffn) +
-               view_bytes(plan.exec, plan.tokens, model_.ffn) +
-               std::max(first, apply_bytes(plan.exec, plan.tokens, model_.ffn, coded));
+        return view_bytes(plan.exec, plan.tokens, 2 * width_) +
+               view_bytes(plan.exec, plan.tokens, width_) +
+               std::max(first, apply_bytes(plan.exec, plan.tokens, width_, coded));
     }
 
   private:
     const ModelSpec& model_;
     std::size_t gate_up_, down_, norm_;
+    std::int64_t width_;  // of this layer
 };
 
 }  // namespace

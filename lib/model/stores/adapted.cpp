@@ -128,9 +128,10 @@ class AdaptedStore final : public WeightStore {
                             head ? UnitId{UnitKind::kHead, 0}
                                  : UnitId{UnitKind::kLayer, static_cast<std::int64_t>(u) - 1});
             for (auto& [i, rows] : units_[u].row_scales) {
-                if (held.lease.matrix(i).stack != nullptr) {
+                if (held.lease.matrix(i).stack != nullptr || held.lease.matrix(i).factors) {
                     throw Error(Exit::kUsage, "--lora",
-                                "rows of a matrix in blocks (bitstack) have no one length",
+                                "rows of a matrix in blocks (bitstack) or factors (low-rank) have "
+                                "no one length",
                                 "use a LoRA adapter without DoRA");
                 }
                 scale_rows(held.lease.matrix(i).weight, rows);

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "model/device_loader.h"
 #include "model/device_store.h"
+#include "model/factored_tensor.h"
 #include "model/weight_memory.h"
 #include "tensor/device.h"
 
@@ -16,7 +17,8 @@ namespace {
 std::size_t unit_bytes(const UnitSpec& unit) {
     std::size_t bytes = 0;
     for (const auto& m : unit.matrices) {
-        bytes += device_matrix_bytes(*m.weight);
+        for (const MatrixPart& part : parts_of(*m.weight))
+            bytes += device_matrix_bytes(*part.tensor);
         if (m.bias) bytes += device_vector_bytes(*m.bias);
     }
     for (const auto& v : unit.vectors) bytes += device_vector_bytes(*v.weight);
@@ -37,21 +39,24 @@ std::size_t coded_bytes(const SourceTensor& tensor) {
 std::size_t decoded_bytes(const UnitSpec& unit) {
     std::size_t bytes = 0;
     for (const auto& m : unit.matrices)
-        if (goes_coded(*m.weight)) bytes += device_matrix_bytes(*m.weight);
+        for (const MatrixPart& part : parts_of(*m.weight))
+            if (goes_coded(*part.tensor)) bytes += device_matrix_bytes(*part.tensor);
     return bytes;
 }
 // Of a streamed unit, as it is copied.
 std::size_t copied_bytes(const UnitSpec& unit) {
     std::size_t bytes = unit_bytes(unit) - decoded_bytes(unit);
     for (const auto& m : unit.matrices)
-        if (goes_coded(*m.weight)) bytes += coded_bytes(*m.weight);
+        for (const MatrixPart& part : parts_of(*m.weight))
+            if (goes_coded(*part.tensor)) bytes += coded_bytes(*part.tensor);
     return bytes;
 }
 
 std::size_t piece_bytes(const UnitSpec& unit) {
     std::size_t most = 0;
     for (const auto& m : unit.matrices)
-        most = std::max(most, DeviceLoader::staging_bytes(*m.weight));
+        for (const MatrixPart& part : parts_of(*m.weight))
+            most = std::max(most, DeviceLoader::staging_bytes(*part.tensor));
     for (const auto& v : unit.vectors)
         most = std::max(most, DeviceLoader::staging_bytes(*v.weight));
     return most;
@@ -83,12 +88,15 @@ UnitWeights weights_at(const UnitSpec& unit, std::byte* base, std::byte* decoded
         return view;
     };
     for (const auto& m : unit.matrices) {
-        const SourceTensor& t = *m.weight;
-        const bool coded = decoded != nullptr && goes_coded(t);
-        std::byte*& at = coded ? decoded : base;
-        Linear linear{device_form(t).view({t.rows(), t.cols()}, at), std::nullopt};
-        at += device_matrix_bytes(t);
-        if (coded) base += coded_bytes(t);
+        Linear linear;
+        for (const MatrixPart& part : parts_of(*m.weight)) {
+            const SourceTensor& t = *part.tensor;
+            const bool coded = decoded != nullptr && goes_coded(t);
+            std::byte*& at = coded ? decoded : base;
+            set_part(linear, part.kind, device_form(t).view({t.rows(), t.cols()}, at));
+            at += device_matrix_bytes(t);
+            if (coded) base += coded_bytes(t);
+        }
         if (m.bias) linear.bias = vector(*m.bias);
         weights.matrices.push_back(linear);
     }
@@ -132,6 +140,7 @@ class DeviceStore final : public WeightStore {
     // A matrix of a streamed unit, in pinned memory.
     struct Coded {
         std::size_t unit = 0, index = 0;
+        MatrixPart::Kind kind = MatrixPart::kWhole;
         std::byte *planes = nullptr, *code = nullptr;
         std::unique_ptr<const ops::CodedMatrix> matrix;
     };
@@ -192,7 +201,7 @@ class DeviceStore final : public WeightStore {
         const ops::CodedStrip& all = c.matrix->all();
         codes.all.words = moved(all.words), codes.all.rest = moved(all.rest);
         codes.all.starts = moved(all.starts);
-        const std::byte* to = slot.weights.matrices[c.index].weight.planes[0].data;
+        const std::byte* to = part_view(slot.weights.matrices[c.index], c.kind).planes[0].data;
         ops::decode_on_device(cuda_.compute(), codes,
                               reinterpret_cast<std::uint16_t*>(const_cast<std::byte*>(to)));
     }
@@ -246,20 +255,24 @@ class DeviceStore final : public WeightStore {
     void keep_coded(std::size_t u, std::byte* base) {
         const UnitSpec& unit = specs_[u];
         for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
-            const SourceTensor& t = *unit.matrices[i].weight;
-            const bool coded = goes_coded(t);
-            if (coded) {
-                Coded c{u, i, base, base + coded_bytes(t) - kCodeBytes, nullptr};
-                c.matrix = t.packed->keep(source_.file(), c.planes, cuda_.host().isa);
-                verify_coded(source_, cuda_.host(), t, *c.matrix);
-                const ExponentCode& code = c.matrix->code();
-                code.table(reinterpret_cast<std::uint8_t*>(c.code));
-                std::memcpy(c.code + kTableBytes, code.exponents, ExponentCode::kSymbols);
-                coded_.push_back(std::move(c));
+            for (const MatrixPart& part : parts_of(*unit.matrices[i].weight)) {
+                const SourceTensor& t = *part.tensor;
+                const bool coded = goes_coded(t);
+                if (coded) keep_coded(t, {u, i, part.kind, base, nullptr, nullptr});
+                base += coded ? coded_bytes(t) : device_matrix_bytes(t);
             }
-            base += coded ? coded_bytes(t) : device_matrix_bytes(t);
             if (unit.matrices[i].bias) base += device_vector_bytes(*unit.matrices[i].bias);
         }
+    }
+
+    void keep_coded(const SourceTensor& t, Coded c) {
+        c.code = c.planes + coded_bytes(t) - kCodeBytes;
+        c.matrix = t.packed->keep(source_.file(), c.planes, cuda_.host().isa);
+        verify_coded(source_, cuda_.host(), t, *c.matrix);
+        const ExponentCode& code = c.matrix->code();
+        code.table(reinterpret_cast<std::uint8_t*>(c.code));
+        std::memcpy(c.code + kTableBytes, code.exponents, ExponentCode::kSymbols);
+        coded_.push_back(std::move(c));
     }
 
     // Of a tied head: its matrix is the embedding's.
@@ -269,8 +282,10 @@ class DeviceStore final : public WeightStore {
 
     void load_unit(const UnitSpec& unit, const UnitWeights& to, Place place, DeviceLoader& loader) {
         for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
-            if (place == Place::kDevice || !goes_coded(*unit.matrices[i].weight))
-                loader.load(*unit.matrices[i].weight, to.matrices[i].weight, place);
+            for (const MatrixPart& part : parts_of(*unit.matrices[i].weight)) {
+                if (place == Place::kDevice || !goes_coded(*part.tensor))
+                    loader.load(*part.tensor, part_view(to.matrices[i], part.kind), place);
+            }
             if (unit.matrices[i].bias)
                 loader.load(*unit.matrices[i].bias, *to.matrices[i].bias, place);
         }

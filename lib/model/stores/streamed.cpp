@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "io/file.h"
+#include "model/factored_tensor.h"
 #include "model/weight_memory.h"
 #include "ops/kept.h"
 
@@ -22,10 +23,12 @@ namespace {
 
 constexpr std::size_t kPage = 4096;
 
-// One matrix of a streamed layer: where it lies as stored and, where that is another layout, as
-// multiplied.
+// One matrix of a streamed layer, or a factor of one: where it lies as stored and, where that is
+// another layout, as multiplied.
 struct StreamedMatrix {
     const SourceTensor* tensor = nullptr;
+    std::size_t index = 0;  // of the matrix in its unit
+    MatrixPart::Kind kind = MatrixPart::kWhole;
     std::size_t raw_offset = 0;  // in a slot
     LayoutId layout = LayoutId::k_f32;
     std::size_t packed_offset = 0,
@@ -48,22 +51,24 @@ std::size_t raw_place(const SourceTensor& tensor, std::size_t from) {
 
 StreamedLayer streamed_layer(const UnitSpec& unit, const Exec& exec, bool repack) {
     StreamedLayer layer;
-    for (const auto& m : unit.matrices) {
-        const SourceTensor& tensor = *m.weight;
-        StreamedMatrix matrix;
-        matrix.tensor = &tensor;
-        matrix.raw_offset = raw_place(tensor, layer.raw_bytes);
-        layer.raw_bytes = matrix.raw_offset + tensor.form.bytes(tensor.rows());
-        layer.disk_bytes += tensor.stored_bytes();
-        matrix.layout = working_layout(tensor, exec, repack);
-        matrix.transposed = working_skips(tensor, exec, repack) == Skips::kInputs;
-        if (matrix.layout != tensor.layout() || matrix.transposed) {
-            matrix.packed_offset = layer.packed_bytes;
-            matrix.packed_bytes = ops::packed_bytes(matrix.layout, {tensor.rows(), tensor.cols()},
-                                                    tensor.form.params);
-            layer.packed_bytes += weight_aligned(matrix.packed_bytes);
+    for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
+        for (const MatrixPart& part : parts_of(*unit.matrices[i].weight)) {
+            const SourceTensor& tensor = *part.tensor;
+            StreamedMatrix matrix;
+            matrix.tensor = &tensor, matrix.index = i, matrix.kind = part.kind;
+            matrix.raw_offset = raw_place(tensor, layer.raw_bytes);
+            layer.raw_bytes = matrix.raw_offset + tensor.form.bytes(tensor.rows());
+            layer.disk_bytes += tensor.stored_bytes();
+            matrix.layout = working_layout(tensor, exec, repack);
+            matrix.transposed = working_skips(tensor, exec, repack) == Skips::kInputs;
+            if (matrix.layout != tensor.layout() || matrix.transposed) {
+                matrix.packed_offset = layer.packed_bytes;
+                matrix.packed_bytes = ops::packed_bytes(
+                    matrix.layout, {tensor.rows(), tensor.cols()}, tensor.form.params);
+                layer.packed_bytes += weight_aligned(matrix.packed_bytes);
+            }
+            layer.matrices.push_back(matrix);
         }
-        layer.matrices.push_back(matrix);
     }
     return layer;
 }
@@ -233,8 +238,9 @@ class StreamedStore final : public WeightStore {
         const UnitSpec& unit = specs_[u];
         layers_[u - 1] = streamed_layer(unit, exec_, repack);
         UnitWeights weights;
-        for (std::size_t i = 0; i < unit.matrices.size(); ++i) {
-            const StreamedMatrix& m = layers_[u - 1].matrices[i];
+        for (const auto& m : unit.matrices)
+            weights.matrices.push_back(arrangement_.memory.linear(m, {}));
+        for (const StreamedMatrix& m : layers_[u - 1].matrices) {
             const Shape2 shape{m.tensor->rows(), m.tensor->cols()};
             PackedView weight = m.tensor->form.view(shape, nullptr);
             if (m.transposed) {
@@ -246,7 +252,7 @@ class StreamedStore final : public WeightStore {
                 weight.n_planes = 1;
                 weight.planes[0].bytes = m.packed_bytes;
             }
-            weights.matrices.push_back(arrangement_.memory.linear(unit.matrices[i], weight));
+            set_part(weights.matrices[m.index], m.kind, weight);
         }
         for (const auto& v : unit.vectors)
             weights.vectors.push_back(arrangement_.memory.vector(*v.weight));
@@ -323,7 +329,7 @@ class StreamedStore final : public WeightStore {
             const StreamedMatrix& m = streamed.matrices[i];
             const PackedView& stored = slot.views[i];
             if (is_new) verify_weights(source_, exec_, *m.tensor, 0, stored);
-            weights.matrices[i].weight = packed(m, stored);
+            set_part(weights.matrices[m.index], m.kind, packed(m, stored));
         }
         if (is_new) checked_.push_back(layer);
     }

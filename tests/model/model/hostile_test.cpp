@@ -144,7 +144,11 @@ TEST_CASE("hostile: no value of any GGUF key gets past the checks with a fault")
         true,
         std::int64_t{1} << 40,
         std::make_shared<const MetaArray>(MetaArray{std::vector<std::uint8_t>{1, 0}, true}),
-        std::make_shared<const MetaArray>(MetaArray{std::vector<float>{}, false})};
+        std::make_shared<const MetaArray>(MetaArray{std::vector<float>{}, false}),
+        std::make_shared<const MetaArray>(MetaArray{std::vector<float>{1, 2}, false}),
+        std::make_shared<const MetaArray>(MetaArray{std::vector<std::int32_t>{4, 2}, false}),
+        std::make_shared<const MetaArray>(
+            MetaArray{std::vector<std::uint64_t>{std::uint64_t{1} << 63, 2}, false})};
     for (const char* model : {"llama3-rope", "gemma3-scaled"}) {
         const auto& golden = test::golden_model(model);
         const test::TempDir dir;
@@ -176,6 +180,41 @@ TEST_CASE("hostile: no value of any GGUF key gets past the checks with a fault")
             CHECK(mentions(refusal(path), std::string(key) + "' is missing"));
         }
     }
+}
+
+TEST_CASE("hostile: sizes of layers are as many as layers, in range, and those of the tensors") {
+    const test::TempDir dir;
+    const std::string path = dir / "model.gguf";
+    const ModelCopy good = ModelCopy::as_gguf(test::golden_model("llama-untied").directory, "f32");
+    const auto refused = [&](const char* key, MetaElements list, bool is_bool = false) {
+        ModelCopy copy = good;
+        copy.metadata.set(std::string("llama.") + key,
+                          std::make_shared<const MetaArray>(MetaArray{std::move(list), is_bool}));
+        copy.write_gguf(path);
+        return refusal(path);
+    };
+    using Ints = std::vector<std::int32_t>;
+    // What a number said, twice.
+    CHECK(refused("feed_forward_length", Ints{80, 80}) == "");
+    CHECK(refused("attention.head_count", Ints{6, 6}) == "");
+    CHECK(refused("attention.head_count_kv", std::vector<std::uint64_t>{2, 2}) == "");
+    CHECK(mentions(refused("feed_forward_length", Ints{80}), "lists 1 layers, expected 2"));
+    CHECK(mentions(refused("feed_forward_length", Ints{80, 80, 80}), "lists 3 layers"));
+    CHECK(mentions(refused("feed_forward_length", Ints{}), "array of integers"));
+    CHECK(
+        mentions(refused("feed_forward_length", std::vector<float>{80, 80}), "array of integers"));
+    CHECK(mentions(refused("feed_forward_length", std::vector<std::uint8_t>{1, 1}, true),
+                   "array of integers"));
+    CHECK(mentions(refused("feed_forward_length", Ints{80, 0}), "is 0, expected 1 to"));
+    CHECK(mentions(refused("feed_forward_length", Ints{-80, 80}), "is -80, expected 1 to"));
+    CHECK(mentions(
+        refused("feed_forward_length", std::vector<std::uint64_t>{80, std::uint64_t{1} << 63}),
+        "expected 1 to"));
+    CHECK(mentions(refused("feed_forward_length", Ints{80, 64}), "blk.1.ffn_gate.weight"));
+    CHECK(mentions(refused("attention.head_count", Ints{6, 4}), "blk.1.attn_q.weight"));
+    CHECK(mentions(refused("attention.head_count_kv", Ints{2, 4}), "expected a divisor of the 6"));
+    CHECK(mentions(refused("attention.head_count_kv", Ints{1, 2}), "blk.0.attn_k.weight"));
+    CHECK(mentions(refused("block_count", Ints{2, 2}), "block_count"));
 }
 
 TEST_CASE("hostile: architectures and features that are not supported are named") {

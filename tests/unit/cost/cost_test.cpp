@@ -80,7 +80,7 @@ TEST_CASE("cost profile: bad files are refused, none given is the built-in one")
 
 TEST_CASE("cost time model: closed forms on a small spec") {
     ModelSpec spec;
-    spec.layers = 1, spec.hidden = 8, spec.ffn = 16, spec.vocab = 100;
+    spec.layers = 1, spec.hidden = 8, spec.all_ffn = 16, spec.vocab = 100;
     AttentionSpec attention;
     attention.shape.heads = 4, attention.shape.kv_heads = 2, attention.shape.head_dim = 2;
     spec.attention = {attention};
@@ -99,7 +99,7 @@ TEST_CASE("cost time model: closed forms on a small spec") {
 
 TEST_CASE("cost time model: a training step is its products, and hides the disk behind them") {
     ModelSpec spec;
-    spec.layers = 1, spec.hidden = 8, spec.ffn = 16, spec.vocab = 100;
+    spec.layers = 1, spec.hidden = 8, spec.all_ffn = 16, spec.vocab = 100;
     AttentionSpec attention;
     attention.shape.heads = 4, attention.shape.kv_heads = 2, attention.shape.head_dim = 2;
     spec.attention = {attention};

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "prune/quality.h"
+#include "eval/quality.h"
 
 #include <algorithm>
 #include <numbers>
 
+#include "core/error.h"
 #include "core/figures.h"
 #include "text/tokenizer.h"
 
-namespace thimble::prune {
+namespace thimble::eval {
 
-Quality measure_quality(Runner& pruned, Runner& original, const eval::Windows& windows,
+Quality measure_quality(Runner& changed, Runner& original, const Windows& windows,
                         const Progress& progress) {
-    const std::int64_t rows =
-        eval::rows_per_piece(pruned.spec(), RunnerOptions(), windows.rows(), true);
-    eval::WindowScorer scorer(pruned, &original, windows, {.piece_rows = rows});
-    eval::ScoreSums sums(windows.count() * windows.rows(), true);
+    const std::int64_t rows = rows_per_piece(changed.spec(), RunnerOptions(), windows.rows(), true);
+    WindowScorer scorer(changed, &original, windows, {.piece_rows = rows});
+    ScoreSums sums(windows.count() * windows.rows(), true);
     for (std::int64_t w = 0; w < windows.count(); ++w) {
         const auto scores = scorer.score(w, {});
-        for (const eval::RowScore& score : *scores) sums.add(score);
+        for (const RowScore& score : *scores) sums.add(score);
         if (!progress("quality", w + 1, windows.count())) throw Stopped();
     }
     Quality quality;
@@ -26,15 +26,15 @@ Quality measure_quality(Runner& pruned, Runner& original, const eval::Windows& w
     return quality;
 }
 
-eval::Estimate measure_bits(Runner& model, const std::string& text, std::int64_t context,
-                            const Progress& progress) {
+Estimate measure_bits(Runner& model, const std::string& text, std::int64_t context,
+                      const Progress& progress) {
     const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::open(model.source().file());
     std::optional<Token> bos;
-    std::vector<Token> tokens = eval::window_tokens(*tokenizer, text, bos);
+    std::vector<Token> tokens = window_tokens(*tokenizer, text, bos);
     const std::int64_t length = std::min(context, std::ssize(tokens));
-    const eval::Windows windows(std::move(tokens), length, 0, bos, "the text to check on");
-    eval::WindowScorer scorer(model, nullptr, windows, {.piece_rows = windows.rows()});
-    eval::ScoreSums sums(windows.count() * windows.rows(), false);
+    const Windows windows(std::move(tokens), length, 0, bos, "the text to check on");
+    WindowScorer scorer(model, nullptr, windows, {.piece_rows = windows.rows()});
+    ScoreSums sums(windows.count() * windows.rows(), false);
     double bytes = 0;
     for (std::int64_t w = 0; w < windows.count(); ++w) {
         for (std::int64_t r = 0; r < windows.rows(); ++r) {
@@ -42,26 +42,35 @@ eval::Estimate measure_bits(Runner& model, const std::string& text, std::int64_t
             bytes += static_cast<double>(tokenizer->piece(next).size());
         }
         const auto scores = scorer.score(w, {});
-        for (const eval::RowScore& score : *scores) sums.add(score);
+        for (const RowScore& score : *scores) sums.add(score);
         if (!progress("quality", w + 1, windows.count())) throw Stopped();
     }
-    const eval::PerplexityFigures figures = sums.perplexity();
+    const PerplexityFigures figures = sums.perplexity();
     const double to_bits =
         static_cast<double>(figures.tokens) / std::numbers::ln2 / std::max(bytes, 1.0);
     return {figures.nll.value * to_bits, figures.nll.standard_error * to_bits};
 }
 
+void check_divergence(const Quality& quality, double most, const char* hint) {
+    const double kld = quality.divergence.kld.value;
+    if (most <= 0 || kld <= most) return;
+    throw Error(Exit::kGateFailed, "--max-kld",
+                "the mean divergence is " + fixed(kld, 4) + ", more than " + fixed(most, 4) +
+                    ": nothing is written",
+                hint);
+}
+
 void add_quality_to_plan(Plan& plan, const ModelSpec& spec, const RunnerOptions& options,
                          std::int64_t windows, std::int64_t context) {
-    const std::int64_t rows = eval::scored_rows(context, eval::Scored::kSecondHalf);
-    eval::WindowScorer::add_to_plan(plan, spec, options.device, rows,
-                                    eval::rows_per_piece(spec, options, rows, true), true);
-    plan.at(Tier::kRam, Purpose::kLogits) += eval::ScoreSums::charged_bytes(windows * rows, true);
+    const std::int64_t rows = scored_rows(context, Scored::kSecondHalf);
+    WindowScorer::add_to_plan(plan, spec, options.device, rows,
+                              rows_per_piece(spec, options, rows, true), true);
+    plan.at(Tier::kRam, Purpose::kLogits) += ScoreSums::charged_bytes(windows * rows, true);
 }
 
 Json Quality::json() const {
     Json out = Json::object();
-    const auto set = [&](const char* name, const eval::Estimate& e) {
+    const auto set = [&](const char* name, const Estimate& e) {
         out.set(name, e.value);
         out.set(std::string(name) + "_stderr", e.standard_error);
     };
@@ -82,7 +91,7 @@ Json Quality::json() const {
 }
 
 std::string Quality::text() const {
-    const auto with_error = [](const eval::Estimate& e, int decimals) {
+    const auto with_error = [](const Estimate& e, int decimals) {
         return fixed(e.value, decimals) + " +- " + fixed(e.standard_error, decimals);
     };
     if (bits_before) {
@@ -94,4 +103,4 @@ std::string Quality::text() const {
            std::to_string(after.tokens) + " tokens)";
 }
 
-}  // namespace thimble::prune
+}  // namespace thimble::eval

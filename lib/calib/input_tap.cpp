@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "prune/input_tap.h"
+#include "calib/input_tap.h"
 
 #include <algorithm>
 
 #include "ops/dense.h"
 
-namespace thimble::prune {
+namespace thimble {
 namespace {
 
 constexpr std::int64_t kColumns = 64;  // that one thread adds at a time
@@ -21,8 +21,8 @@ void InputTap::input(UnitId, std::span<const std::size_t> matrices, View x) {
     Input*& first = of_[matrices.front()];
     if (first == nullptr) {
         first = &inputs_.emplace_back();
-        if (needs_.squares) first->squares.assign(static_cast<std::size_t>(x.cols), 0.0);
-        if (needs_.gram) {
+        if (sums_.squares) first->squares.assign(static_cast<std::size_t>(x.cols), 0.0);
+        if (sums_.gram) {
             first->gram = Buffer(gram_bytes(x.cols), Purpose::kActivations);
             std::fill_n(first->gram.as<float>(), x.cols * x.cols, 0.0F);
         }
@@ -33,7 +33,7 @@ void InputTap::input(UnitId, std::span<const std::size_t> matrices, View x) {
 
 void InputTap::add(Input& input, View x) const {
     input.tokens += x.rows;
-    if (needs_.squares) {
+    if (sums_.squares) {
         exec_.team->run(x.cols, kColumns, [&](std::int64_t begin, std::int64_t end) {
             for (std::int64_t r = 0; r < x.rows; ++r) {
                 const float* row = x.row<float>(r);
@@ -44,7 +44,7 @@ void InputTap::add(Input& input, View x) const {
             }
         });
     }
-    if (!needs_.gram) return;
+    if (!sums_.gram) return;
     ops::dense::Product product;
     product.a = x, product.a_transposed = true;
     product.b = x;
@@ -68,17 +68,17 @@ std::span<const float> InputTap::gram(std::size_t matrix) const {
     return {gram.as<float>(), gram.bytes() / sizeof(float)};
 }
 
-std::size_t InputTap::bytes(const ModelSource& source, const Needs& needs) {
+std::size_t InputTap::bytes(const ModelSource& source, InputSums sums) {
     std::size_t most = 0;
     const std::vector<UnitSpec> units = units_of(source);
     for (std::size_t u = 1; u + 1 < units.size(); ++u) {
         std::size_t sum = 0;
         for (const auto& m : units[u].matrices) {
-            if (needs.gram) sum += Buffer::charged_bytes(gram_bytes(m.weight->cols()));
+            if (sums.gram) sum += Buffer::charged_bytes(gram_bytes(m.weight->cols()));
         }
         most = std::max(most, sum);
     }
     return most;
 }
 
-}  // namespace thimble::prune
+}  // namespace thimble

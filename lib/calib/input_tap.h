@@ -10,16 +10,20 @@
 
 #include "model/block.h"
 #include "model/runner.h"
-#include "prune/calibration.h"
 
-namespace thimble::prune {
+namespace thimble {
+
+// Which of the sums are made.
+struct InputSums {
+    bool squares = false, gram = false;
+};
 
 class InputTap final : public Tap {
   public:
     // `wanted`: whose inputs; by the matrix's place in the layer.
     using Wanted = std::function<bool(std::size_t matrix)>;
-    InputTap(const Exec& exec, const Needs& needs, Wanted wanted)
-        : exec_(exec), needs_(needs), wanted_(std::move(wanted)) {}
+    InputTap(const Exec& exec, InputSums sums, Wanted wanted)
+        : exec_(exec), sums_(sums), wanted_(std::move(wanted)) {}
     // Forgets the layer before.
     void clear() { inputs_.clear(), of_.clear(); }
     void input(UnitId unit, std::span<const std::size_t> matrices, View x) override;
@@ -27,7 +31,7 @@ class InputTap final : public Tap {
     [[nodiscard]] std::vector<double> squares(std::size_t matrix) const;
     [[nodiscard]] std::span<const float> gram(std::size_t matrix) const;
     // At most, in any layer.
-    [[nodiscard]] static std::size_t bytes(const ModelSource& source, const Needs& needs);
+    [[nodiscard]] static std::size_t bytes(const ModelSource& source, InputSums sums);
 
   private:
     struct Input {
@@ -38,10 +42,10 @@ class InputTap final : public Tap {
     void add(Input& input, View x) const;
 
     const Exec& exec_;
-    Needs needs_;
+    InputSums sums_;
     Wanted wanted_;
     std::list<Input> inputs_;
     std::map<std::size_t, Input*> of_;  // by matrix
 };
 
-}  // namespace thimble::prune
+}  // namespace thimble
