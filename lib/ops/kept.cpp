@@ -132,19 +132,24 @@ PackedView repack_transposed(const Exec& exec, const PackedView& stored, LayoutI
         using I = Interleaved<decltype(id)::value>;
         auto* blocks = reinterpret_cast<typename I::Block*>(out);
         const std::int64_t groups = (shape.rows + kGroupRows - 1) / kGroupRows;
-        // By columns of what comes out: a thread reads its rows from end to end.
-        exec.team->run(shape.cols, 64, [&](std::int64_t begin, std::int64_t end) {
-            for (std::int64_t c = begin; c < end; ++c) {
-                const auto* row = reinterpret_cast<const typename I::Stored*>(stored.row(c));
-                for (std::int64_t g = 0; g < groups; ++g) {
-                    auto& block = blocks[g * shape.cols + c];
-                    const std::int64_t first = g * kGroupRows;
-                    const std::int64_t n = std::min<std::int64_t>(kGroupRows, shape.rows - first);
-                    if (n < kGroupRows) std::memset(&block, 0, sizeof block);
-                    std::copy_n(row + first, n, block.rows);
-                }
-            }
-        });
+        // A few rows of what is read: what is written of each group lies side by side.
+        constexpr std::int64_t kTile = 8;
+        const auto put = [&](std::int64_t g, std::int64_t c) {
+            auto& block = blocks[g * shape.cols + c];
+            const std::int64_t first = g * kGroupRows;
+            const std::int64_t n = std::min<std::int64_t>(kGroupRows, shape.rows - first);
+            if (n < kGroupRows) std::memset(&block, 0, sizeof block);
+            const auto* row = reinterpret_cast<const typename I::Stored*>(stored.row(c));
+            std::memcpy(block.rows, row + first, static_cast<std::size_t>(n) * sizeof *row);
+        };
+        exec.team->run((shape.cols + kTile - 1) / kTile, 8,
+                       [&](std::int64_t begin, std::int64_t end) {
+                           for (std::int64_t tile = begin; tile < end; ++tile) {
+                               const std::int64_t last = std::min((tile + 1) * kTile, shape.cols);
+                               for (std::int64_t g = 0; g < groups; ++g)
+                                   for (std::int64_t c = tile * kTile; c < last; ++c) put(g, c);
+                           }
+                       });
     });
     PackedView view{layout, shape, {}, 1, stored.params};
     view.planes[0] = {out, packed_bytes(layout, {kGroupRows, shape.cols}) / kGroupRows,

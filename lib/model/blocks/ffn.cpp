@@ -14,8 +14,9 @@
 namespace thimble {
 namespace {
 
-// Tokens of a step that are taken one by one: more of them want most rows between them.
-constexpr std::int64_t kMostAlone = 4;
+// Tokens of a step that are taken one by one. More of them want most rows between them, and pay for
+// packing the weights anew.
+constexpr std::int64_t kMostAlone = 8;
 
 class FfnBlock final : public Block {
   public:

@@ -150,6 +150,22 @@ TEST_CASE("thresholds: the share that was asked for goes, and less is lost than 
     }
 }
 
+TEST_CASE("thresholds: first tokens of texts do not count") {
+    Measured m;
+    ModelCopy copy = tiny_model("llama-tied");  // in which tokens know nothing of one another
+    for (const int layer : {0, 1}) {
+        const std::size_t at = copy.index("blk." + std::to_string(layer) + ".attn_output.weight");
+        std::fill(copy.data[at].begin(), copy.data[at].end(), std::byte{0});
+    }
+    copy.write_gguf(m.path);
+    const Thresholds by_channel = m.thresholds({0.5, true}), by_layer = m.thresholds({0.5, false});
+    for (std::size_t w = 0; w < 4; ++w) m.tokens[64 * w] = 80;
+    CHECK(m.thresholds({0.5, true}) == by_channel);
+    CHECK(m.thresholds({0.5, false}) == by_layer);
+    m.tokens[1] = 80;
+    CHECK(m.thresholds({0.5, true}) != by_channel);
+}
+
 TEST_CASE("thresholds: none are asked for, or there is nothing to put them on") {
     Measured m;
     for (const std::vector<float>& layer : m.thresholds({0, true}))
