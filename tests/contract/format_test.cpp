@@ -332,7 +332,7 @@ TEST_SUITE("format") {
             {"jlcm:bits=3,group=0,rows=0", {18.58, true}},
             {"sparse", {0.166, true}},
             {"sparse:values=f16", {0.0208, true}},
-            {"sparse:values=i8", {0.565, true}},
+            {"sparse:values=i8", {0.593, true}},
             {"sparse:values=i4", {10.0, false}},
             {"nvfp4", {8.9, false}},
             {"nvfp4:fit=peak", {9.50, true}}};

@@ -120,7 +120,7 @@ class Prune {
                                        : r.output_bytes - r.plain_bytes) +
                      (less ? " less" : " more") + " than with them");
         }
-        const auto stored = [](const prune::Zeros& z) { return z.stored; };
+        const auto stored = [](const prune::Zeros& z) { return z.stored && z.zeros > 0; };
         if (std::any_of(r.zeros.begin(), r.zeros.end(), stored)) {
             log_info(
                 "the zeros are stored as any other weight: the file is no smaller for them, nor is "

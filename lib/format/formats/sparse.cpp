@@ -163,7 +163,7 @@ struct Codec {
                 .nominal_bits_per_weight = 1.0 + o.bits() + (o.has_codes() ? 16 / group : 0.0),
                 .error_bound = o.values == "bf16"  ? 0x1p-8
                                : o.values == "f16" ? 0x1p-11
-                               : o.values == "i8"  ? 0x1p-8
+                               : o.values == "i8"  ? 0.0045
                                                    : 0.3};
     }
 
