@@ -466,7 +466,8 @@ void PruneJob::State::write_pruned(Team& team, Isa isa, const std::string& path,
 // The windows that quality is measured on.
 Texts PruneJob::State::check_texts() const {
     Texts out;
-    for (std::int64_t w = 0; w < texts->checks()->count(); ++w) out.push_back(texts->checks()->inputs(w));
+    for (std::int64_t w = 0; w < texts->checks()->count(); ++w)
+        out.push_back(texts->checks()->inputs(w));
     return out;
 }
 
