@@ -87,7 +87,8 @@ class WeightMemory {
     Buffer memory_;
 };
 
-// Bytes that one decoded token reads of these units: the embedding's row, all of the others.
+// Bytes that one decoded token reads of these units: the embedding's row, all of the others, with
+// what it may skip among them.
 [[nodiscard]] std::uint64_t bytes_per_token_of(const std::vector<UnitWeights>& units);
 
 }  // namespace thimble

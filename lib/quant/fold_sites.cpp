@@ -122,6 +122,12 @@ std::vector<FoldSite> fold_sites(const FoldWish& wish, const std::vector<std::st
         const auto* gate = matrix(unit, "ffn_gate");
         const auto* up = matrix(unit, "ffn_up");
         const auto* v = matrix(unit, "attn_v");
+        if (wish.ffn && unit.find_vector("ffn_thresholds")) {
+            throw Error(Exit::kUsage, kRearrange,
+                        "the model drops small activations by a threshold for each channel, in the "
+                        "order of its channels",
+                        "rearrange first, then prune --method chess; or --rearrange values");
+        }
         if (wish.values && attention)
             any_values |=
                 add_reordered(sites, Kind::kValues, layer, {v}, matrix(unit, "attn_output"));

@@ -142,6 +142,10 @@ TEST_CASE("thresholds: other tools keep them, cut them, replace them or refuse")
     (void)s.must(s.model, "cats:sparsity=0.4", next);
     CHECK(again == thresholds_of(next));
 
+    const ProcessResult reordered =
+        s.run("quantize", {"-m", s.out, "-o", next, "--format", "bfp", "--rearrange", "ffn", "-q"});
+    CHECK(reordered.exit == 2);
+    CHECK(reordered.err.find("threshold") != std::string::npos);
     const ProcessResult exported =
         s.run("quantize", {"-m", s.out, "-o", s.directory.file("hf"), "--container", "hf", "-q"});
     CHECK(exported.exit == 2);
