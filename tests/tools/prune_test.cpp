@@ -324,7 +324,7 @@ TEST_CASE("prune: a model whose layers differ is one to every tool") {
     CHECK(run({"--device", "cuda"}) == plain);
     must("evaluate", {"-m", thin, "-f", s.text, "-c", "32", "--chunks", "2", "-q"});
     must("offload-train", {"-m", thin, "--data", s.text, "-o", s.directory.file("tuned.gguf"),
-                           "--steps", "2", "-c", "32", "-q"});
+                           "--method", "full", "--steps", "2", "-c", "32", "-q"});
     CHECK(ModelSource::open(s.directory.file("tuned.gguf"))->config().sizes ==
           ModelSource::open(thin)->config().sizes);
     // A config.json cannot say it.
