@@ -22,7 +22,8 @@ struct SparseGroup {
     std::size_t masks, scales, values;
     THIMBLE_HOST_DEVICE static SparseGroup of(const LayoutParams& params, std::int64_t cols) {
         const auto c = static_cast<std::size_t>(cols), s = static_cast<std::size_t>(params.slots);
-        const std::size_t groups = params.group > 0 ? c / static_cast<std::size_t>(params.group) : 0;
+        const std::size_t groups =
+            params.group > 0 ? c / static_cast<std::size_t>(params.group) : 0;
         return {2 * c, groups * kGroupRows * sizeof(std::uint16_t),
                 kGroupRows * s * static_cast<std::size_t>(params.bits) / 8};
     }
@@ -66,8 +67,7 @@ struct WovenSparse {
             for (int first = 0; first < 32; first += kTogether) {
                 Word mask = 0;
                 for (int r = 0; r < count; ++r) {
-                    const Word own =
-                        static_cast<Word>(kept[r] >> first & ((1u << kTogether) - 1));
+                    const Word own = static_cast<Word>(kept[r] >> first & ((1u << kTogether) - 1));
                     mask |= static_cast<Word>(own << kTogether * r);
                     for (int left = __builtin_popcountll(own); left > 0; --left)
                         put(values, n++, rows[r], next[r]++);
@@ -96,8 +96,7 @@ struct WovenSparse {
                 const Word own = bit_of(row, c);
                 out[k + c] = 0;
                 if ((mask & own) == 0) continue;
-                const std::int64_t at =
-                    n + __builtin_popcountll(mask & static_cast<Word>(own - 1));
+                const std::int64_t at = n + __builtin_popcountll(mask & static_cast<Word>(own - 1));
                 if constexpr (kCodes) {
                     const float scale = f16_to_f32(scales[k / params.group * kGroupRows + row]);
                     out[k + c] = static_cast<Real>(scale) * static_cast<Real>(code(values, at));

@@ -499,8 +499,7 @@ void PruneJob::State::write_pruned(Team& team, Isa isa, const std::string& path,
     if (sparse) {
         const auto format_of = std::exchange(setup.format_of, nullptr);
         const ModelWriter plain(report.cut, setup);
-        report.plain_bytes =
-            GgufWriter::predict(metadata(plain, false), plain.specs()).file_bytes;
+        report.plain_bytes = GgufWriter::predict(metadata(plain, false), plain.specs()).file_bytes;
         if (!is_fitted()) setup.format_of = format_of;
     }
     const ModelWriter writer(report.cut, setup);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sparse weights multiply as the dense matrix with zeros does, bit for bit: as they are stored and in
-// their resident layout, at every level, for any number of tokens.
+// Sparse weights multiply as the dense matrix with zeros does, bit for bit: as they are stored and
+// in their resident layout, at every level, for any number of tokens.
 #include <doctest/doctest.h>
 
 #include <vector>
@@ -34,8 +34,8 @@ TEST_CASE("sparse matmul has the bits of the dense matrix with zeros") {
                         PackedView view = w->view;
                         if (resident) {
                             const LayoutId layout = *ops::resident_layout(view.layout, view.params);
-                            places.emplace_back(
-                                ops::packed_bytes(layout, shape, view.params), std::byte{0xff});
+                            places.emplace_back(ops::packed_bytes(layout, shape, view.params),
+                                                std::byte{0xff});
                             view = ops::repack(m.exec, view, layout, places.back().data());
                         }
                         outs.emplace_back(m.exec.dtype(), tokens, shape.rows);

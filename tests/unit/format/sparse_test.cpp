@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sparse: what comes back is what was there, bit for bit where it is a float of its kind; planes are
-// as large as the kept weights ask for; and masks that say more than there is are refused.
+// sparse: what comes back is what was there, bit for bit where it is a float of its kind; planes
+// are as large as the kept weights ask for; and masks that say more than there is are refused.
 #include <doctest/doctest.h>
 
 #include <array>
@@ -81,8 +81,7 @@ TEST_CASE("sparse: floats of the kind that is stored come back bit for bit, -0 a
     for (const bool f16 : {false, true}) {
         const Shape2 shape{13, 160};
         std::vector<float> weights = pruned(shape, 41);
-        for (float& w : weights)
-            w = f16 ? f16_to_f32(f32_to_f16(w)) : bf16_to_f32(f32_to_bf16(w));
+        for (float& w : weights) w = f16 ? f16_to_f32(f32_to_f16(w)) : bf16_to_f32(f32_to_bf16(w));
         for (std::size_t i = 0; i < weights.size(); ++i) {
             if (i % 160 >= 120) weights[i] = 0;
         }
@@ -189,8 +188,9 @@ TEST_CASE("sparse: an all-zero matrix has planes, and is small") {
 TEST_CASE("sparse: a row with more weights than there are slots is refused by its number") {
     std::vector<float> weights(3 * 64);
     for (std::size_t i = 64; i < 64 + 9; ++i) weights[i] = 1;
-    CHECK(refusal([&] { Packed("sparse:slots=8", {3, 64}, weights); }) ==
-          "row 1 has 9 weights that are not zero, and room for 8");
+    CHECK(refusal([&] {
+              Packed("sparse:slots=8", {3, 64}, weights);
+          }) == "row 1 has 9 weights that are not zero, and room for 8");
     CHECK_NOTHROW(Packed("sparse:slots=9", {3, 64}, weights));
 }
 
