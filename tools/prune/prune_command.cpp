@@ -121,7 +121,13 @@ class Prune {
                      (less ? " less" : " more") + " than with them");
         }
         const auto stored = [](const prune::Zeros& z) { return z.stored && z.zeros > 0; };
-        if (std::any_of(r.zeros.begin(), r.zeros.end(), stored)) {
+        const auto plain = std::count_if(r.zeros.begin(), r.zeros.end(), stored);
+        if (plain > 0 && r.plain_bytes > 0) {
+            log_info(
+                "zeros of " + std::to_string(plain) +
+                " matrices are stored as any other weight: they are not to be sparse, or their "
+                "fullest row keeps too many");
+        } else if (plain > 0) {
             log_info(
                 "the zeros are stored as any other weight: the file is no smaller for them, nor is "
                 "it faster; give --format sparse, or quantize --format sparse the output");
