@@ -213,7 +213,8 @@ Plan PruneJob::State::plan_looking(const ModelWriter& writer, int threads) const
         Calibration::add_to_plan(plan, *source, needs, tokens_of(texts->windows()),
                                  texts->longest());
     }
-    if (needs.thresholds) add_thresholds_to_plan(plan, *source, tokens_of(calibration), longest);
+    if (needs.thresholds)
+        add_thresholds_to_plan(plan, *source, tokens_of(texts->windows()), texts->longest());
     // The source's, and the output's.
     plan.at(Tier::kRam, Purpose::kVocabulary) += 2 * source->file().metadata().memory_bytes();
     if (needs.by_layer()) {
@@ -380,7 +381,7 @@ void PruneJob::State::write(Team& team, Isa isa, const std::string& path,
                             const Progress& progress) {
     if (!is_fitted()) return write_pruned(team, isa, path, progress);
     // Headers come first: weights are counted while they are written as any others.
-    const Unchecked plain(output + ".plain");
+    const UncheckedFile plain(output + ".plain");
     write_pruned(team, isa, plain.path(), progress);
     write_sparse(team, isa, plain.path(), path, progress);
 }
@@ -434,7 +435,7 @@ void PruneJob::State::write_pruned(Team& team, Isa isa, const std::string& path,
     Calibration looks(from, runner.get(), team, texts->windows(), progress);
     report.cut = pruner->cut(looks);
     if (needs.thresholds) {
-        thresholds = measure_thresholds(*runner, calibration, pruner->thresholds(), progress);
+        thresholds = measure_thresholds(*runner, texts->windows(), pruner->thresholds(), progress);
     }
     ModelWriter::Setup setup = writer_setup(isa, from);
     if (sparse) {
