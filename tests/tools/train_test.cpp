@@ -339,7 +339,8 @@ TEST_CASE("training: from random weights, and what is asked wrongly") {
           2, "--grad-accumulation");
 }
 
-TEST_CASE("training: the recipes that train, heal and prune run, and have nothing to do again") {
+TEST_CASE(
+    "training: the recipes that train, heal, prune and factor run, and have nothing to do again") {
     const Bench bench("llama-tied", "f32");
     std::string text;
     for (int i = 0; i < 80; ++i) text += "what is " + std::to_string(i) + " plus one, and why\n";
@@ -372,8 +373,11 @@ TEST_CASE("training: the recipes that train, heal and prune run, and have nothin
     std::vector<std::string> prune = heal;
     prune.insert(prune.end(), {"method=layers:count=1,first=0,last=0", "limit=50", "chunks=4",
                                "prompt=what is"});
+    const std::vector<std::string> thin = {"model=" + bench.model, "data=" + words, "text=" + words,
+                                           "context=64",           "chunks=4",      "windows=1"};
     for (const auto& [recipe, settings] : {std::pair(std::string("heal.yaml"), heal),
                                            {"prune.yaml", prune},
+                                           {"low-rank.yaml", thin},
                                            {"train-offgrid.yaml", train}}) {
         const ProcessResult first = cook(recipe, settings);
         CAPTURE(recipe);
