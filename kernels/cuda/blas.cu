@@ -17,6 +17,14 @@ Blas::Blas(Stream& stream) {
     check(cublasSetWorkspace(handle, workspace_, kWorkspaceBytes), "cublasSetWorkspace");
 }
 
+std::size_t driver_host_bytes() noexcept {
+#ifdef THIMBLE_CUDA_EMULATED
+    return 0;
+#else
+    return std::size_t{360} << 20;
+#endif
+}
+
 Blas::~Blas() {
     if (handle_ != nullptr) (void)cublasDestroy(static_cast<cublasHandle_t>(handle_));
     free_device(workspace_);

@@ -22,6 +22,7 @@ Event::Event() { refuse(); }
 Event::~Event() = default;
 void Event::record(Stream&) { refuse(); }
 void Event::wait() { refuse(); }
+std::size_t driver_host_bytes() noexcept { return 0; }
 Blas::Blas(Stream&) { refuse(); }
 Blas::~Blas() = default;
 

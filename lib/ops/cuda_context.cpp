@@ -34,6 +34,7 @@ cuda::DeviceFacts cuda_device() {
 CudaContext::CudaContext(const Exec& host)
     : host_(host),
       compute_(opened_stream()),
+      driver_charge_(Tier::kRam, Purpose::kBaseline, cuda::driver_host_bytes()),
       blas_charge_(Tier::kVram, Purpose::kOther, cuda::Blas::kWorkspaceBytes),
       blas_(on_device([&] { return std::make_unique<cuda::Blas>(compute_); })),
       pinned_(kUploadBytes, Purpose::kIo, Place::kPinned),
@@ -48,6 +49,7 @@ std::size_t CudaContext::device_bytes() noexcept {
 void CudaContext::add_to_plan(Plan& plan) {
     plan.at(Tier::kVram, Purpose::kOther) += cuda::Blas::kWorkspaceBytes;
     plan.at(Tier::kVram, Purpose::kIo) += device_bytes() - cuda::Blas::kWorkspaceBytes;
+    plan.at(Tier::kRam, Purpose::kBaseline) += cuda::driver_host_bytes();
     plan.at(Tier::kRam, Purpose::kIo) += Buffer::charged_bytes(kUploadBytes, Place::kPinned);
 }
 

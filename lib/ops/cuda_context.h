@@ -48,7 +48,7 @@ class CudaContext {
 
     Exec host_;
     cuda::Stream compute_, copies_;
-    Charge blas_charge_;
+    Charge driver_charge_, blas_charge_;
     std::unique_ptr<cuda::Blas> blas_;
     Buffer pinned_, device_;
     std::size_t used_ = 0;
