@@ -11,6 +11,7 @@
 namespace thimble::eval {
 namespace {
 
+constexpr const char* kDepth = "depth_tokens";
 constexpr const char* kReadLimit = "read_limit_bytes_per_second";
 
 // Each struct is listed once, as fields(io, struct); Writer and Reader walk that list.
@@ -264,6 +265,7 @@ Json to_json(const Record& record) {
     write(out, "perplexity", record.perplexity);
     write(out, "divergence", record.divergence);
     write(out, "speed", record.speed);
+    if (record.speed && record.speed->depth_tokens > 0) out.set(kDepth, record.speed->depth_tokens);
     if (record.speed && record.speed->limit_bytes_per_second > 0)
         out.set(kReadLimit, record.speed->limit_bytes_per_second);
     write(out, "peak_memory", record.peak);
@@ -295,6 +297,8 @@ Record record_from_json(const Json& json, std::string_view where) {
     read(json, "perplexity", record.perplexity, where);
     read(json, "divergence", record.divergence, where);
     read(json, "speed", record.speed, where);
+    if (const Json* depth = json.find(kDepth); depth != nullptr && record.speed)
+        record.speed->depth_tokens = depth->as_int(std::string(where) + ": " + kDepth);
     const Json* limit = json.find(kReadLimit);
     if (limit != nullptr && record.speed)
         record.speed->limit_bytes_per_second =

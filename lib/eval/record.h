@@ -50,11 +50,12 @@ struct Settings {
 };
 
 // Medians over `repeats` runs after one warm-up, as llama-bench measures: a prompt fed in one go,
-// then single tokens from an empty cache.
+// and single tokens, each on a cache that holds `depth_tokens`.
 struct Speed {
-    std::int64_t prompt_tokens = 0, decode_tokens = 0, repeats = 0;
+    std::int64_t prompt_tokens = 0, decode_tokens = 0, depth_tokens = 0, repeats = 0;
     double prefill_tokens_per_second = 0, decode_tokens_per_second = 0;
-    std::uint64_t bytes_per_token = 0;  // moved per decoded token at half of decode_tokens
+    std::uint64_t bytes_per_token =
+        0;  // moved per decoded token at depth_tokens + half of decode_tokens
     // What memory gives these threads, of a machine profile; 0: not known.
     double limit_bytes_per_second = 0;
 

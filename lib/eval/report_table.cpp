@@ -142,8 +142,10 @@ std::string describe_machine(const Record& r) {
 
 std::string describe_speed(const Record& r) {
     if (!r.speed) return {};
+    const std::string depth =
+        r.speed->depth_tokens > 0 ? " after " + std::to_string(r.speed->depth_tokens) : "";
     return "prompt of " + std::to_string(r.speed->prompt_tokens) + ", then " +
-           std::to_string(r.speed->decode_tokens) + " single tokens, median of " +
+           std::to_string(r.speed->decode_tokens) + " single tokens" + depth + ", median of " +
            std::to_string(r.speed->repeats);
 }
 

@@ -20,17 +20,50 @@ std::vector<Token> random_tokens(std::int64_t count, std::int64_t vocab) {
     return tokens;
 }
 
-void prefill(Runner& runner, std::span<const Token> tokens) {
-    const SeqId sequence = runner.kv().open();
-    runner.forward(sequence, tokens, 1, [](std::int64_t, View) {});
-    runner.kv().close(sequence);
-}
+void ignore(std::int64_t, View) {}
 
-void decode(Runner& runner, std::span<const Token> tokens) {
-    const SeqId sequence = runner.kv().open();
-    for (std::size_t i = 0; i < tokens.size(); ++i)
-        runner.forward(sequence, tokens.subspan(i, 1), 1, [](std::int64_t, View) {});
-    runner.kv().close(sequence);
+// A sequence that holds `depth` tokens before each run.
+class Sequence {
+  public:
+    Sequence(Runner& runner, std::int64_t depth)
+        : runner_(runner), past_(random_tokens(depth, runner.spec().vocab)), id_(fill()) {}
+    ~Sequence() { runner_.kv().close(id_); }
+    Sequence(const Sequence&) = delete;
+    Sequence& operator=(const Sequence&) = delete;
+
+    void rewind() {
+        const auto depth = static_cast<std::int64_t>(past_.size());
+        if (depth == 0 || runner_.kv().rollback_floor(id_) <= depth)
+            return runner_.kv().truncate(id_, depth);
+        runner_.kv().close(id_);
+        id_ = fill();
+    }
+    void prefill(std::span<const Token> tokens) { runner_.forward(id_, tokens, 1, ignore); }
+    void decode(std::span<const Token> tokens) {
+        for (std::size_t i = 0; i < tokens.size(); ++i) prefill(tokens.subspan(i, 1));
+    }
+
+  private:
+    SeqId fill() {
+        const SeqId id = runner_.kv().open();
+        if (!past_.empty()) runner_.forward(id, past_, 1, ignore);
+        return id;
+    }
+    Runner& runner_;
+    std::vector<Token> past_;
+    SeqId id_;
+};
+
+// Median seconds of fn(), after one run that does not count.
+template <class Fn>
+double time_runs(Sequence& sequence, std::int64_t repeats, Fn&& fn) {
+    std::vector<double> seconds;
+    for (std::int64_t r = 0; r <= repeats; ++r) {
+        sequence.rewind();
+        const double one = cost::seconds_of(fn);
+        if (r > 0) seconds.push_back(one);
+    }
+    return cost::median(std::move(seconds));
 }
 
 }  // namespace
@@ -41,20 +74,21 @@ Speed measure_speed(Runner& runner, const SpeedOptions& options) {
     speed.prompt_tokens = options.prompt_tokens;
     speed.decode_tokens = options.decode_tokens;
     speed.repeats = options.repeats;
+    speed.depth_tokens = options.depth_tokens;
+    Sequence sequence(runner, options.depth_tokens);
     if (options.prompt_tokens > 0) {
         const std::vector<Token> tokens = random_tokens(options.prompt_tokens, vocab);
-        prefill(runner, tokens);
         const double seconds =
-            cost::median_seconds(options.repeats, [&] { prefill(runner, tokens); });
+            time_runs(sequence, options.repeats, [&] { sequence.prefill(tokens); });
         speed.prefill_tokens_per_second = static_cast<double>(options.prompt_tokens) / seconds;
     }
     if (options.decode_tokens > 0) {
         const std::vector<Token> tokens = random_tokens(options.decode_tokens, vocab);
-        decode(runner, std::span(tokens).first(1));
         const double seconds =
-            cost::median_seconds(options.repeats, [&] { decode(runner, tokens); });
+            time_runs(sequence, options.repeats, [&] { sequence.decode(tokens); });
         speed.decode_tokens_per_second = static_cast<double>(options.decode_tokens) / seconds;
-        speed.bytes_per_token = runner.bytes_per_token(options.decode_tokens / 2);
+        speed.bytes_per_token =
+            runner.bytes_per_token(options.depth_tokens + options.decode_tokens / 2);
     }
     return speed;
 }

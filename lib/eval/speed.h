@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Measures how fast a model runs, the way llama-bench does: random tokens, one warm-up, then the
-// median of several repetitions.
+// median of several repetitions, each from the same depth of the cache.
 #pragma once
 
 #include "core/plan.h"
@@ -12,6 +12,7 @@ namespace thimble::eval {
 struct SpeedOptions {
     std::int64_t prompt_tokens = 512;
     std::int64_t decode_tokens = 128;
+    std::int64_t depth_tokens = 0;  // in the cache before both
     std::int64_t repeats = 5;
 };
 

@@ -140,6 +140,13 @@ void EvaluateOptions::visit_speed(OptionVisitor& v) {
               .least = 0,
               .most = 1 << 20},
              speed.decode_tokens);
+    v.option({.name = "bench-depth",
+              .letter = 'd',
+              .help = "tokens in the cache before each of both",
+              .value = "N",
+              .least = 0,
+              .most = 1 << 20},
+             speed.depth_tokens);
     v.option({.name = "bench-repeats",
               .letter = 'r',
               .help = "repetitions; the median counts",

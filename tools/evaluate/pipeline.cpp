@@ -156,7 +156,9 @@ RunnerOptions Pipeline::runner_options() const {
 
 std::int64_t Pipeline::most_tokens() const {
     const std::int64_t bench =
-        options.bench ? std::max(options.speed.prompt_tokens, options.speed.decode_tokens) : 0;
+        options.bench ? options.speed.depth_tokens +
+                            std::max(options.speed.prompt_tokens, options.speed.decode_tokens)
+                      : 0;
     return std::max({suite_.needs().sequence_tokens, bench, std::int64_t{1}});
 }
 
@@ -224,6 +226,8 @@ void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const 
     }
     if (options.bench) {
         const auto runs = static_cast<double>(options.speed.repeats + 1);
+        plan.seconds +=
+            cost::prefill_seconds(machine, model_->spec(), options.speed.depth_tokens, 1);
         plan.seconds +=
             runs * cost::prefill_seconds(machine, model_->spec(), options.speed.prompt_tokens, 1);
         plan.seconds += runs * cost::decode_seconds(machine, model_->file().file_bytes(),
