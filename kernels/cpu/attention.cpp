@@ -5,6 +5,7 @@
 // not depend on how many rows, slots or wholly masked tiles stand beside it.
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/layout/q8_0.h"
 
 namespace thimble::cpu::THIMBLE_ISA {
 namespace {
@@ -13,25 +14,62 @@ constexpr std::int64_t kStrip = 16;  // slots decoded to floats at a time
 
 struct Scratch {
     float q[kAttentionOutputs + kAttentionRows * kLanes];  // [rows, padded], times scale
-    float strip[kStrip * kMaxHeadDim];                     // [kStrip, padded]
+    // Vector b * kStrip + s: elements b * kLanes and so on of slot s of K or V, which end in zeros;
+    // empty slots are zero.
+    float strip[kStrip * kMaxHeadDim];
+    float row[kMaxHeadDim];
 };
 
 THIMBLE_INLINE std::int64_t pad(std::int64_t dim) { return (dim + kLanes - 1) / kLanes * kLanes; }
 
-// Rows [first, first + count) of K or V as floats, the rest of each row and empty slots zero.
-THIMBLE_INLINE void decode_strip(const AttentionTile& tile, LayoutId layout, const std::byte* rows,
-                                 std::size_t slot_bytes, std::int64_t dim, std::int64_t first,
-                                 std::int64_t count, float* strip) {
-    const std::int64_t padded = pad(dim);
-    for (std::int64_t i = 0; i < count; ++i) {
-        float* row = strip + i * padded;
-        std::int64_t filled = 0;
-        if (tile.positions[first + i] >= 0) {
-            decode_row(layout, rows + static_cast<std::size_t>(first + i) * slot_bytes, dim, row);
-            filled = dim;
-        }
-        for (std::int64_t d = filled; d < padded; ++d) row[d] = 0;
+// Rows of K or V, one for each slot.
+struct Rows {
+    LayoutId layout;
+    const std::byte* data;
+    std::size_t slot_bytes;
+    std::int64_t dim;
+};
+
+// Calls use(load) where load(row, b) is vector b of an encoded row as floats.
+template <class Use>
+THIMBLE_INLINE void with_loader(const Rows& rows, float* room, Use use) {
+    const bool whole = rows.dim % kLanes == 0;
+    if (whole && rows.layout == LayoutId::k_f16) {
+        use([](const std::byte* row, std::int64_t b) __attribute__((always_inline)) {
+            return load_f16(reinterpret_cast<const std::uint16_t*>(row) + b * kLanes);
+        });
+    } else if (whole && rows.layout == LayoutId::k_q8_0) {
+        use([](const std::byte* row, std::int64_t b) __attribute__((always_inline)) {
+            using Block = Layout<LayoutId::k_q8_0>::Block;
+            const Block& block = reinterpret_cast<const Block*>(row)[b * kLanes / 32];
+            return load_i8(block.codes + b * kLanes % 32) * broadcast_f16(block.d);
+        });
+    } else {
+        use([&](const std::byte* row, std::int64_t b) __attribute__((always_inline)) {
+            if (b == 0) {
+                for (std::int64_t d = rows.dim; d < pad(rows.dim); ++d) room[d] = 0;
+                decode_row(rows.layout, row, rows.dim, room);
+            }
+            return load(room + b * kLanes);
+        });
     }
+}
+
+// Rows [first, first + count) as a strip.
+THIMBLE_INLINE void decode_strip(const AttentionTile& tile, const Rows& rows, std::int64_t first,
+                                 std::int64_t count, Scratch& scratch) {
+    const std::int64_t blocks = pad(rows.dim) / kLanes;
+    with_loader(
+        rows, scratch.row, [&](auto load) __attribute__((always_inline)) {
+            for (std::int64_t s = 0; s < kStrip; ++s) {
+                float* to = scratch.strip + s * kLanes;
+                const bool full = s < count && tile.positions[first + s] >= 0;
+                const std::byte* row =
+                    rows.data + static_cast<std::size_t>(first + s) * rows.slot_bytes;
+                for (std::int64_t b = 0; b < blocks; ++b)
+                    store(to + b * kStrip * kLanes, full ? load(row, b) : vf{});
+            }
+        });
 }
 
 THIMBLE_INLINE bool visible(const AttentionTile& tile, std::int64_t query, std::int64_t key) {
@@ -39,17 +77,66 @@ THIMBLE_INLINE bool visible(const AttentionTile& tile, std::int64_t query, std::
            (tile.window == 0 || query - key < tile.window || key < tile.sinks);
 }
 
-// out[n vectors] += sum over s of p[s] * v[s], slot after slot.
-template <int n>
-THIMBLE_INLINE void add_values(const float* p, const float* v, std::int64_t count,
-                               std::int64_t stride, float* out) {
-    vf sums[n];
-    for (int i = 0; i < n; ++i) sums[i] = load(out + i * kLanes);
-    for (std::int64_t s = 0; s < count; ++s) {
-        for (int i = 0; i < n; ++i)
-            sums[i] = fma(broadcast(p[s]), load(v + s * stride + i * kLanes), sums[i]);
+// The first n elements of a vector, the rest zero; n >= kLanes: all.
+THIMBLE_INLINE vf load_part(const float* p, std::int64_t n) {
+    if (n >= kLanes) return load(p);
+    float lane[kLanes] = {};
+    for (std::int64_t i = 0; i < n; ++i) lane[i] = p[i];
+    return load(lane);
+}
+THIMBLE_INLINE void store_part(float* p, vf v, std::int64_t n) {
+    if (n >= kLanes) return store(p, v);
+    for (std::int64_t i = 0; i < n; ++i) p[i] = v[i];
+}
+
+// o[r][B vectors] += sum over s of p[r][s] * v(s, b), slot after slot; `left`: elements of o's
+// rows from here on.
+template <int R, int B, class Value>
+THIMBLE_INLINE void add_vectors(const float* p, Value v, std::int64_t count, float* o,
+                                std::int64_t dim, std::int64_t left) {
+    vf sums[R][B];
+    for (int r = 0; r < R; ++r) {
+        for (int b = 0; b < B; ++b)
+            sums[r][b] = load_part(o + r * dim + b * kLanes, left - b * kLanes);
     }
-    for (int i = 0; i < n; ++i) store(out + i * kLanes, sums[i]);
+    for (std::int64_t s = 0; s < count; ++s) {
+        vf values[B];
+        for (int b = 0; b < B; ++b) values[b] = v(s, b);
+        for (int r = 0; r < R; ++r) {
+            for (int b = 0; b < B; ++b)
+                sums[r][b] = fma(broadcast(p[r * kAttentionSlots + s]), values[b], sums[r][b]);
+        }
+    }
+    for (int r = 0; r < R; ++r) {
+        for (int b = 0; b < B; ++b)
+            store_part(o + r * dim + b * kLanes, sums[r][b], left - b * kLanes);
+    }
+}
+
+// The same of R whole rows: as many sums at once as keep the multipliers busy.
+template <int R, class Value>
+THIMBLE_INLINE void add_values(const float* p, Value v, std::int64_t count, float* o,
+                               std::int64_t dim) {
+    const auto from = [&](std::int64_t d) __attribute__((always_inline)) {
+        return [ v, d ](std::int64_t s, std::int64_t b) __attribute__((always_inline)) {
+            return v(s, d / kLanes + b);
+        };
+    };
+    std::int64_t d = 0;
+    for (; d + 4 * kLanes <= dim; d += 4 * kLanes)
+        add_vectors<R, 4>(p, from(d), count, o + d, dim, 4 * kLanes);
+    for (; d < dim; d += kLanes) add_vectors<R, 1>(p, from(d), count, o + d, dim, dim - d);
+}
+
+// fn(r, R) for all rows, R of them at once: a constant of at most what the registers hold.
+constexpr int kTogether = kLanes == 16 ? 4 : 2;
+template <class Fn>
+THIMBLE_INLINE void for_row_blocks(std::int64_t rows, Fn fn) {
+    std::int64_t r = 0;
+    for (; r + kTogether <= rows; r += kTogether) fn(r, std::integral_constant<int, kTogether>{});
+    if (kTogether == 4 && rows - r == 3) return fn(r, std::integral_constant<int, 3>{});
+    if (kTogether == 4 && rows - r == 2) return fn(r, std::integral_constant<int, 2>{});
+    if (rows - r == 1) fn(r, std::integral_constant<int, 1>{});
 }
 
 // Least and largest position of the tile's slots.
@@ -105,36 +192,87 @@ THIMBLE_INLINE void soften(float* scores, float* max_out, float* sum_out) {
     *sum_out = sum_lanes(total);
 }
 
+// Few rows meet encoded K and V as they are read; for more, a strip is decoded once. The arithmetic
+// is the same. Empty slots may hold anything: only a strip leaves them out.
+THIMBLE_INLINE bool reads_once(std::int64_t rows, const Range& range, std::int64_t count) {
+    return rows <= kTogether && range.least >= 0 && count == kStrip;
+}
+
+// scores[s] = q . strip[s]
+THIMBLE_INLINE void score_strip(const float* q, std::int64_t padded, const float* strip,
+                                float* scores) {
+    for (std::int64_t s = 0; s < kStrip; s += kLanes) {
+        vf parts[kLanes] = {};
+        const float* k = strip + s * kLanes;
+        for (std::int64_t d = 0; d < padded; d += kLanes, k += kStrip * kLanes) {
+            const vf part = load(q + d);
+            for (int i = 0; i < kLanes; ++i) parts[i] = fma(part, load(k + i * kLanes), parts[i]);
+        }
+        store(scores + s, sum_each(parts));
+    }
+}
+
+// The same of a few rows and keys as they are encoded; the scratch's strip holds sums not yet added
+// up.
+THIMBLE_INLINE void score_once(const Rows& keys, std::int64_t rows, std::int64_t first,
+                               Scratch& scratch, float* scores) {
+    const std::int64_t padded = pad(keys.dim), blocks = padded / kLanes;
+    with_loader(
+        keys, scratch.row, [&](auto load_key) __attribute__((always_inline)) {
+            for_row_blocks(
+                rows, [&]<int R>(std::int64_t,
+                                 std::integral_constant<int, R>) __attribute__((always_inline)) {
+                    for (std::int64_t s = 0; s < kStrip; ++s) {
+                        const std::byte* row =
+                            keys.data + static_cast<std::size_t>(first + s) * keys.slot_bytes;
+                        vf sums[R] = {};
+                        for (std::int64_t b = 0; b < blocks; ++b) {
+                            const vf key = load_key(row, b);
+                            for (int r = 0; r < R; ++r)
+                                sums[r] =
+                                    fma(load(scratch.q + r * padded + b * kLanes), key, sums[r]);
+                        }
+                        for (int r = 0; r < R; ++r)
+                            store(scratch.strip + (r * kStrip + s) * kLanes, sums[r]);
+                    }
+                });
+        });
+    for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t s = 0; s < kStrip; s += kLanes) {
+            vf parts[kLanes];
+            for (int i = 0; i < kLanes; ++i)
+                parts[i] = load(scratch.strip + (r * kStrip + s + i) * kLanes);
+            store(scores + r * kAttentionSlots + s, sum_each(parts));
+        }
+    }
+}
+
 // scores [rows, kAttentionSlots]
 THIMBLE_INLINE void score(const AttentionTile& tile, Scratch& scratch, float* scores) {
     const std::int64_t padded = pad(tile.k_dim), rows = tile.tokens * tile.group;
     for (std::int64_t r = 0; r < rows; ++r) {
         const float* q = tile.q + r / tile.group * tile.q_stride + r % tile.group * tile.dim;
         float* to = scratch.q + r * padded;
-        for (std::int64_t d = 0; d < tile.k_dim; ++d)
-            to[d] = q[tile.channels != nullptr ? tile.channels[d] : d] * tile.scale;
+        if (tile.channels != nullptr) {
+            for (std::int64_t d = 0; d < tile.k_dim; ++d) to[d] = q[tile.channels[d]] * tile.scale;
+        } else {
+            for (std::int64_t d = 0; d < tile.k_dim; ++d) to[d] = q[d] * tile.scale;
+        }
         for (std::int64_t d = tile.k_dim; d < padded; ++d) to[d] = 0;
     }
+    const Rows keys = {tile.k_layout, tile.k, tile.k_slot_bytes, tile.k_dim};
+    const Range range = range_of(tile);
     for (std::int64_t first = 0; first < tile.slots; first += kStrip) {
         const std::int64_t count = tile.slots - first < kStrip ? tile.slots - first : kStrip;
-        decode_strip(tile, tile.k_layout, tile.k, tile.k_slot_bytes, tile.k_dim, first, count,
-                     scratch.strip);
-        for (std::int64_t s = count; s < kStrip; ++s) {
-            for (std::int64_t d = 0; d < padded; ++d) scratch.strip[s * padded + d] = 0;
+        float* to = scores + first;
+        if (reads_once(rows, range, count)) {
+            score_once(keys, rows, first, scratch, to);
+            continue;
         }
-        for (std::int64_t r = 0; r < rows; ++r) {
-            for (std::int64_t s = 0; s < kStrip; s += kLanes) {
-                vf parts[kLanes] = {};
-                for (std::int64_t d = 0; d < padded; d += kLanes) {
-                    const vf q = load(scratch.q + r * padded + d);
-                    for (int i = 0; i < kLanes; ++i)
-                        parts[i] = fma(q, load(scratch.strip + (s + i) * padded + d), parts[i]);
-                }
-                store(scores + r * kAttentionSlots + first + s, sum_each(parts));
-            }
-        }
+        decode_strip(tile, keys, first, count, scratch);
+        for (std::int64_t r = 0; r < rows; ++r)
+            score_strip(scratch.q + r * padded, padded, scratch.strip, to + r * kAttentionSlots);
     }
-    const Range range = range_of(tile);
     for (std::int64_t r = 0; r < rows; ++r)
         mask(tile, range, r / tile.group, scores + r * kAttentionSlots);
 }
@@ -153,27 +291,37 @@ void attention_tile(const AttentionTile& tile, float* o, float* max, float* sum)
     Scratch scratch;
     float scores[kAttentionRows * kAttentionSlots];
     score(tile, scratch, scores);
-    const std::int64_t padded = pad(tile.dim), rows = tile.tokens * tile.group;
+    const std::int64_t rows = tile.tokens * tile.group;
     for (std::int64_t r = 0; r < rows; ++r) {
         soften(scores + r * kAttentionSlots, max + r, sum + r);
         for (std::int64_t d = 0; d < tile.dim; ++d) o[r * tile.dim + d] = 0;
     }
+    const Rows values = {tile.v_layout, tile.v, tile.v_slot_bytes, tile.dim};
+    const Range range = range_of(tile);
     for (std::int64_t first = 0; first < tile.slots; first += kStrip) {
         const std::int64_t count = tile.slots - first < kStrip ? tile.slots - first : kStrip;
-        decode_strip(tile, tile.v_layout, tile.v, tile.v_slot_bytes, tile.dim, first, count,
-                     scratch.strip);
-        for (std::int64_t r = 0; r < rows; ++r) {
-            float* to = o + r * tile.dim;
-            const float* p = scores + r * kAttentionSlots + first;
-            std::int64_t d = 0;
-            for (; d + 4 * kLanes <= tile.dim; d += 4 * kLanes)
-                add_values<4>(p, scratch.strip + d, count, padded, to + d);
-            for (; d + kLanes <= tile.dim; d += kLanes)
-                add_values<1>(p, scratch.strip + d, count, padded, to + d);
-            for (; d < tile.dim; ++d) {
-                for (std::int64_t s = 0; s < count; ++s)
-                    to[d] = fma(p[s], scratch.strip[s * padded + d], to[d]);
-            }
+        const auto add = [&](auto value) __attribute__((always_inline)) {
+            for_row_blocks(
+                rows, [&]<int R>(std::int64_t r, std::integral_constant<int, R>)
+                          __attribute__((always_inline)) {
+                              add_values<R>(scores + r * kAttentionSlots + first, value, count,
+                                            o + r * tile.dim, tile.dim);
+                          });
+        };
+        if (reads_once(rows, range, count)) {
+            const std::byte* data = tile.v + static_cast<std::size_t>(first) * tile.v_slot_bytes;
+            with_loader(
+                values, scratch.row, [&](auto load_value) __attribute__((always_inline)) {
+                    add([&](std::int64_t s, std::int64_t b) __attribute__((always_inline)) {
+                        return load_value(data + static_cast<std::size_t>(s) * tile.v_slot_bytes,
+                                          b);
+                    });
+                });
+        } else {
+            decode_strip(tile, values, first, count, scratch);
+            add([&](std::int64_t s, std::int64_t b) __attribute__((always_inline)) {
+                return load(scratch.strip + (b * kStrip + s) * kLanes);
+            });
         }
     }
 }
@@ -209,15 +357,27 @@ void softmax_row(float* x, std::int64_t n, float* log_sum) {
 // into := merge(into, part). A part that saw nothing leaves every bit as it was.
 void attention_merge(const float* o, const float* max, const float* sum, std::int64_t rows,
                      std::int64_t dim, float* into_o, float* into_max, float* into_sum) {
-    for (std::int64_t r = 0; r < rows; ++r) {
-        if (max[r] == -__builtin_inff()) continue;
-        const float top = into_max[r] > max[r] ? into_max[r] : max[r];
-        const float old_factor = exp(broadcast(into_max[r] - top))[0];
-        const float new_factor = exp(broadcast(max[r] - top))[0];
-        into_max[r] = top;
-        into_sum[r] = into_sum[r] * old_factor + sum[r] * new_factor;
-        for (std::int64_t d = r * dim; d < (r + 1) * dim; ++d)
-            into_o[d] = into_o[d] * old_factor + o[d] * new_factor;
+    const vf lowest = broadcast(-__builtin_inff());
+    for (std::int64_t first = 0; first < rows; first += kLanes) {
+        const std::int64_t count = rows - first < kLanes ? rows - first : kLanes;
+        const vf old_max = load_part(into_max + first, count);
+        const vf new_max = load_part(max + first, count);
+        const vf top = old_max > new_max ? old_max : new_max;
+        const vf old_factor = exp(old_max - top), new_factor = exp(new_max - top);
+        const vf old_sum = load_part(into_sum + first, count);
+        const vf both = fma(load_part(sum + first, count), new_factor, old_sum * old_factor);
+        store_part(into_max + first, top, count);
+        store_part(into_sum + first, new_max == lowest ? old_sum : both, count);
+        for (std::int64_t i = 0; i < count; ++i) {
+            const std::int64_t r = first + i;
+            if (max[r] == -__builtin_inff()) continue;
+            const vf old_part = broadcast(old_factor[i]), new_part = broadcast(new_factor[i]);
+            for (std::int64_t d = 0; d < dim; d += kLanes) {
+                float* to = into_o + r * dim + d;
+                const vf part = load_part(o + r * dim + d, dim - d) * new_part;
+                store_part(to, fma(load_part(to, dim - d), old_part, part), dim - d);
+            }
+        }
     }
 }
 

@@ -57,13 +57,17 @@ THIMBLE_INLINE vf min(vf a, vf b) { return a < b ? a : b; }
 
 // Sum of the lanes, always halves first: (l0 + l4) + ..., so a dot product's last step is one
 // fixed tree.
+template <int half, int... lane>
+THIMBLE_INLINE vf upper(vf v, std::integer_sequence<int, lane...>) {
+    return __builtin_shufflevector(v, v, ((lane + half) % kLanes)...);
+}
+template <int half = kLanes / 2>
 THIMBLE_INLINE float sum_lanes(vf v) {
-    float lane[kLanes];
-    store(lane, v);
-    for (int half = kLanes / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-    }
-    return lane[0];
+    v = v + upper<half>(v, std::make_integer_sequence<int, kLanes>{});
+    if constexpr (half == 1)
+        return v[0];
+    else
+        return sum_lanes<half / 2>(v);
 }
 
 // One step of the sums below: from pairs of vectors whose runs of 2 * half lanes each belong to one
@@ -88,14 +92,13 @@ THIMBLE_INLINE vf fold_all(vf* v) {
 // Lane i becomes the sum of v[i]'s lanes, bit for bit as sum_lanes adds them.
 THIMBLE_INLINE vf sum_each(vf (&v)[kLanes]) { return fold_all<kLanes / 2>(v); }
 
+template <int half = kLanes / 2>
 THIMBLE_INLINE float max_lanes(vf v) {
-    float lane[kLanes];
-    store(lane, v);
-    for (int half = kLanes / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i)
-            lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-    }
-    return lane[0];
+    v = max(v, upper<half>(v, std::make_integer_sequence<int, kLanes>{}));
+    if constexpr (half == 1)
+        return v[0];
+    else
+        return max_lanes<half / 2>(v);
 }
 
 // kLanes halves -> floats.
@@ -108,6 +111,15 @@ THIMBLE_INLINE vf load_f16(const std::uint16_t* p) {
     vf v;
     for (int i = 0; i < kLanes; ++i) v[i] = f16_to_f32(p[i]);
     return v;
+#endif
+}
+THIMBLE_INLINE vf broadcast_f16(std::uint16_t half) {
+#if defined(THIMBLE_ISA_avx512)
+    return _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<short>(half)));
+#elif defined(THIMBLE_ISA_avx2)
+    return _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(half)));
+#else
+    return broadcast(f16_to_f32(half));
 #endif
 }
 THIMBLE_INLINE void store_f16(std::uint16_t* p, vf v) {

@@ -17,8 +17,10 @@ namespace thimble::ops {
 namespace {
 
 static_assert(kAttentionTile == cpu::kAttentionSlots);
-constexpr std::int64_t kFewTokens = 4;    // up to here, tasks own tiles
-constexpr std::int64_t kRoundTiles = 32;  // tiles whose partial states are kept at once
+constexpr std::int64_t kFewTokens = 4;  // up to here, tasks own tiles
+constexpr std::int64_t kMostRoundTiles = 128;
+// Tiles whose partial states are kept at once, for so many tokens.
+std::int64_t round_tiles(std::int64_t tokens) { return kMostRoundTiles / tokens; }
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 struct Tile {
@@ -33,12 +35,10 @@ std::int64_t position(const AttnSegment& s, std::int64_t slot) {
 }
 
 Tile make_tile(const AttnSegment& s, std::int64_t first) {
-    Tile tile{&s,
-              first,
-              std::min(kAttentionTile, s.slots - first),
-              std::numeric_limits<std::int64_t>::max(),
-              -1,
-              {}};
+    Tile tile;
+    tile.segment = &s, tile.first = first;
+    tile.slots = std::min(kAttentionTile, s.slots - first);
+    tile.least = std::numeric_limits<std::int64_t>::max(), tile.most = -1;
     for (std::int64_t i = 0; i < tile.slots; ++i) {
         const std::int64_t p = position(s, first + i);
         tile.positions[i] = p;
@@ -49,10 +49,20 @@ Tile make_tile(const AttnSegment& s, std::int64_t first) {
     return tile;
 }
 
-// Whether a query at a position in [low, high] can see anything of the tile.
-bool may_see(const Attention& a, const Tile& tile, std::int64_t low, std::int64_t high) {
-    if (tile.least > tile.most || tile.least > high) return false;
-    return a.window == 0 || low - tile.most < a.window || tile.least < a.sinks;
+// Whether a query at a position in [low, high] can see a key at one in [least, most].
+bool may_see(const Attention& a, std::int64_t least, std::int64_t most, std::int64_t low,
+             std::int64_t high) {
+    if (least > most || least > high) return false;
+    return a.window == 0 || low - most < a.window || least < a.sinks;
+}
+bool may_see(const Attention& a, const AttnSegment& s, std::int64_t first, std::int64_t low,
+             std::int64_t high) {
+    if (s.positions == nullptr) {
+        const std::int64_t last = std::min(first + kAttentionTile, s.slots) - 1;
+        return may_see(a, s.first_position + first, s.first_position + last, low, high);
+    }
+    const Tile tile = make_tile(s, first);
+    return may_see(a, tile.least, tile.most, low, high);
 }
 
 // Query rows of one task: `tokens` tokens from `token`, `heads` heads from `head`, one K/V head.
@@ -64,7 +74,7 @@ struct Rows {
 bool rows_see(const Attention& a, const Tile& tile, const Rows& rows) {
     const auto first = a.q_positions.begin() + rows.token;
     const auto [low, high] = std::minmax_element(first, first + rows.tokens);
-    return may_see(a, tile, *low, *high);
+    return may_see(a, tile.least, tile.most, *low, *high);
 }
 
 bool reads(const AttnSegment& s, std::int64_t kv_head) {
@@ -165,22 +175,22 @@ struct TileRef {
     std::int64_t first;
 };
 
-// The next tiles, at most kRoundTiles, that some query may see; false when there are none left.
+// The next tiles, at most `most`, that some query may see; false when there are none left.
 class TileWalk {
   public:
     explicit TileWalk(const Attention& a) : a_(a) {
         const auto [low, high] = std::minmax_element(a.q_positions.begin(), a.q_positions.end());
         low_ = *low, high_ = *high;
     }
-    std::int64_t next(TileRef* tiles) {
+    std::int64_t next(TileRef* tiles, std::int64_t most) {
         std::int64_t n = 0;
-        while (n < kRoundTiles && segment_ < a_.segments.size()) {
+        while (n < most && segment_ < a_.segments.size()) {
             const AttnSegment& s = a_.segments[segment_];
             if (first_ >= s.slots) {
                 ++segment_, first_ = 0;
                 continue;
             }
-            if (may_see(a_, make_tile(s, first_), low_, high_)) tiles[n++] = {&s, first_};
+            if (may_see(a_, s, first_, low_, high_)) tiles[n++] = {&s, first_};
             first_ += kAttentionTile;
         }
         return n;
@@ -202,8 +212,9 @@ void run_tiles(const Exec& exec, const Attention& a, const AttnState* state) {
     };
     float* o = floats(all_rows * dim);
     float* stats = floats(2 * all_rows);
-    float* part_o = floats(kRoundTiles * all_rows * dim);
-    float* part_stats = floats(2 * kRoundTiles * all_rows);
+    const std::int64_t round = round_tiles(tokens);
+    float* part_o = floats(round * all_rows * dim);
+    float* part_stats = floats(2 * round * all_rows);
     std::fill_n(o, all_rows * dim, 0.0f);
     std::fill_n(stats, all_rows, kLowest);
     std::fill_n(stats + all_rows, all_rows, 0.0f);
@@ -222,28 +233,40 @@ void run_tiles(const Exec& exec, const Attention& a, const AttnState* state) {
         *first_row = rows.head * tokens + token * rows.heads;
         return rows;
     };
-    TileRef tiles[kRoundTiles];
+    TileRef tiles[kMostRoundTiles];
     TileWalk walk(a);
-    for (std::int64_t n; (n = walk.next(tiles)) > 0;) {
-        exec.team->run(n * parts, 1, [&](std::int64_t begin, std::int64_t end) {
+    // A thread takes all heads of a tile, one after the other: their rows lie side by side.
+    for (std::int64_t n; (n = walk.next(tiles, round)) > 0;) {
+        const std::int64_t grain = n < 2 * exec.team->threads() ? 1 : parts;
+        exec.team->run(n * parts, grain, [&](std::int64_t begin, std::int64_t end) {
+            Tile tile{};
             for (std::int64_t task = begin; task < end; ++task) {
                 std::int64_t row = 0;
-                const Rows rows = rows_of(task / n, &row);
-                const std::int64_t at = task % n * all_rows + row;
-                const TileRef& ref = tiles[task % n];
+                const Rows rows = rows_of(task % parts, &row);
+                const std::int64_t at = task / parts * all_rows + row;
+                const TileRef& ref = tiles[task / parts];
                 if (!reads(*ref.segment, rows.kv_head)) {  // merges as nothing
                     std::fill_n(part_stats + at, rows.count(), kLowest);
                     continue;
                 }
-                run_tile(exec, a, make_tile(*ref.segment, ref.first), rows, part_o + at * dim,
-                         part_stats + at, part_stats + kRoundTiles * all_rows + at);
+                if (task == begin || task % parts == 0) tile = make_tile(*ref.segment, ref.first);
+                run_tile(exec, a, tile, rows, part_o + at * dim, part_stats + at,
+                         part_stats + round * all_rows + at);
             }
         });
-        for (std::int64_t i = 0; i < n; ++i) {
-            kernels(exec.isa).attention_merge(part_o + i * all_rows * dim,
-                                              part_stats + i * all_rows,
-                                              part_stats + (kRoundTiles + i) * all_rows, all_rows,
-                                              dim, o, stats, stats + all_rows);
+        const auto merge_rows = [&](std::int64_t row, std::int64_t end) {
+            for (std::int64_t i = 0; i < n; ++i) {
+                const std::int64_t at = i * all_rows + row;
+                kernels(exec.isa).attention_merge(
+                    part_o + at * dim, part_stats + at, part_stats + round * all_rows + at,
+                    end - row, dim, o + row * dim, stats + row, stats + all_rows + row);
+            }
+        };
+        if (n == 1) {
+            merge_rows(0, all_rows);
+        } else {
+            const std::int64_t threads = exec.team->threads();
+            exec.team->run(all_rows, (all_rows + threads - 1) / threads, merge_rows);
         }
     }
     for (std::int64_t part = 0; part < parts; ++part) {
@@ -439,8 +462,9 @@ std::size_t attention_workspace_bytes(std::int64_t tokens, int heads, int head_d
     const auto floats = [](std::int64_t n) {
         return (static_cast<std::size_t>(n) * sizeof(float) + 63) & ~std::size_t{63};
     };
-    return floats(rows * head_dim) + floats(2 * rows) + floats(kRoundTiles * rows * head_dim) +
-           floats(2 * kRoundTiles * rows);
+    const std::int64_t parts = kMostRoundTiles * heads;
+    return floats(rows * head_dim) + floats(2 * rows) + floats(parts * head_dim) +
+           floats(2 * parts);
 }
 
 namespace {
