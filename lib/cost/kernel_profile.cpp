@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cost/kernel_profile.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+#include "cost/probe.h"
+#include "cost/probe_matrix.h"
+#include "cost/timing.h"
+
+namespace thimble::cost {
+namespace {
+
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+constexpr std::int64_t kNearWeights = 1 << 16;  // as floats they fit a core's second cache
+constexpr double kFarSeconds = 0.25;            // for products from memory, of a format
+constexpr std::int64_t kPromptTokens = 64, kPromptRows = 1024;
+constexpr double kBoundByMemory = 1.2;
+
+// Of one product with one token by one thread, over and over.
+double near_seconds_of(const Exec& like, const PackedView& weight) {
+    Team alone(1);
+    Exec exec = like;
+    exec.team = &alone, exec.clock = nullptr;
+    const ProbeInput probe(exec, weight.shape, 1);
+    ops::MatmulInput input(probe.exec(), probe.x());
+    const ops::Matmul product = {weight, probe.y(), {}, false};
+    return least_seconds([&] { ops::matmul(probe.exec(), input, product); });
+}
+
+double weights_of(Shape2 shape) {
+    return static_cast<double>(shape.rows) * static_cast<double>(shape.cols);
+}
+
+// Products one after the other, as a model has them, over so many matrices that no cache holds
+// them.
+double far_seconds_of(const Exec& exec, const ProbeMatrix& matrix, std::int64_t rows) {
+    const ProbeInput probe(exec, {rows, matrix.view.shape.cols}, 1);
+    std::vector<double> seconds;
+    double sum = 0;
+    constexpr std::size_t kLeastProducts = 5;
+    while (sum < kFarSeconds || seconds.size() < kLeastProducts) {
+        for (std::int64_t first = 0; first < matrix.view.shape.rows; first += rows) {
+            const PackedView piece = matrix.view.slice_rows({first, rows});
+            seconds.push_back(seconds_of([&] {
+                ops::MatmulInput input(probe.exec(), probe.x());
+                ops::matmul(probe.exec(), input, {piece, probe.y(), {}, false});
+            }));
+            sum += seconds.back();
+        }
+    }
+    return median(std::move(seconds));
+}
+
+// Each format once, by the first of its names.
+std::vector<KernelProfile> formats_of(const KernelProfileOptions& options) {
+    std::vector<std::string> names = options.formats;
+    if (names.empty()) {
+        names = weight_formats().names();
+        for (const FormatAlias& alias : format_aliases()) names.emplace_back(alias.name);
+    }
+    std::vector<KernelProfile> out;
+    std::vector<std::string> specs;
+    for (const std::string& name : names) {
+        specs.push_back(spec_of(*make_format(name, "--format")));
+        const auto same = std::find(specs.begin(), specs.end() - 1, specs.back()) - specs.begin();
+        if (static_cast<std::size_t>(same) + 1 < specs.size()) {
+            out[static_cast<std::size_t>(same)].also.push_back(name);
+            specs.pop_back();
+        } else {
+            out.emplace_back().format = name;
+        }
+    }
+    return out;
+}
+
+void measure(const Exec& exec, const KernelProfileOptions& options, const Buffer& memory,
+             KernelProfile& out) {
+    const SharedFormat format = make_format(out.format, "--format");
+    Shape2 shape = {options.rows, options.cols};
+    std::size_t row_bytes = 0;
+    for (const PlaneInfo& plane : format->planes(shape, {})) row_bytes += plane.row_bytes;
+    const auto far = static_cast<std::int64_t>(memory.bytes() / std::max<std::size_t>(row_bytes, 1));
+    shape.rows *= std::max<std::int64_t>(far / options.rows, 1);
+    const ProbeMatrix matrix = make_matrix(exec, *format, shape);
+
+    const double weights = weights_of({options.rows, options.cols});
+    out.layout = layout_info(matrix.view.layout).name;
+    out.activations = activation_names()[static_cast<std::size_t>(
+        ops::activations_for(matrix.view.layout, exec))];
+    out.bytes_per_weight =
+        static_cast<double>(matrix.view.bytes()) / weights_of(matrix.view.shape);
+    out.seconds = far_seconds_of(exec, matrix, options.rows);
+    out.read_seconds = weights * out.bytes_per_weight / read_bandwidth(*exec.team, memory, 3);
+    out.unpack = unpack_cost(exec, matrix.view);
+    out.near_seconds = weights * out.unpack.seconds_per_weight / exec.team->threads();
+    const Shape2 prompt = {std::min(options.rows, kPromptRows), options.cols};
+    const ProbeMatrix part = {{}, matrix.view.slice_rows({0, prompt.rows})};
+    out.prompt_ops_per_second =
+        ops_of(prompt, kPromptTokens) /
+        seconds_of_products(exec, part, prompt.rows, kPromptTokens, 3);
+}
+
+}  // namespace
+
+double UnpackCost::seconds_of_unpacking() const noexcept {
+    return plain.empty() ? 0 : std::max(seconds_per_weight - plain_seconds_per_weight, 0.0);
+}
+
+double UnpackCost::share() const noexcept {
+    return seconds_per_weight > 0 ? seconds_of_unpacking() / seconds_per_weight : 0;
+}
+
+UnpackCost unpack_cost(const Exec& exec, const PackedView& weight) {
+    PackedView part = weight;
+    if (weight.coded == nullptr) {
+        const std::int64_t rows = std::max<std::int64_t>(kNearWeights / weight.shape.cols, 16) / 16;
+        part = weight.slice_rows({0, std::min(rows * 16, weight.shape.rows)});
+    }
+    UnpackCost out;
+    out.seconds_per_weight = near_seconds_of(exec, part) / weights_of(part.shape);
+    const Activations reads = ops::activations_for(weight.layout, exec);
+    if (plane_bits(reads) != 0) return out;
+    const bool codes = reads == Activations::kI8 || reads == Activations::kI8Token;
+    out.plain = codes ? "q8_0" : "f32";
+    const Shape2 shape = {ops::kRepackRows, weight.shape.cols};
+    const ProbeMatrix ready = make_matrix(exec, weight_formats().get(out.plain, "probe"), shape);
+    if (ready.view.layout == weight.layout && weight.coded == nullptr) {
+        out.plain_seconds_per_weight = out.seconds_per_weight;
+        return out;
+    }
+    const std::int64_t rows = std::min(shape.rows, part.shape.rows);
+    const PackedView same = ready.view.slice_rows({0, rows});
+    out.plain_seconds_per_weight = near_seconds_of(exec, same) / weights_of(same.shape);
+    return out;
+}
+
+void KernelProfileOptions::visit(OptionVisitor& v) {
+    v.option({.name = "format",
+              .help = "format to measure, with options as quantize --format takes it; may be "
+                      "repeated. Without it all of them",
+              .value = "NAME"},
+             formats);
+    v.option({.name = "rows",
+              .help = "of a matrix, a multiple of 64",
+              .value = "N",
+              .least = 64,
+              .most = 1 << 20},
+             rows);
+    v.option({.name = "cols",
+              .help = "of a matrix; formats that do not take rows of so many are left out",
+              .value = "N",
+              .least = 32,
+              .most = 1 << 20},
+             cols);
+    v.option({.name = "profile-memory",
+              .help = "MiB of weights of a format, and of memory that is read beside them; several "
+                      "times the last cache level",
+              .value = "MIB",
+              .least = 16,
+              .most = 1 << 20},
+             memory_mib);
+}
+
+double KernelProfile::bytes_per_second(double weights) const noexcept {
+    return seconds > 0 ? weights * bytes_per_weight / seconds : 0;
+}
+
+std::string_view KernelProfile::binds() const noexcept {
+    if (seconds <= kBoundByMemory * read_seconds) return "memory";
+    return unpack.share() > 0.5 ? "dequantisation" : "arithmetic";
+}
+
+std::vector<KernelProfile> profile_kernels(const Exec& exec, const KernelProfileOptions& options,
+                                           const KernelProgress& progress) {
+    if (options.rows % ops::kRepackRows != 0) {
+        throw Error(Exit::kUsage, "--rows",
+                    std::to_string(options.rows) + " is no multiple of " +
+                        std::to_string(ops::kRepackRows));
+    }
+    std::vector<KernelProfile> out = formats_of(options);
+    Buffer memory(static_cast<std::size_t>(options.memory_mib) * kMiB, Purpose::kOther);
+    std::memset(memory.data(), 1, memory.bytes());
+    std::int64_t done = 0;
+    for (KernelProfile& one : out) {
+        if (progress && !progress(one.format, done++, std::ssize(out))) break;
+        try {
+            measure(exec, options, memory, one);
+        } catch (const Error& e) {
+            if (e.exit() != Exit::kUsage || !options.formats.empty()) throw;
+            one.skipped = e.what();
+        }
+    }
+    return out;
+}
+
+void add_kernel_profile_to_plan(Plan& plan, const KernelProfileOptions& options) {
+    // One matrix at least, of up to eight bytes a weight, and products of a prompt.
+    const auto mib = static_cast<std::uint64_t>(options.memory_mib) * kMiB;
+    const auto matrix = static_cast<std::uint64_t>(options.rows * options.cols) * sizeof(double);
+    const auto prompt = static_cast<std::uint64_t>(kPromptTokens * (2 * options.cols + kPromptRows)) *
+                        sizeof(float);
+    plan.at(Tier::kRam, Purpose::kOther) += Buffer::charged_bytes(mib) +
+                                            Buffer::charged_bytes(std::max(mib, matrix)) +
+                                            Buffer::charged_bytes(prompt);
+}
+
+}  // namespace thimble::cost
