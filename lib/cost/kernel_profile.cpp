@@ -14,8 +14,9 @@ namespace {
 
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr std::int64_t kNearWeights = 1 << 16;  // as floats they fit a core's second cache
-constexpr double kFarSeconds = 0.25;            // for products from memory, of a format
-constexpr std::int64_t kPromptTokens = 64, kPromptRows = 1024;
+constexpr double kFarSecondsPerByte = 2e-9;  // for products from memory: several times reading it
+constexpr std::int64_t kPromptRows = 1024;
+constexpr std::int64_t kProbeRepeats = 3;
 constexpr double kBoundByMemory = 1.2;
 
 // Of one product with one token by one thread, over and over.
@@ -37,20 +38,35 @@ double weights_of(Shape2 shape) {
 // them.
 double far_seconds_of(const Exec& exec, const ProbeMatrix& matrix, std::int64_t rows) {
     const ProbeInput probe(exec, {rows, matrix.view.shape.cols}, 1);
+    const double most = kFarSecondsPerByte * static_cast<double>(matrix.view.bytes());
     std::vector<double> seconds;
     double sum = 0;
+    std::int64_t first = 0;
     constexpr std::size_t kLeastProducts = 5;
-    while (sum < kFarSeconds || seconds.size() < kLeastProducts) {
-        for (std::int64_t first = 0; first < matrix.view.shape.rows; first += rows) {
-            const PackedView piece = matrix.view.slice_rows({first, rows});
-            seconds.push_back(seconds_of([&] {
-                ops::MatmulInput input(probe.exec(), probe.x());
-                ops::matmul(probe.exec(), input, {piece, probe.y(), {}, false});
-            }));
-            sum += seconds.back();
-        }
+    while (sum < most || seconds.size() < kLeastProducts) {
+        const PackedView piece = matrix.view.slice_rows({first, rows});
+        seconds.push_back(seconds_of([&] {
+            ops::MatmulInput input(probe.exec(), probe.x());
+            ops::matmul(probe.exec(), input, {piece, probe.y(), {}, false});
+        }));
+        sum += seconds.back();
+        first = (first + rows) % matrix.view.shape.rows;
     }
-    return median(std::move(seconds));
+    const auto tenth = seconds.begin() + std::ssize(seconds) / 10;
+    std::nth_element(seconds.begin(), tenth, seconds.end());
+    return *tenth;
+}
+
+// Rows of a matrix, so that there are `bytes` of them in memory, whole matrices all.
+std::int64_t far_rows(const WeightFormat& format, const KernelProfileOptions& options,
+                      std::size_t bytes) {
+    const Shape2 some = {ops::kRepackRows, options.cols};
+    const PackedForm form = form_of(format, some);
+    std::size_t part = form.bytes(some.rows);
+    if (const auto layout = ops::resident_layout(form.layout, form.params))
+        part = ops::packed_bytes(*layout, some, form.params);
+    const auto parts = static_cast<std::int64_t>(bytes / part);
+    return std::max<std::int64_t>(parts * some.rows / options.rows, 1) * options.rows;
 }
 
 // Each format once, by the first of its names.
@@ -75,31 +91,24 @@ std::vector<KernelProfile> formats_of(const KernelProfileOptions& options) {
     return out;
 }
 
-void measure(const Exec& exec, const KernelProfileOptions& options, const Buffer& memory,
+void measure(const Exec& exec, const KernelProfileOptions& options, std::size_t far_bytes,
              KernelProfile& out) {
     const SharedFormat format = make_format(out.format, "--format");
-    Shape2 shape = {options.rows, options.cols};
-    std::size_t row_bytes = 0;
-    for (const PlaneInfo& plane : format->planes(shape, {})) row_bytes += plane.row_bytes;
-    const auto far = static_cast<std::int64_t>(memory.bytes() / std::max<std::size_t>(row_bytes, 1));
-    shape.rows *= std::max<std::int64_t>(far / options.rows, 1);
+    const Shape2 shape = {far_rows(*format, options, far_bytes), options.cols};
     const ProbeMatrix matrix = make_matrix(exec, *format, shape);
 
     const double weights = weights_of({options.rows, options.cols});
     out.layout = layout_info(matrix.view.layout).name;
     out.activations = activation_names()[static_cast<std::size_t>(
         ops::activations_for(matrix.view.layout, exec))];
-    out.bytes_per_weight =
-        static_cast<double>(matrix.view.bytes()) / weights_of(matrix.view.shape);
+    out.bytes_per_weight = static_cast<double>(matrix.view.bytes()) / weights_of(matrix.view.shape);
     out.seconds = far_seconds_of(exec, matrix, options.rows);
-    out.read_seconds = weights * out.bytes_per_weight / read_bandwidth(*exec.team, memory, 3);
     out.unpack = unpack_cost(exec, matrix.view);
     out.near_seconds = weights * out.unpack.seconds_per_weight / exec.team->threads();
     const Shape2 prompt = {std::min(options.rows, kPromptRows), options.cols};
     const ProbeMatrix part = {{}, matrix.view.slice_rows({0, prompt.rows})};
-    out.prompt_ops_per_second =
-        ops_of(prompt, kPromptTokens) /
-        seconds_of_products(exec, part, prompt.rows, kPromptTokens, 3);
+    out.prompt_ops_per_second = ops_of(prompt, kPromptTokens) /
+                                seconds_of_products(exec, part, prompt.rows, kPromptTokens, 3);
 }
 
 }  // namespace
@@ -113,24 +122,23 @@ double UnpackCost::share() const noexcept {
 }
 
 UnpackCost unpack_cost(const Exec& exec, const PackedView& weight) {
-    PackedView part = weight;
-    if (weight.coded == nullptr) {
-        const std::int64_t rows = std::max<std::int64_t>(kNearWeights / weight.shape.cols, 16) / 16;
-        part = weight.slice_rows({0, std::min(rows * 16, weight.shape.rows)});
-    }
+    // Coded weights are not multiplied in parts.
+    const std::int64_t groups = std::max<std::int64_t>(kNearWeights / weight.shape.cols / 16, 1);
+    const std::int64_t rows = std::min(groups * 16, weight.shape.rows);
+    const PackedView part = weight.coded == nullptr ? weight.slice_rows({0, rows}) : weight;
     UnpackCost out;
     out.seconds_per_weight = near_seconds_of(exec, part) / weights_of(part.shape);
     const Activations reads = ops::activations_for(weight.layout, exec);
     if (plane_bits(reads) != 0) return out;
     const bool codes = reads == Activations::kI8 || reads == Activations::kI8Token;
     out.plain = codes ? "q8_0" : "f32";
-    const Shape2 shape = {ops::kRepackRows, weight.shape.cols};
+    const std::int64_t whole = (rows + ops::kRepackRows - 1) / ops::kRepackRows * ops::kRepackRows;
+    const Shape2 shape = {whole, weight.shape.cols};
     const ProbeMatrix ready = make_matrix(exec, weight_formats().get(out.plain, "probe"), shape);
     if (ready.view.layout == weight.layout && weight.coded == nullptr) {
         out.plain_seconds_per_weight = out.seconds_per_weight;
         return out;
     }
-    const std::int64_t rows = std::min(shape.rows, part.shape.rows);
     const PackedView same = ready.view.slice_rows({0, rows});
     out.plain_seconds_per_weight = near_seconds_of(exec, same) / weights_of(same.shape);
     return out;
@@ -172,38 +180,48 @@ std::string_view KernelProfile::binds() const noexcept {
     return unpack.share() > 0.5 ? "dequantisation" : "arithmetic";
 }
 
-std::vector<KernelProfile> profile_kernels(const Exec& exec, const KernelProfileOptions& options,
-                                           const KernelProgress& progress) {
+KernelProfiles profile_kernels(const Exec& exec, const KernelProfileOptions& options,
+                               const KernelProgress& progress) {
     if (options.rows % ops::kRepackRows != 0) {
         throw Error(Exit::kUsage, "--rows",
                     std::to_string(options.rows) + " is no multiple of " +
                         std::to_string(ops::kRepackRows));
     }
-    std::vector<KernelProfile> out = formats_of(options);
+    KernelProfiles out = {.formats = formats_of(options)};
     Buffer memory(static_cast<std::size_t>(options.memory_mib) * kMiB, Purpose::kOther);
     std::memset(memory.data(), 1, memory.bytes());
     std::int64_t done = 0;
-    for (KernelProfile& one : out) {
-        if (progress && !progress(one.format, done++, std::ssize(out))) break;
+    for (KernelProfile& one : out.formats) {
+        if (progress && !progress(one.format, done++, std::ssize(out.formats))) break;
+        const double rate = read_bandwidth(*exec.team, memory, kProbeRepeats);
+        out.read_bytes_per_second = std::max(out.read_bytes_per_second, rate);
         try {
-            measure(exec, options, memory, one);
+            measure(exec, options, memory.bytes(), one);
         } catch (const Error& e) {
             if (e.exit() != Exit::kUsage || !options.formats.empty()) throw;
             one.skipped = e.what();
         }
     }
+    const double weights = weights_of({options.rows, options.cols});
+    for (KernelProfile& one : out.formats)
+        one.read_seconds = weights * one.bytes_per_weight / out.read_bytes_per_second;
     return out;
 }
 
 void add_kernel_profile_to_plan(Plan& plan, const KernelProfileOptions& options) {
-    // One matrix at least, of up to eight bytes a weight, and products of a prompt.
-    const auto mib = static_cast<std::uint64_t>(options.memory_mib) * kMiB;
-    const auto matrix = static_cast<std::uint64_t>(options.rows * options.cols) * sizeof(double);
-    const auto prompt = static_cast<std::uint64_t>(kPromptTokens * (2 * options.cols + kPromptRows)) *
-                        sizeof(float);
-    plan.at(Tier::kRam, Purpose::kOther) += Buffer::charged_bytes(mib) +
-                                            Buffer::charged_bytes(std::max(mib, matrix)) +
-                                            Buffer::charged_bytes(prompt);
+    // One matrix at least, of up to eight bytes a weight; a few of its rows as floats and as files
+    // have them; input and output of a prompt.
+    const auto bytes = [](std::int64_t elements, std::size_t each) {
+        return Buffer::charged_bytes(static_cast<std::size_t>(elements) * each);
+    };
+    const std::size_t mib = static_cast<std::size_t>(options.memory_mib) * kMiB;
+    const auto matrix = static_cast<std::size_t>(options.rows * options.cols) * sizeof(double);
+    plan.at(Tier::kRam, Purpose::kOther) +=
+        Buffer::charged_bytes(mib) + Buffer::charged_bytes(std::max(mib, matrix)) +
+        bytes(ops::kRepackRows * options.cols, sizeof(float) + sizeof(double)) +
+        bytes(kPromptTokens * (options.cols + kPromptRows), sizeof(float));
+    plan.at(Tier::kRam, Purpose::kActivations) +=
+        bytes(kPromptTokens * options.cols, sizeof(float));
 }
 
 }  // namespace thimble::cost

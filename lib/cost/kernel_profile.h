@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What kernels of products make of weights in a format: the bandwidth that one token reaches with
-// weights from memory beside what memory gives just then, the time with weights in a cache, and how
+// weights from memory beside what memory gives, the time with weights in a cache, and how
 // much of that goes to unpacking them. Unpacking is not measured alone, as it is woven into the
 // products: a kernel is compared with the one that multiplies equally many weights that lie ready.
 #pragma once
@@ -21,8 +21,8 @@ namespace thimble::cost {
 struct UnpackCost {
     double seconds_per_weight = 0;
     double plain_seconds_per_weight = 0;
-    // The layout that lies ready: 8-bit codes where the input is codes, else f32; "" where codes are
-    // multiplied as they are.
+    // The layout that lies ready: 8-bit codes where the input is codes, else f32; "" where codes
+    // are multiplied as they are.
     std::string plain;
 
     [[nodiscard]] double seconds_of_unpacking() const noexcept;  // a weight's
@@ -30,6 +30,8 @@ struct UnpackCost {
 };
 // Of a matrix in memory, or some first rows of it, by exec's level and activations on the CPU.
 [[nodiscard]] UnpackCost unpack_cost(const Exec& exec, const PackedView& weight);
+
+inline constexpr std::int64_t kPromptTokens = 64;  // of a prompt, by which many tokens are timed
 
 struct KernelProfileOptions {
     std::vector<std::string> formats;  // empty: all that are registered, and their aliases
@@ -44,7 +46,8 @@ struct KernelProfile {
     std::string layout;             // in memory
     std::string activations;
     double bytes_per_weight = 0;
-    double seconds = 0;       // of a product with one token by all threads, weights from memory
+    // Of a product with one token by all threads, weights from memory: a tenth of them are faster.
+    double seconds = 0;
     double read_seconds = 0;  // of reading their bytes and nothing else
     double near_seconds = 0;  // of the same product with all of it in caches
     UnpackCost unpack;
@@ -58,13 +61,16 @@ struct KernelProfile {
 };
 
 // Told of each before it is measured; stops where that returns false.
-using KernelProgress = std::function<bool(std::string_view format, std::int64_t done,
-                                          std::int64_t total)>;
+using KernelProgress =
+    std::function<bool(std::string_view format, std::int64_t done, std::int64_t total)>;
+struct KernelProfiles {
+    double read_bytes_per_second = 0;  // the best of as many probes as there are formats
+    std::vector<KernelProfile> formats;
+};
 // A format that does not take rows of so many columns is skipped, unless it was asked for by name:
 // Error(kUsage). exec: level, activations and team.
-[[nodiscard]] std::vector<KernelProfile> profile_kernels(const Exec& exec,
-                                                         const KernelProfileOptions& options,
-                                                         const KernelProgress& progress);
+[[nodiscard]] KernelProfiles profile_kernels(const Exec& exec, const KernelProfileOptions& options,
+                                             const KernelProgress& progress);
 void add_kernel_profile_to_plan(Plan& plan, const KernelProfileOptions& options);
 
 }  // namespace thimble::cost

@@ -84,7 +84,8 @@ OpClock::Row& OpClock::row_of(const char* operation, std::int64_t cols) {
 void OpClock::start(Row& row, std::uint64_t bytes) {
     ++row.calls;
     row.bytes += bytes;
-    running_ = static_cast<std::size_t>(&row - totals_[static_cast<std::size_t>(phase_)].rows.data());
+    running_ =
+        static_cast<std::size_t>(&row - totals_[static_cast<std::size_t>(phase_)].rows.data());
 }
 
 void OpClock::begin(const char* operation, std::uint64_t bytes) {

@@ -78,8 +78,8 @@ class PhaseReport {
     }
 
     [[nodiscard]] std::string text(const std::string& title, bool single_tokens) const {
-        std::vector<std::vector<std::string>> table = {{"operation", "calls", "us", "share", "waiting us", "MB", "GB/s",
-                                  "of limit"}};
+        std::vector<std::vector<std::string>> table = {
+            {"operation", "calls", "us", "share", "waiting us", "MB", "GB/s", "of limit"}};
         if (single_tokens) table.front().emplace_back("unpacking us");
         std::uint64_t bytes = 0;
         for (const OpClock::Row* row : order_) {
@@ -99,7 +99,8 @@ class PhaseReport {
                eval::text_table(table) + "barriers: " +
                number(static_cast<double>(total_.waits.count) / tokens_, "%.1f per token, ") +
                number(total_.waits.seconds / tokens_ * 1e6, "%.1f us of waiting (") +
-               number(100 * per(total_.waits.seconds, total_.seconds), "%.1f %%), part of the rows\n");
+               number(100 * per(total_.waits.seconds, total_.seconds),
+                      "%.1f %%), part of the rows\n");
     }
 
     [[nodiscard]] Json json(bool single_tokens) const {
@@ -202,8 +203,7 @@ Json unpacking_json(std::span<const Unpacking> unpacking) {
 
 }  // namespace
 
-StepProfile::StepProfile(Runner& runner, Team& team)
-    : runner_(runner), team_(team), clock_(team) {
+StepProfile::StepProfile(Runner& runner, Team& team) : runner_(runner), team_(team), clock_(team) {
     runner_.set_clock(&clock_);
 }
 
