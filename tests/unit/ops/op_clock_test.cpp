@@ -20,13 +20,13 @@ double sum_of_rows(const OpClock::Total& total) {
     return sum;
 }
 
-// One chunk for each of two threads; the second thread's takes so long.
-void run_two_chunks(Team& team, int ms) {
+// One chunk for each of two threads; the second thread's takes so long, the caller's own so long.
+void run_two_chunks(Team& team, int ms, int own_ms = 0) {
     std::atomic<bool> taken{false};
     team.run_indexed(2, 1, [&](std::int64_t, std::int64_t, int thread) {
         if (thread == 0) {
             while (!taken) std::this_thread::yield();
-            return;
+            return sleep_ms(own_ms);
         }
         taken = true;
         sleep_ms(ms);
@@ -56,6 +56,7 @@ TEST_CASE("op clock: rows and the rest are the time that passed; the outermost o
     sleep_ms(4);
     enter_phase(exec, Phase::kDecode, 1);
     { const ops::Timed outer(exec, "outer", 20); }
+    sleep_ms(3);
     enter_phase(exec, Phase::kDecode, 1);
     enter_phase(exec, Phase::kNone, 0);
     sleep_ms(2);
@@ -76,7 +77,8 @@ TEST_CASE("op clock: rows and the rest are the time that passed; the outermost o
     REQUIRE(decode.rows.size() == 1);
     CHECK(decode.tokens == 2);
     CHECK(decode.rows[0].bytes == 20);
-    CHECK(decode.seconds < prompt.seconds);
+    CHECK(decode.seconds >= 0.003);
+    CHECK(sum_of_rows(decode) + decode.other_seconds() == doctest::Approx(decode.seconds));
     CHECK(clock.total(Phase::kNone).rows.empty());
 }
 
@@ -98,12 +100,18 @@ TEST_CASE("op clock: waits are those for the other thread, of the operation and 
             team.run(1, 1, [](std::int64_t, std::int64_t) { sleep_ms(5); });
         }
         run_two_chunks(team, 10);
+        {
+            const ops::Timed timed(exec, "works itself");
+            run_two_chunks(team, 0, 50);
+        }
         enter_phase(exec, Phase::kNone, 0);
         const OpClock::Total& total = clock.total(Phase::kDecode);
-        CHECK(total.waits.count == 2);
+        CHECK(total.waits.count == 3);
         CHECK(total.waits.seconds >= 0.028);
         CHECK(total.waits.seconds <= total.seconds);
-        REQUIRE(total.rows.size() == 2);
+        REQUIRE(total.rows.size() == 3);
+        CHECK(total.rows[2].seconds >= 0.050);
+        CHECK(total.rows[2].waiting < 0.050);
         CHECK(total.rows[0].waiting >= 0.018);
         CHECK(total.rows[0].waiting <= total.rows[0].seconds);
         CHECK(total.rows[1].waiting == 0);
