@@ -36,24 +36,32 @@ double weights_of(Shape2 shape) {
 
 // Products one after the other, as a model has them, over so many matrices that no cache holds
 // them.
-double far_seconds_of(const Exec& exec, const ProbeMatrix& matrix, std::int64_t rows) {
+struct FarSeconds {
+    double all = 0, waiting = 0;
+};
+FarSeconds far_seconds_of(const Exec& exec, const ProbeMatrix& matrix, std::int64_t rows) {
     const ProbeInput probe(exec, {rows, matrix.view.shape.cols}, 1);
     const double most = kFarSecondsPerByte * static_cast<double>(matrix.view.bytes());
-    std::vector<double> seconds;
+    std::vector<FarSeconds> seconds;
     double sum = 0;
     std::int64_t first = 0;
     constexpr std::size_t kLeastProducts = 5;
     while (sum < most || seconds.size() < kLeastProducts) {
         const PackedView piece = matrix.view.slice_rows({first, rows});
-        seconds.push_back(seconds_of([&] {
+        TeamWaits waits;
+        exec.team->time_waits(&waits);
+        const double all = seconds_of([&] {
             ops::MatmulInput input(probe.exec(), probe.x());
             ops::matmul(probe.exec(), input, {piece, probe.y(), {}, false});
-        }));
-        sum += seconds.back();
+        });
+        exec.team->time_waits(nullptr);
+        seconds.push_back({all, waits.seconds});
+        sum += all;
         first = (first + rows) % matrix.view.shape.rows;
     }
     const auto tenth = seconds.begin() + std::ssize(seconds) / 10;
-    std::nth_element(seconds.begin(), tenth, seconds.end());
+    std::nth_element(seconds.begin(), tenth, seconds.end(),
+                     [](const FarSeconds& a, const FarSeconds& b) { return a.all < b.all; });
     return *tenth;
 }
 
@@ -102,7 +110,8 @@ void measure(const Exec& exec, const KernelProfileOptions& options, std::size_t 
     out.activations = activation_names()[static_cast<std::size_t>(
         ops::activations_for(matrix.view.layout, exec))];
     out.bytes_per_weight = static_cast<double>(matrix.view.bytes()) / weights_of(matrix.view.shape);
-    out.seconds = far_seconds_of(exec, matrix, options.rows);
+    const FarSeconds far = far_seconds_of(exec, matrix, options.rows);
+    out.seconds = far.all, out.waiting_seconds = far.waiting;
     out.unpack = unpack_cost(exec, matrix.view);
     out.near_seconds = weights * out.unpack.seconds_per_weight / exec.team->threads();
     const Shape2 prompt = {std::min(options.rows, kPromptRows), options.cols};
@@ -176,7 +185,9 @@ double KernelProfile::bytes_per_second(double weights) const noexcept {
 }
 
 std::string_view KernelProfile::binds() const noexcept {
-    if (seconds <= kBoundByMemory * read_seconds) return "memory";
+    const double most = std::max(near_seconds, waiting_seconds);
+    if (read_seconds >= most || seconds <= kBoundByMemory * read_seconds) return "memory";
+    if (waiting_seconds >= near_seconds) return "threads";
     return unpack.share() > 0.5 ? "dequantisation" : "arithmetic";
 }
 
@@ -190,21 +201,23 @@ KernelProfiles profile_kernels(const Exec& exec, const KernelProfileOptions& opt
     KernelProfiles out = {.formats = formats_of(options)};
     Buffer memory(static_cast<std::size_t>(options.memory_mib) * kMiB, Purpose::kOther);
     std::memset(memory.data(), 1, memory.bytes());
+    std::vector<double> rates = {read_bandwidth(*exec.team, memory, kProbeRepeats)};
+    const double weights = weights_of({options.rows, options.cols});
     std::int64_t done = 0;
     for (KernelProfile& one : out.formats) {
         if (progress && !progress(one.format, done++, std::ssize(out.formats))) break;
-        const double rate = read_bandwidth(*exec.team, memory, kProbeRepeats);
-        out.read_bytes_per_second = std::max(out.read_bytes_per_second, rate);
         try {
             measure(exec, options, memory.bytes(), one);
         } catch (const Error& e) {
             if (e.exit() != Exit::kUsage || !options.formats.empty()) throw;
             one.skipped = e.what();
+            continue;
         }
+        const double before = rates.back();
+        rates.push_back(read_bandwidth(*exec.team, memory, kProbeRepeats));
+        one.read_seconds = weights * one.bytes_per_weight / std::max(before, rates.back());
     }
-    const double weights = weights_of({options.rows, options.cols});
-    for (KernelProfile& one : out.formats)
-        one.read_seconds = weights * one.bytes_per_weight / out.read_bytes_per_second;
+    out.read_bytes_per_second = median(std::move(rates));
     return out;
 }
 

@@ -48,15 +48,17 @@ struct KernelProfile {
     double bytes_per_weight = 0;
     // Of a product with one token by all threads, weights from memory: a tenth of them are faster.
     double seconds = 0;
-    double read_seconds = 0;  // of reading their bytes and nothing else
-    double near_seconds = 0;  // of the same product with all of it in caches
+    double waiting_seconds = 0;  // of these, of the caller for the other threads
+    double read_seconds = 0;     // of reading their bytes and nothing else, measured beside
+    double near_seconds = 0;     // of the same product with all of it in caches
     UnpackCost unpack;
     double prompt_ops_per_second = 0;
     std::string skipped;  // why there are no figures; else ""
 
     [[nodiscard]] double bytes_per_second(double weights) const noexcept;
-    // "memory" where the product takes up to a fifth more than reading; else what takes most of the
-    // time in caches: "dequantisation" or "arithmetic".
+    // What takes longest by itself: "memory" to read the weights, also where the product takes up
+    // to a fifth more than that; the "threads" to wait for; or the product in caches, of which
+    // "dequantisation" or "arithmetic" is the larger part.
     [[nodiscard]] std::string_view binds() const noexcept;
 };
 
@@ -64,7 +66,7 @@ struct KernelProfile {
 using KernelProgress =
     std::function<bool(std::string_view format, std::int64_t done, std::int64_t total)>;
 struct KernelProfiles {
-    double read_bytes_per_second = 0;  // the best of as many probes as there are formats
+    double read_bytes_per_second = 0;  // the median of the probes before and after each format
     std::vector<KernelProfile> formats;
 };
 // A format that does not take rows of so many columns is skipped, unless it was asked for by name:

@@ -181,9 +181,12 @@ TEST_CASE("evaluate --profile: every format, and what binds it") {
         CHECK(share < 1);
         if (name == "q8_0" || name == "f32") CHECK(share == 0);
         const std::string binds = one.find("binds")->as_string("binds");
-        CHECK((binds == "memory" || binds == "dequantisation" || binds == "arithmetic"));
+        CHECK((binds == "memory" || binds == "dequantisation" || binds == "arithmetic" ||
+               binds == "threads"));
         if (binds == "dequantisation") CHECK(share > 0.5);
-        CHECK((binds == "memory") == (figure(one, "of_read_limit") >= 1 / 1.2));
+        const double read = figure(one, "read_seconds"), near = figure(one, "near_seconds");
+        CHECK(figure(one, "waiting_seconds") == 0);  // of one thread
+        CHECK((binds == "memory") == (read >= near || figure(one, "of_read_limit") >= 1 / 1.2));
     }
     for (const std::string& name : weight_formats().names())
         CHECK_MESSAGE(std::count(names.begin(), names.end(), name) == 1, name);

@@ -33,6 +33,8 @@ Json json_of(const cost::KernelProfile& one, double weights) {
     out.set("bytes_per_weight", one.bytes_per_weight);
     out.set("seconds", one.seconds);
     out.set("bytes_per_second", one.bytes_per_second(weights));
+    out.set("waiting_seconds", one.waiting_seconds);
+    out.set("read_seconds", one.read_seconds);
     out.set("of_read_limit", one.read_seconds / one.seconds);
     out.set("near_seconds", one.near_seconds);
     out.set("near_seconds_per_weight", one.unpack.seconds_per_weight);
@@ -51,6 +53,7 @@ std::vector<std::string> cells_of(const cost::KernelProfile& one, double weights
             number(one.seconds * 1e6, "%.0f"),
             number(one.bytes_per_second(weights) / 1e9, "%.2f"),
             number(100 * one.read_seconds / one.seconds, "%.0f %%"),
+            number(one.waiting_seconds * 1e6, "%.0f"),
             number(one.near_seconds * 1e6, "%.0f"),
             number(100 * one.unpack.share(), "%.0f %%"),
             std::string(one.binds()),
@@ -106,8 +109,8 @@ void run_profile(const ProfileOptions& options, cli::Context& context) {
     const double weights =
         static_cast<double>(options.kernels.rows) * static_cast<double>(options.kernels.cols);
     std::vector<std::vector<std::string>> table = {{"format", "input", "bits", "us", "GB/s",
-                                                    "of limit", "us in cache", "unpacking",
-                                                    "bound by", "prompt Gop/s"}};
+                                                    "of limit", "waiting us", "us in cache",
+                                                    "unpacking", "bound by", "prompt Gop/s"}};
     Json list = Json::array();
     std::string notes;
     for (const cost::KernelProfile& one : profiles.formats) {
