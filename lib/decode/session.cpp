@@ -175,8 +175,8 @@ GenerateStats Generator::generate(SeqId sequence, std::vector<Token>& held,
         enter_phase(runner_.exec(), Phase::kDecode, 1);
         next = step(sequence, held, held.size() - 1, false);
     }
-    enter_phase(runner_.exec(), Phase::kNone, 0);
     stats.decode_seconds = seconds_since(decode_start) - stats.reread_seconds;
+    enter_phase(runner_.exec(), Phase::kNone, 0);
     stats.pruned_text = subtasks.gone();
     show(characters.finish());
     const std::string rest = stop.finish();

@@ -75,8 +75,8 @@ TEST_CASE("run --profile: times add up, bytes are the model's, the text stays as
         const Json& stats = *json.find("stats");
         CHECK(figure(prompt, "tokens") == figure(stats, "prompt_tokens"));
         CHECK(figure(decode, "tokens") == figure(stats, "decode_steps"));
-        CHECK(figure(decode, "seconds") ==
-              doctest::Approx(figure(stats, "decode_seconds")).epsilon(0.1));
+        // The phase begins before that clock and ends after it.
+        CHECK(figure(decode, "seconds") >= figure(stats, "decode_seconds") * (1 - 1e-9));
         (void)check_phase(prompt);
         double bytes = 0;
         const auto source = ModelSource::open(model);
