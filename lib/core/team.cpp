@@ -36,6 +36,28 @@ void wait_while_equal(const std::atomic<T>& value, T old) {
     value.wait(old, std::memory_order_acquire);
 }
 
+// Adds the time that it runs; without an account it costs nothing.
+class WaitClock {
+  public:
+    explicit WaitClock(TeamWaits* into) : into_(into) { start(); }
+    void start() {
+        if (into_ != nullptr) begun_ = std::chrono::steady_clock::now();
+    }
+    void stop() {
+        if (into_ == nullptr) return;
+        const auto passed = std::chrono::steady_clock::now() - begun_;
+        into_->seconds += std::chrono::duration<double>(passed).count();
+    }
+    void finish() {
+        stop();
+        if (into_ != nullptr) ++into_->count;
+    }
+
+  private:
+    TeamWaits* into_;
+    std::chrono::steady_clock::time_point begun_;
+};
+
 }  // namespace
 
 struct Team::State {
@@ -54,6 +76,7 @@ struct Team::State {
     std::int64_t error_begin = std::numeric_limits<std::int64_t>::max();
 
     std::vector<std::thread> workers;
+    TeamWaits* waits = nullptr;  // the caller's
 
     void work(int thread) {
         for (;;) {
@@ -94,6 +117,8 @@ Team::~Team() {
 
 int Team::threads() const noexcept { return static_cast<int>(state_->workers.size()) + 1; }
 
+void Team::time_waits(TeamWaits* into) noexcept { state_->waits = into; }
+
 void Team::run_erased(std::int64_t items, std::int64_t grain, Call call, void* fn) {
     if (items <= 0) return;
     grain = std::max<std::int64_t>(grain, 1);
@@ -106,12 +131,16 @@ void Team::run_erased(std::int64_t items, std::int64_t grain, Call call, void* f
     if (s.workers.empty() || items <= grain) {
         s.work(0);
     } else {
+        WaitClock clock(s.waits);
         s.busy.store(static_cast<std::uint32_t>(s.workers.size()), std::memory_order_relaxed);
         s.epoch.fetch_add(1, std::memory_order_release);
         s.epoch.notify_all();
+        clock.stop();
         s.work(0);
+        clock.start();
         for (std::uint32_t left; (left = s.busy.load(std::memory_order_acquire)) != 0;)
             wait_while_equal(s.busy, left);
+        clock.finish();
     }
     if (s.error) {
         s.error_begin = std::numeric_limits<std::int64_t>::max();

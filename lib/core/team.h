@@ -15,6 +15,12 @@
 
 namespace thimble {
 
+// What the caller spends on waking the other threads and on waiting until the last one is done.
+struct TeamWaits {
+    std::int64_t count = 0;  // calls that other threads took part in
+    double seconds = 0;
+};
+
 class Team {
   public:
     explicit Team(int threads);
@@ -23,6 +29,9 @@ class Team {
     Team& operator=(const Team&) = delete;
 
     [[nodiscard]] int threads() const noexcept;
+
+    // From now on waits are added to *into; null: they are not timed, as at first.
+    void time_waits(TeamWaits* into) noexcept;
 
     // Calls fn(begin, end) for chunks of at most `grain` items that cover [0, items) exactly once.
     // Which thread gets which chunk varies; chunk borders never do (multiples of grain), so a

@@ -4,9 +4,9 @@
 // of the dense products that training uses.
 #include <algorithm>
 #include <array>
-#include <cstring>
 
 #include "cost/probe.h"
+#include "cost/probe_matrix.h"
 #include "cost/timing.h"
 #include "format/weight_format.h"
 #include "ops/ops.h"
@@ -16,85 +16,6 @@ namespace {
 
 constexpr Shape2 kShape = {2048, 2048}, kNarrow = {2048, 512};
 constexpr std::int64_t kTokens = 256;
-
-class OneBuffer final : public PlaneSink {
-  public:
-    explicit OneBuffer(std::size_t bytes) : buffer(bytes, Purpose::kOther) {}
-    void append(int, std::span<const std::byte> bytes) override {
-        std::memcpy(buffer.data() + used, bytes.data(), bytes.size());
-        used += bytes.size();
-    }
-    Buffer buffer;
-    std::size_t used = 0;
-};
-
-// Small values without a pattern that a kernel could profit from.
-void fill(std::span<float> out) {
-    std::uint32_t state = 12345;
-    for (float& v : out) {
-        state = state * 1664525u + 1013904223u;
-        v = static_cast<float>(static_cast<std::int32_t>(state)) * 0x1p-33F;
-    }
-}
-
-// Rows of weights that the matrices are made of, over and over: encoding more would take long.
-constexpr std::int64_t kEncodedRows = 64;
-
-// A matrix in its resident layout.
-struct Matrix {
-    Buffer stored, resident;
-    PackedView view;
-};
-
-Matrix make_matrix(const Exec& exec, const WeightFormat& format, Shape2 shape) {
-    const Shape2 part = {kEncodedRows, shape.cols};
-    Buffer weights(static_cast<std::size_t>(part.rows * part.cols) * sizeof(float),
-                   Purpose::kOther);
-    fill(weights.span<float>());
-    OneBuffer encoded(format.planes(part, {}).front().bytes);
-    format.encoder(part, {})->encode(0, weights.span<float>(), encoded);
-
-    const PlaneInfo plane = format.planes(shape, {}).front();
-    Matrix out;
-    out.stored = Buffer(plane.bytes, Purpose::kOther);
-    for (std::size_t at = 0; at < plane.bytes; at += encoded.used) {
-        std::memcpy(out.stored.data() + at, encoded.buffer.data(),
-                    std::min(encoded.used, plane.bytes - at));
-    }
-    out.view = {format.info().layout, shape, {}, 1};
-    out.view.planes[0] = {out.stored.data(), plane.row_bytes, plane.bytes};
-    const auto layout = ops::resident_layout(out.view.layout);
-    if (layout && exec.products == Products::kPacked) {
-        out.resident = Buffer(ops::packed_bytes(*layout, shape), Purpose::kOther);
-        out.view = ops::repack(exec, out.view, *layout, out.resident.data());
-        out.stored.reset();
-    }
-    return out;
-}
-
-// Of products with so many rows of input, each of so many rows of the matrix.
-double seconds_of_products(Exec& exec, const Matrix& matrix, std::int64_t rows, std::int64_t tokens,
-                           std::int64_t repeats) {
-    const Shape2 shape = {rows, matrix.view.shape.cols};
-    Workspace workspace(ops::matmul_input_bytes(exec, tokens, shape.cols) +
-                        ops::matmul_bytes(exec, shape));
-    exec.workspace = &workspace;
-    Buffer input(static_cast<std::size_t>(tokens * shape.cols) * sizeof(float), Purpose::kOther);
-    Buffer output(static_cast<std::size_t>(tokens * shape.rows) * sizeof(float), Purpose::kOther);
-    fill(input.span<float>());
-    const View x{input.data(), DType::kF32, tokens, shape.cols, shape.cols};
-    const View y{output.data(), DType::kF32, tokens, shape.rows, shape.rows};
-    return median_seconds(repeats, [&] {
-        for (std::int64_t first = 0; first < matrix.view.shape.rows; first += rows) {
-            ops::MatmulInput shared(exec, x);
-            ops::matmul(exec, shared, {matrix.view.slice_rows({first, rows}), y, {}, false});
-        }
-    });
-}
-
-double ops_of(Shape2 shape, std::int64_t tokens) {
-    return 2.0 * static_cast<double>(tokens * shape.rows * shape.cols);
-}
 
 struct Case {
     const char* format = "f32";
@@ -106,7 +27,8 @@ double ops_per_second(Team& team, Isa isa, const Case& what, std::int64_t repeat
     Exec exec;
     exec.isa = isa, exec.activations = what.activations, exec.team = &team;
     exec.products = what.products;
-    const Matrix matrix = make_matrix(exec, weight_formats().get(what.format, "probe"), kShape);
+    const ProbeMatrix matrix =
+        make_matrix(exec, weight_formats().get(what.format, "probe"), kShape);
     return ops_of(kShape, kTokens) /
            seconds_of_products(exec, matrix, kShape.rows, kTokens, repeats);
 }
@@ -155,7 +77,7 @@ double calls_per_second(Team& team, Isa isa, std::int64_t repeats) {
     constexpr Shape2 kSmall = {512, 32};  // just so many rows that all threads take part
     Exec exec;
     exec.isa = isa, exec.team = &team;
-    const Matrix matrix = make_matrix(exec, weight_formats().get("q8_0", "probe"), kSmall);
+    const ProbeMatrix matrix = make_matrix(exec, weight_formats().get("q8_0", "probe"), kSmall);
     Workspace workspace(ops::matmul_input_bytes(exec, 1, kSmall.cols) +
                         ops::matmul_bytes(exec, matrix.view.shape));
     exec.workspace = &workspace;

@@ -150,7 +150,7 @@ const MachineProfile& built_in_profile() {
 MachineProfile find_profile(const std::string& path) {
     std::string file = path;
     if (file.empty()) {
-        const char* named = std::getenv("THIMBLE_PROFILE");
+        const char* named = std::getenv("THIMBLE_MACHINE");
         if (named == nullptr || *named == '\0') return built_in_profile();
         file = named;
     }

@@ -55,7 +55,7 @@ struct MachineProfile {
 
 // Dense products at what a server's core of 2023 makes of the instructions that this machine has.
 [[nodiscard]] const MachineProfile& built_in_profile();
-// `path`, else the file that THIMBLE_PROFILE names, else the built-in one.
+// `path`, else the file that THIMBLE_MACHINE names, else the built-in one.
 [[nodiscard]] MachineProfile find_profile(const std::string& path);
 
 [[nodiscard]] Json to_json(const MachineProfile& profile);

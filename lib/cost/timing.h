@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Medians of repeated timings.
+// Medians and leasts of repeated timings.
 #pragma once
 
 #include <algorithm>
@@ -27,6 +27,22 @@ template <class Fn>
     std::vector<double> seconds;
     for (std::int64_t r = 0; r < repeats; ++r) seconds.push_back(seconds_of(fn));
     return median(std::move(seconds));
+}
+
+// Of one call, the least of several runs of many: what disturbs only adds to it.
+template <class Fn>
+[[nodiscard]] double least_seconds(Fn&& fn) {
+    constexpr double kRunSeconds = 3e-4;
+    constexpr int kRuns = 9;
+    fn();
+    std::int64_t calls = 1;
+    const auto run = [&] {
+        for (std::int64_t i = 0; i < calls; ++i) fn();
+    };
+    double least = seconds_of(run);
+    for (; least < kRunSeconds; least = seconds_of(run)) calls *= 2;
+    for (int i = 0; i < kRuns; ++i) least = std::min(least, seconds_of(run));
+    return least / static_cast<double>(calls);
 }
 
 }  // namespace thimble::cost

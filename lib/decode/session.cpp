@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "decode/stop.h"
+#include "ops/op_clock.h"
 
 namespace thimble {
 namespace {
@@ -21,6 +22,8 @@ std::size_t cut_back(KvEngine& kv, SeqId sequence, std::size_t tokens) {
     kv.truncate(sequence, count);
     return static_cast<std::size_t>(count);
 }
+
+using Phase = OpClock::Phase;
 
 double rate(double amount, double seconds) { return seconds > 0 ? amount / seconds : 0; }
 
@@ -89,6 +92,7 @@ Token Generator::step(SeqId sequence, std::span<const Token> held, std::size_t f
     }
     Token next = -1;
     const auto choose = [&](std::int64_t, View logits) {
+        const ops::Timed timed(runner_.exec(), "sample");
         next = sampler_.sample(logits, held, draw);
     };
     if (prompt) {
@@ -110,7 +114,9 @@ Token Generator::reread(SeqId sequence, std::span<const Token> held, const Subta
     const std::size_t kept =
         cut_back(runner_.kv(), sequence, std::min(edit.first, held.size() - 1));
     stats.reread_tokens += std::ssize(held.subspan(kept)) - (edit.keeps_last ? 1 : 0);
+    enter_phase(runner_.exec(), Phase::kPrompt, std::ssize(held.subspan(kept)));
     const Token next = step(sequence, held, kept, kept == 0);
+    enter_phase(runner_.exec(), Phase::kDecode, 0);
     stats.reread_seconds += seconds_since(start);
     return next;
 }
@@ -132,10 +138,12 @@ GenerateStats Generator::generate(SeqId sequence, std::vector<Token>& held,
         if (!out.empty() && hooks.text) hooks.text(out);
     };
     const auto start = std::chrono::steady_clock::now();
+    enter_phase(runner_.exec(), Phase::kPrompt, std::ssize(prompt));
     held.insert(held.end(), prompt.begin(), prompt.end());
     Token next = step(sequence, held, held.size() - prompt.size(), true);
     stats.prompt_seconds = stats.first_token_seconds = seconds_since(start);
 
+    enter_phase(runner_.exec(), Phase::kDecode, 0);
     const auto decode_start = std::chrono::steady_clock::now();
     for (;;) {
         ++stats.generated_tokens;
@@ -164,9 +172,11 @@ GenerateStats Generator::generate(SeqId sequence, std::vector<Token>& held,
         }
         stats.decode_bytes += runner_.bytes_per_token(std::ssize(held) - 1);
         ++stats.decode_steps;
+        enter_phase(runner_.exec(), Phase::kDecode, 1);
         next = step(sequence, held, held.size() - 1, false);
     }
     stats.decode_seconds = seconds_since(decode_start) - stats.reread_seconds;
+    enter_phase(runner_.exec(), Phase::kNone, 0);
     stats.pruned_text = subtasks.gone();
     show(characters.finish());
     const std::string rest = stop.finish();
@@ -193,7 +203,9 @@ void Session::read(std::span<const Token> prompt) {
     check_prompt(std::ssize(prompt), runner_.kv().capacity_tokens());
     const auto rest = prompt.subspan(static_cast<std::size_t>(reuse(prompt)));
     tokens_.insert(tokens_.end(), rest.begin(), rest.end());
+    enter_phase(runner_.exec(), Phase::kPrompt, std::ssize(rest));
     runner_.prompt(seq_, rest, 0, {});
+    enter_phase(runner_.exec(), Phase::kNone, 0);
 }
 
 // Cuts the sequence back to what it shares with the prompt; returns how much that is. The prompt's

@@ -5,6 +5,7 @@
 #include <deque>
 
 #include "core/error.h"
+#include "ops/op_clock.h"
 
 namespace thimble {
 namespace {
@@ -139,6 +140,8 @@ void Workers::take(std::size_t worker, Token token) {
 
 std::vector<WorkerResult> Workers::generate(std::span<const Token> prompt,
                                             const std::function<bool()>& interrupted) {
+    using Phase = OpClock::Phase;
+    enter_phase(runner_.exec(), Phase::kPrompt, std::ssize(prompt));
     runner_.forward(common_, prompt, 0, {});
     runner_.kv().end_prompt(runner_.exec(), common_);
     for (std::size_t i = 0; i < workers_.size(); ++i) queue(workers_[i], header(i));
@@ -161,6 +164,7 @@ std::vector<WorkerResult> Workers::generate(std::span<const Token> prompt,
             rows.push_back(i);
         }
         if (rows.empty()) break;
+        enter_phase(runner_.exec(), Phase::kDecode, std::ssize(rows));
         runner_.forward_shared(views, tokens, [&](std::int64_t first, View logits) {
             for (std::int64_t r = 0; r < logits.rows; ++r) {
                 const std::size_t i = rows[static_cast<std::size_t>(first + r)];
@@ -180,6 +184,7 @@ std::vector<WorkerResult> Workers::generate(std::span<const Token> prompt,
             queue(w, header(i));
         }
     }
+    enter_phase(runner_.exec(), Phase::kNone, 0);
     std::vector<WorkerResult> results;
     for (Worker& w : workers_) {
         w.result.text += w.characters.finish();

@@ -12,6 +12,7 @@
 #include "model/fingerprint.h"
 #include "model/runner_plan.h"
 #include "model/stacked_store.h"
+#include "ops/op_clock.h"
 
 namespace thimble {
 namespace {
@@ -51,6 +52,8 @@ struct Runner::State {
         View host, device;
         bool away = false;  // the device's copy is the current one
     };
+    // Layers that do not stay are read from disk.
+    [[nodiscard]] Lease acquire(UnitId unit) const;
     [[nodiscard]] Residual take_residual(std::int64_t rows) const;
     View bring(Residual& x, bool to_device) const;
     void step(std::span<const std::int32_t> tokens, Residual& x);  // that the KV engine has begun
@@ -126,6 +129,33 @@ const ModelSource& Runner::source() const noexcept { return *state_->source; }
 KvEngine& Runner::kv() noexcept { return *state_->kv; }
 const Exec& Runner::exec() const noexcept { return state_->exec; }
 
+void Runner::set_clock(OpClock* clock) noexcept { state_->exec.clock = clock; }
+
+void Runner::each_matrix(const std::function<bool(const PackedView&)>& see) {
+    State& s = *state_;
+    for (std::size_t u = 1; u < s.plan.units.size(); ++u) {
+        const bool head = u + 1 == s.plan.units.size();
+        const Lease lease = s.store->acquire({head ? UnitKind::kHead : UnitKind::kLayer,
+                                              head ? 0 : static_cast<std::int64_t>(u) - 1});
+        for (std::size_t i = 0; i < s.plan.units[u].matrices.size(); ++i) {
+            const Linear& linear = lease.matrix(i);
+            if (linear.factors) {
+                if (!see(linear.factors->a) || !see(linear.factors->b)) return;
+            } else if (linear.stack == nullptr && linear.skips == Skips::kNothing) {
+                if (!see(linear.weight)) return;
+            }
+            for (const LowRank& term : linear.low_rank)
+                if (!see(term.a) || !see(term.b)) return;
+        }
+    }
+}
+
+Lease Runner::State::acquire(UnitId unit) const {
+    if (store->streamed_bytes() == 0) return store->acquire(unit);
+    const ops::Timed timed(exec, "weights from disk");
+    return store->acquire(unit);
+}
+
 Runner::State::Residual Runner::State::take_residual(std::int64_t rows) const {
     Residual x;
     x.host = workspace->take_view(exec.dtype(), rows, spec().hidden);
@@ -174,7 +204,7 @@ void Runner::State::embed_rows(const PackedView& table, std::span<const std::int
 }
 
 void Runner::State::run_layer(std::size_t layer, Residual& x) {
-    const Lease lease = store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
+    const Lease lease = acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
     BlockCtx ctx = {exec_of_unit(layer + 1), lease, *kv, nullptr};
     const View rows = bring(x, plan.on_device(layer + 1));
     for (const auto& block : plan.layers[layer]) block->forward(ctx, rows);
@@ -323,7 +353,7 @@ View Runner::State::embed_prompt(const Buffer& memory, std::span<const std::int3
 
 // All rows of a prompt through one layer.
 void Runner::State::prompt_layer(SeqId seq, std::size_t layer, View hidden) {
-    const Lease lease = store->acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
+    const Lease lease = acquire({UnitKind::kLayer, static_cast<std::int64_t>(layer)});
     BlockCtx ctx = {exec, lease, *kv, nullptr};
     for (std::int64_t first = 0; first < hidden.rows; first += plan.step_tokens) {
         const std::int64_t count = std::min(plan.step_tokens, hidden.rows - first);

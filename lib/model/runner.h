@@ -55,6 +55,11 @@ class Runner {
     [[nodiscard]] KvEngine& kv() noexcept;
     // How work on host memory runs, logits among it.
     [[nodiscard]] const Exec& exec() const noexcept;
+    // Steps are timed from now on, on host memory; null: no more.
+    void set_clock(OpClock* clock) noexcept;
+    // Shows the matrices of products in the order of the forward pass, each while its unit is at
+    // hand, until `see` returns false. Those in blocks are not among them.
+    void each_matrix(const std::function<bool(const PackedView&)>& see);
 
     // Receives logits rows [first, first + logits.rows) of the requested range, in order; the view
     // (dtype of exec) is valid during the call only.

@@ -12,6 +12,7 @@
 #include "kernels/ref/ref.h"
 #include "ops/dispatch.h"
 #include "ops/on_cuda.h"
+#include "ops/op_clock.h"
 
 namespace thimble::ops {
 namespace {
@@ -357,6 +358,7 @@ void run_ref(const Exec& exec, const Attention& a, const AttnState* state) {
 }
 
 void run(const Exec& exec, const Attention& a, const AttnState* state) {
+    const Timed timed(exec, a);
     const std::int64_t tokens = a.q.rows;
     require(a.heads > 0 && a.kv_heads > 0 && a.heads % a.kv_heads == 0 && a.head_dim > 0 &&
                 a.head_dim <= cpu::kMaxHeadDim,
@@ -391,6 +393,7 @@ void attention_state(const Exec& exec, const Attention& problem, AttnState out) 
 }
 
 void attention_logits(const Exec& exec, const Attention& a, int kv_head, View out) {
+    const Timed timed(exec, "attention_logits");
     const std::int64_t group = a.heads / a.kv_heads;
     std::int64_t columns = 0;
     for (const AttnSegment& s : a.segments) columns += reads(s, kv_head) ? s.slots : 0;
@@ -444,6 +447,7 @@ void attention_logits(const Exec& exec, const Attention& a, int kv_head, View ou
 }
 
 void softmax_rows(const Exec& exec, View x, std::span<float> log_sums) {
+    const Timed timed(exec, "softmax_rows");
     require(x.dtype == DType::kF32 && (log_sums.empty() || std::ssize(log_sums) == x.rows),
             "softmax_rows", "rows of F32 are needed");
     for_rows(exec, x.rows, x.cols, [&](std::int64_t r) {
@@ -493,6 +497,7 @@ void merge_rows(const AttnState& part, const AttnState& into, std::int64_t dim) 
 }  // namespace
 
 void merge(const Exec& exec, const AttnState& part, AttnState into, int head_dim) {
+    const Timed timed(exec, "merge");
     require_view(exec, part.o, into.o.rows, into.o.cols, "merge");
     require_view(exec, part.max, into.max.rows, into.max.cols, "merge");
     require_view(exec, part.sum, into.sum.rows, into.max.cols, "merge");
@@ -504,6 +509,7 @@ void merge(const Exec& exec, const AttnState& part, AttnState into, int head_dim
 
 void encode_kv(const Exec& exec, View x, int head_dim, LayoutId layout, std::byte* out,
                std::size_t token_bytes, std::size_t head_bytes) {
+    const Timed timed(exec, "encode_kv");
     require_view(exec, x, x.rows, x.cols, "encode_kv");
     require(x.cols % head_dim == 0 && head_dim % layout_info(layout).block_elements == 0,
             "encode_kv", "a head must hold whole blocks");

@@ -7,6 +7,7 @@
 #include "kernels/layout/rng.h"
 #include "ops/dispatch.h"
 #include "ops/on_cuda.h"
+#include "ops/op_clock.h"
 
 namespace thimble::ops {
 namespace {
@@ -60,6 +61,7 @@ void row_lengths(const Exec& exec, const PackedView& weight, const PackedView& a
 
 void scale_columns(const Exec& exec, View x, View factors, const std::optional<View>& bias,
                    View out) {
+    const Timed timed(exec, "scale_columns");
     require_view(exec, x, out.rows, out.cols, "scale_columns");
     require_view(exec, factors, 1, x.cols, "scale_columns");
     if (bias) require_view(exec, *bias, 1, x.cols, "scale_columns");

@@ -8,10 +8,12 @@
 #include "ops/cuda_matrix.h"
 #include "ops/dispatch.h"
 #include "ops/on_cuda.h"
+#include "ops/op_clock.h"
 
 namespace thimble::ops {
 
 void copy(const Exec& exec, View from, View to) {
+    const Timed timed(exec, "copy");
     require_view(exec, from, to.rows, to.cols, "copy");
     if (is_cuda(exec)) return on_cuda::copy(exec, from, to);
     if (exec.dry) return;
@@ -41,6 +43,7 @@ void copy_to_device(const Exec& exec, View from, View to) {
 }
 
 void rms_norm(const Exec& exec, View x, View weight, double eps, View out) {
+    const Timed timed(exec, "rms_norm");
     require_view(exec, weight, 1, x.cols, "rms_norm");
     require_view(exec, out, x.rows, x.cols, "rms_norm");
     if (is_cuda(exec)) return on_cuda::rms_norm(exec, x, weight, eps, out);
@@ -57,6 +60,7 @@ void rms_norm(const Exec& exec, View x, View weight, double eps, View out) {
 }
 
 void add(const Exec& exec, View a, View b, View out) {
+    const Timed timed(exec, "add");
     require_view(exec, b, a.rows, a.cols, "add");
     require_view(exec, out, a.rows, a.cols, "add");
     if (is_cuda(exec)) return on_cuda::add(exec, a, b, out);
@@ -72,6 +76,7 @@ void add(const Exec& exec, View a, View b, View out) {
 }
 
 void scale(const Exec& exec, View x, double factor) {
+    const Timed timed(exec, "scale");
     require_view(exec, x, x.rows, x.cols, "scale");
     if (is_cuda(exec)) return on_cuda::scale(exec, x, factor);
     if (exec.dry) return;
@@ -83,6 +88,7 @@ void scale(const Exec& exec, View x, double factor) {
 }
 
 void glu(const Exec& exec, Gate act, View gate, View up, View out) {
+    const Timed timed(exec, "glu");
     require_view(exec, up, gate.rows, gate.cols, "glu");
     require_view(exec, out, gate.rows, gate.cols, "glu");
     if (is_cuda(exec)) return on_cuda::glu(exec, act, gate, up, nullptr, out);
@@ -103,6 +109,8 @@ void glu(const Exec& exec, Gate act, View gate, View up, View out) {
 
 void embed(const Exec& exec, const PackedView& table, std::span<const std::int32_t> tokens,
            double factor, View out) {
+    const auto rows = static_cast<std::uint64_t>(table.shape.rows);
+    const Timed timed(exec, "embed", table.bytes() / rows * tokens.size());
     require_view(exec, out, static_cast<std::int64_t>(tokens.size()), table.shape.cols, "embed");
     for (const std::int32_t token : tokens)
         require(token >= 0 && token < table.shape.rows, "embed", "a token is out of range");
@@ -115,6 +123,7 @@ void embed(const Exec& exec, const PackedView& table, std::span<const std::int32
 
 void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std::int64_t> positions,
           View x) {
+    const Timed timed(exec, "rope");
     require_view(exec, x, static_cast<std::int64_t>(positions.size()), x.cols, "rope");
     const std::int64_t half = rope.dims / 2, heads = x.cols / head_dim;
     require(rope.dims % 2 == 0 && rope.dims <= head_dim && x.cols % head_dim == 0 && half <= 512,
@@ -161,6 +170,7 @@ void top_k(const Exec& exec, View x, std::span<float> values, std::span<std::int
 }
 
 void row_stats(const Exec& exec, View x, std::span<RowStats> out) {
+    const Timed timed(exec, "row_stats");
     require_view(exec, x, std::ssize(out), x.cols, "row_stats");
     if (is_cuda(exec)) return on_cuda::row_stats(exec, x, out);
     const auto& table = kernels(exec.isa);

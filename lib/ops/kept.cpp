@@ -10,6 +10,7 @@
 #include "kernels/ref/ref.h"
 #include "ops/dispatch.h"
 #include "ops/on_cuda.h"
+#include "ops/op_clock.h"
 
 namespace thimble::ops {
 namespace {
@@ -41,6 +42,7 @@ void with_floats(LayoutId stored, Fn&& fn) {
 }  // namespace
 
 void activation(const Exec& exec, Gate act, View gate, View out) {
+    const Timed timed(exec, "activation");
     require_view(exec, out, gate.rows, gate.cols, "activation");
     require(!is_cuda(exec) && !is_ref(exec), "activation", "the rows are not in host memory");
     const std::vector<float> ones(static_cast<std::size_t>(gate.cols), 1.0F);
@@ -52,6 +54,7 @@ void activation(const Exec& exec, Gate act, View gate, View out) {
 }
 
 void glu_above(const Exec& exec, Gate act, View gate, View up, View least, View out) {
+    const Timed timed(exec, "glu_above");
     require_view(exec, up, gate.rows, gate.cols, "glu_above");
     require_view(exec, out, gate.rows, gate.cols, "glu_above");
     require_view(exec, least, 1, gate.cols, "glu_above");
@@ -77,6 +80,7 @@ bool reads_rows(LayoutId layout) noexcept {
 }
 
 void kept_ffn(const Exec& exec, const KeptFfn& p) {
+    Timed timed(exec, "kept_ffn");
     const std::int64_t n = p.gate.cols, out = p.out.cols;
     require_view(exec, p.gate, 1, n, "kept_ffn");
     require_view(exec, p.least, 1, n, "kept_ffn");
@@ -96,6 +100,8 @@ void kept_ffn(const Exec& exec, const KeptFfn& p) {
     table.list_kept({p.act == Gate::kGeluTanh, p.gate.row<float>(0), p.least.row<float>(0), n,
                      channels, values, &count});
     const std::int64_t parts = parts_of(count);
+    const auto kept = static_cast<std::uint64_t>(count);
+    timed.add_bytes(kept * (p.up.planes[0].row_bytes + p.down.planes[0].row_bytes));
     exec.team->run(parts, 1, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t part = begin; part < end; ++part) {
             const std::int64_t first = count * part / parts;
@@ -127,6 +133,7 @@ std::size_t kept_ffn_bytes(const Exec&, std::int64_t n, std::int64_t out) {
 
 PackedView repack_transposed(const Exec& exec, const PackedView& stored, LayoutId layout,
                              std::byte* out) {
+    const Timed timed(exec, "repack_transposed");
     const Shape2 shape{stored.shape.cols, stored.shape.rows};
     with_floats(stored.layout, [&](auto id) {
         using I = Interleaved<decltype(id)::value>;

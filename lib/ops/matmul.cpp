@@ -9,6 +9,7 @@
 #include "ops/dispatch.h"
 #include "ops/exponents.h"
 #include "ops/on_cuda.h"
+#include "ops/op_clock.h"
 
 namespace thimble::ops {
 namespace {
@@ -352,6 +353,7 @@ void matmul(const Exec& exec, MatmulInput& x, const Matmul& problem) {
 }
 
 void matmul(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) {
+    const Timed timed(exec, problems);
     const View in = x.view();
     bool interleaved = !is_ref(exec);
     for (const Matmul& p : problems) {
@@ -452,6 +454,7 @@ std::size_t packed_bytes(LayoutId layout, Shape2 shape, const LayoutParams& para
 }
 
 PackedView repack(const Exec& exec, const PackedView& stored, LayoutId layout, std::byte* out) {
+    const Timed timed(exec, "repack");
     require(resident_layout(stored.layout, stored.params) == layout, "repack",
             "there is no such resident layout");
     PackedView view{layout, stored.shape, {}, 1, stored.params};

@@ -2,6 +2,7 @@
 // What layers with a recurrence are made of, besides products.
 #include "kernels/ref/ref.h"
 #include "ops/dispatch.h"
+#include "ops/op_clock.h"
 
 namespace thimble::ops {
 namespace {
@@ -13,6 +14,7 @@ void require_host(const Exec& exec, const char* operation) {
 }  // namespace
 
 void round_codes(const Exec& exec, View x, View out) {
+    const Timed timed(exec, "round_codes");
     require_view(exec, out, x.rows, x.cols, "round_codes");
     require_host(exec, "round_codes");
     if (exec.dry) return;
@@ -27,6 +29,7 @@ void round_codes(const Exec& exec, View x, View out) {
 }
 
 void forget_gate(const Exec& exec, View x, View lowest, View keep, View take) {
+    const Timed timed(exec, "forget_gate");
     require_view(exec, lowest, 1, x.cols, "forget_gate");
     require_view(exec, keep, x.rows, x.cols, "forget_gate");
     require_view(exec, take, x.rows, x.cols, "forget_gate");
@@ -45,6 +48,7 @@ void forget_gate(const Exec& exec, View x, View lowest, View keep, View take) {
 }
 
 void recurrence(const Exec& exec, View keep, View take, View before, View out) {
+    const Timed timed(exec, "recurrence");
     require_view(exec, keep, out.rows, out.cols, "recurrence");
     require_view(exec, take, out.rows, out.cols, "recurrence");
     require_view(exec, before, 1, out.cols, "recurrence");

@@ -3,6 +3,7 @@
 
 #include "ops/dense.h"
 #include "ops/dispatch.h"
+#include "ops/op_clock.h"
 
 namespace thimble::ops {
 namespace {
@@ -13,6 +14,13 @@ constexpr std::int64_t kRoomBytes = std::int64_t{2} << 20;
 std::int64_t rows_per_task(const Exec& exec, std::int64_t rows) {
     const std::int64_t share = (rows + exec.team->threads() - 1) / exec.team->threads();
     return std::clamp((share + 15) & ~std::int64_t{15}, kLeastRows, cpu::kStackRows);
+}
+
+std::uint64_t bytes_of(const Stack& stack) {
+    const auto [rows, cols] = stack.shape;
+    const std::int64_t block = rows * cpu::sign_row_bytes(cols) +
+                               (rows + cols) * stack.rank * std::int64_t{sizeof(std::uint16_t)};
+    return stack.blocks.size() * static_cast<std::uint64_t>(block);
 }
 
 void few_tokens(const Exec& exec, View x, const StackMatmul& p) {
@@ -65,6 +73,7 @@ std::size_t stack_room_bytes(Shape2 shape) noexcept {
 }
 
 void stack_matmul(const Exec& exec, View x, const StackMatmul& p) {
+    const Timed timed(exec, "stack_matmul", bytes_of(*p.stack));
     require(exec.device == Device::kCpu, "stack_matmul", "blocks are multiplied on the CPU");
     require_view(exec, x, x.rows, p.stack->shape.cols, "stack_matmul");
     require_view(exec, p.out, x.rows, p.stack->shape.rows, "stack_matmul");

@@ -129,12 +129,12 @@ class CostTable {
         full.policy = "full", full.type_k = full.type_v = "f16";
         full_ = cost::served_model(*source_, full);
         if (options.hardware == kThis) {
-            profile_ = cost::find_profile(options.profile);
+            profile_ = cost::find_profile(options.machine);
             machine_.emplace(cost::Machine{*profile_, context.team.threads()}, *source_);
             hardware_ = machine_->hardware();
         } else {
-            if (!options.profile.empty())
-                throw Error(Exit::kUsage, "--profile", "is for --cost-model this");
+            if (!options.machine.empty())
+                throw Error(Exit::kUsage, "--machine", "is for --cost-model this");
             hardware_ = read_hardware(options.hardware);
         }
     }
@@ -278,11 +278,11 @@ void CostOptions::visit(OptionVisitor& v) {
               .least = 0,
               .most = 1 << 20},
              work.block);
-    v.option({.name = "profile",
+    v.option({.name = "machine",
               .help = "machine profile of --cost-model this, from run --probe",
               .value = "FILE",
               .changes_output = false},
-             profile);
+             machine);
     v.option({.name = "output",
               .letter = 'o',
               .help = "write the figures as JSON",

@@ -12,7 +12,7 @@
 namespace thimble::evaluate {
 
 struct CostOptions {
-    std::string hardware, model, profile, output;
+    std::string hardware, model, machine, output;
     std::vector<std::string> contexts;
     std::int64_t users = 1;
     cost::TestTime work = {.generated = 256};

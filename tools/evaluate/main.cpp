@@ -4,6 +4,7 @@
 #include "eval/task.h"
 #include "kv_sweep.h"
 #include "pipeline.h"
+#include "profile.h"
 #include "retrieval_heads.h"
 
 using namespace thimble;
@@ -20,6 +21,7 @@ constexpr const char* kExamples = R"(Examples:
   evaluate --kv-sweep -m model.gguf -f text.txt --prompt 4096 -o sweep.json --svg sweep.svg
   evaluate -m model.gguf --task needle:length=4096,depths=5 --task kv:length=4096,mode=multi-turn
   evaluate -m model.gguf --cost-model a100.yaml --context 4096 --context 50000
+  evaluate --profile -o kernels.json             (every weight format on this machine)
   evaluate compare f16.json q4.json
   evaluate report f16.json q4.json
   evaluate find-retrieval-heads -m model.gguf -f text.txt -o heads.json
@@ -58,6 +60,7 @@ int main(int argc, char** argv) {
     evaluate::KvSweepPipeline kv_sweep;
     evaluate::CostOptions cost;
     evaluate::RetrievalHeads heads;
+    evaluate::ProfileOptions profile;
     std::vector<cli::Command> commands;
     commands.push_back(
         {.name = "",
@@ -88,6 +91,13 @@ int main(int argc, char** argv) {
                         .help = "what a model would cost at long context on given hardware",
                         .options = [&](OptionVisitor& v) { cost.visit(v); },
                         .run = [&](cli::Context& context) { run_cost(cost, context); }});
+    commands.push_back(
+        {.name = "profile",
+         .flag = "--profile",
+         .help = "every weight format on this machine: bandwidth, dequantisation, what binds",
+         .options = [&](OptionVisitor& v) { profile.visit(v); },
+         .plan = [&](const cli::CommonOptions&) { return evaluate::plan_profile(profile); },
+         .run = [&](cli::Context& context) { run_profile(profile, context); }});
     commands.push_back(
         {.name = "find-retrieval-heads",
          .flag = "--find-retrieval-heads",

@@ -81,12 +81,12 @@ void EvaluateOptions::visit(OptionVisitor& v) {
               .least = 1,
               .most = 1 << 20},
              batch);
-    v.option({.name = "profile",
+    v.option({.name = "machine",
               .help = "machine profile for predicted times, from run --probe; with --bench the "
                       "result says, too, how near decoding comes to its read bandwidth",
               .value = "FILE",
               .is_input = true},
-             profile);
+             machine);
     kv.visit(v);
 }
 

@@ -13,7 +13,7 @@
 namespace thimble::evaluate {
 
 struct EvaluateOptions {
-    std::string model, reference, output, samples, lm_eval, baseline, profile;
+    std::string model, reference, output, samples, lm_eval, baseline, machine;
     std::vector<std::string> texts, tasks, asserts;
     std::int64_t chunks = 0, limit = 0, shots = 0;
     std::int64_t batch = 512;

@@ -209,7 +209,7 @@ void Pipeline::add_models(Plan& plan) const {
 }
 
 void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const {
-    const cost::MachineProfile profile = cost::find_profile(options.profile);
+    const cost::MachineProfile profile = cost::find_profile(options.machine);
     const cost::Machine machine{profile, common.threads > 0 ? common.threads : default_threads(),
                                 false};
     const std::int64_t context = options.kv.context_tokens;
@@ -358,8 +358,8 @@ bool Pipeline::score(cli::Context& context, eval::Record& record) {
     suite_.results(record);
     if (options.bench) {
         record.speed = eval::measure_speed(model, options.speed);
-        if (device_ == Device::kCpu && !options.profile.empty()) {
-            record.speed->limit_bytes_per_second = cost::find_profile(options.profile)
+        if (device_ == Device::kCpu && !options.machine.empty()) {
+            record.speed->limit_bytes_per_second = cost::find_profile(options.machine)
                                                        .at(context.team.threads())
                                                        .read_bytes_per_second;
         }

@@ -20,7 +20,7 @@ namespace thimble {
 namespace {
 
 struct Options {
-    std::string model, profile;
+    std::string model, machine;
     ImatrixOutput output{.path = "imatrix.gguf"};
     CalibrationOptions text;
     bool process_output = false;
@@ -35,11 +35,11 @@ struct Options {
                  model);
         output.visit(v);
         v.option({.name = "process-output", .help = "also for output.weight"}, process_output);
-        v.option({.name = "profile",
+        v.option({.name = "machine",
                   .help = "machine profile for predicted times, from run --probe",
                   .value = "FILE",
                   .changes_output = false},
-                 profile);
+                 machine);
         text.visit(v);
     }
 };
@@ -147,7 +147,7 @@ class Collect {
     }
 
     void predict_time(Plan& plan, const cli::CommonOptions& common) const {
-        const cost::MachineProfile profile = cost::find_profile(options_.profile);
+        const cost::MachineProfile profile = cost::find_profile(options_.machine);
         const cost::Machine machine{profile,
                                     common.threads > 0 ? common.threads : default_threads(), false};
         const std::int64_t groups = (text_->tokens() + group_tokens_ - 1) / group_tokens_;

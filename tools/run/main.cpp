@@ -15,6 +15,7 @@ constexpr const char* kExamples = R"(Examples:
   run -m model.gguf -f long.txt --kv-policy streaming:sink=4,budget=512 -ctk q8_0 -ctv q8_0
   run -m model.gguf -f task.txt -n 9000 --subtask-open "<subtask>" --subtask-close "</subtask>"
   run -m model.gguf --lora adapter --lora-scale 0.8 -p "Once upon a time"
+  run -m model.gguf -p "Once upon a time" --profile     (where a token's time goes)
   run --probe machine.json                       (measures this machine, for predicted times)
 )";
 

@@ -107,10 +107,15 @@ void RunOptions::visit_computation(OptionVisitor& v) {
              gpu_layers);
     v.option({.name = "repack", .help = "keep weights in the layout that is fastest here"}, repack);
     v.option({.name = "profile",
+              .help = "say on stderr where a token's time goes: bytes and GB/s of each operation, "
+                      "waiting of threads, dequantisation; --json has the figures, too",
+              .changes_output = false},
+             profile);
+    v.option({.name = "machine",
               .help = "machine profile for predicted times, from --probe",
               .value = "FILE",
               .changes_output = false},
-             profile);
+             machine);
 }
 
 }  // namespace thimble::run

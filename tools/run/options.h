@@ -25,8 +25,8 @@ struct RunOptions {
     std::int64_t batch = 512;
     std::string activations = "auto", act_sparsity = "auto";
     std::int64_t gpu_layers = -1;
-    bool repack = true;
-    std::string profile, probe;
+    bool repack = true, profile = false;
+    std::string machine, probe;
     cost::ProbeOptions probing;
     void visit(OptionVisitor& v);
 

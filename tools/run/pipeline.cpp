@@ -16,6 +16,7 @@
 #include "model/device_budget.h"
 #include "model/fingerprint.h"
 #include "model/thresholds.h"
+#include "profile.h"
 
 namespace thimble::run {
 namespace {
@@ -199,13 +200,15 @@ Plan Pipeline::memory(const RunnerOptions& runner, std::int64_t tokens) const {
     plan.at(Tier::kRam, Purpose::kOther) += Tokenizer::scratch_bytes();
     plan.at(Tier::kRam, Purpose::kLogits) +=
         Sampler::bytes(options.generate.sampling, source_->spec().vocab);
+    if (options.profile)
+        plan.at(Tier::kRam, Purpose::kOther) += Buffer::charged_bytes(StepProfile::kMemoryBytes);
     return plan;
 }
 
 void Pipeline::predict_time(Plan& plan, const cli::CommonOptions& common) const {
     const std::int64_t new_tokens = answer_tokens();
     if (conversation_ || options.generate.max_tokens < 0) return;
-    const cost::MachineProfile profile = cost::find_profile(options.profile);
+    const cost::MachineProfile profile = cost::find_profile(options.machine);
     const cost::Machine machine{profile, common.threads > 0 ? common.threads : default_threads(),
                                 false};
     const std::uint64_t moved =
@@ -250,7 +253,13 @@ std::string Pipeline::remedy(std::uint64_t limit_bytes, RunnerOptions runner) co
 }
 
 Plan Pipeline::plan(const cli::CommonOptions& common) {
+    if (options.profile && !options.probe.empty())
+        throw Error(Exit::kUsage, "--profile", "times a model's steps, not the machine",
+                    "leave out --probe");
     if (!options.probe.empty()) return plan_probe(options);
+    if (options.profile && common.device == "cuda")
+        throw Error(Exit::kUsage, "--profile", "times operations on the CPU",
+                    "leave out --device cuda");
     open();
     const Budget budget = Budget::parse(common.max_memory, "--max-memory");
     if (common.device == "cuda") vram_bytes_ = vram_budget(budget);
@@ -302,7 +311,7 @@ void Pipeline::stream_layers(Plan& plan, std::uint64_t limit_bytes, RunnerOption
         log_info(plan.notes.back());
         return;
     }
-    const cost::MachineProfile profile = cost::find_profile(options.profile);
+    const cost::MachineProfile profile = cost::find_profile(options.machine);
     const double pass = cost::load_seconds({profile, 1, false}, store.streamed_bytes);
     if (resident_seconds > 0) plan.seconds += pass * static_cast<double>(answer_tokens() + 1);
     const std::string note =
@@ -325,6 +334,13 @@ void Pipeline::run(cli::Context& context) {
     context.report.set("model", model);
 
     Runner runner(std::move(source_), runner_options, context.team);
+    std::optional<StepProfile> profile;
+    if (options.profile) profile.emplace(runner, context.team);
+    generate(context, runner);
+    if (profile) profile->finish(context);
+}
+
+void Pipeline::generate(cli::Context& context, Runner& runner) {
     if (options.workers.workers > 0)
         return answer_together(context, runner, *tokenizer_, prompt_, options);
     Session session(runner, *tokenizer_, options.generate,

@@ -37,6 +37,7 @@ class Pipeline {
     [[nodiscard]] std::int64_t most_tokens() const;
     [[nodiscard]] std::int64_t answer_tokens() const;  // that are fed back, at most
     [[nodiscard]] Plan memory(const RunnerOptions& runner, std::int64_t tokens) const;
+    void generate(cli::Context& context, Runner& runner);
     void stream_layers(Plan& plan, std::uint64_t limit_bytes, RunnerOptions runner,
                        const cli::CommonOptions& common);
     void predict_time(Plan& plan, const cli::CommonOptions& common) const;

@@ -71,11 +71,11 @@ TEST_CASE("cost profile: bad files are refused, none given is the built-in one")
     twice.set("rates", std::move(rates));
     refused(twice);
 
-    ::unsetenv("THIMBLE_PROFILE");
+    ::unsetenv("THIMBLE_MACHINE");
     CHECK(find_profile("").name == "built-in");
-    ::setenv("THIMBLE_PROFILE", "/nonexistent/profile.json", 1);
+    ::setenv("THIMBLE_MACHINE", "/nonexistent/profile.json", 1);
     CHECK_THROWS_AS((void)find_profile(""), Error);
-    ::unsetenv("THIMBLE_PROFILE");
+    ::unsetenv("THIMBLE_MACHINE");
 }
 
 TEST_CASE("cost time model: closed forms on a small spec") {
