@@ -86,10 +86,26 @@ THIMBLE_INLINE const typename Interleaved<id>::Block* blocks_of(const MatmulGrou
                                                                     group * p.group_bytes);
 }
 
-// The lower bytes' part of a dot product with table values.
-THIMBLE_INLINE vi dot_low(const vb* low, const I8Block& q) {
-    const vi added = broadcast(kSignedBytes ? 0 : 128 * q.negative_sum);
-    return dot<8, 8>(added, low, q.codes);
+// dots[r][t] += codes[r] * columns of T tokens, n vectors of four columns. Where the instructions
+// add to a sum in place, all R * T sums grow side by side: one alone would wait for itself.
+template <int bits, int n, int R, int T>
+THIMBLE_INLINE void dot_tile(vi (*dots)[T], const vb (*codes)[8], int first, const I8Block* x,
+                             std::int64_t stride) {
+    if constexpr (kLanes == 16) {
+        for (int g = first; g < first + n; ++g) {
+            for (int t = 0; t < T; ++t) {
+                for (int r = 0; r < R; ++r)
+                    dots[r][t] =
+                        dot<bits, 1>(dots[r][t], codes[r] + g, x[t * stride].codes + 4 * g);
+            }
+        }
+    } else {
+        for (int r = 0; r < R; ++r) {
+            for (int t = 0; t < T; ++t)
+                dots[r][t] =
+                    dot<bits, n>(dots[r][t], codes[r] + first, x[t * stride].codes + 4 * first);
+        }
+    }
 }
 
 // 8-bit input.
@@ -106,33 +122,52 @@ THIMBLE_INLINE void run_i8(const MatmulGroups& p, const std::byte* weights, int 
     const std::int64_t blocks = p.cols / I::kElements;
     for (std::int64_t b = 0; b < blocks; ++b) {
         for (int s = 0; s < kSubs; ++s, ++x) {
+            vb codes[R][8], low[R][8];
+            vf scale[R][I::kScales];
+            [[maybe_unused]] vf minimum[R][I::kScales];
             for (int r = 0; r < R; ++r) {
                 Part<id> part;
                 read_part<id>(p.params, blocks_of<id>(p, weights, r)[b], s,
                               row + r * kLanes % kGroupRows, part);
-                [[maybe_unused]] vb low[8];
                 if constexpr (kTableValues<id>) {
-                    for (int g = 0; g < 8; ++g) low[g] = part.codes[g];
-                    look_up(table.low, low);
+                    for (int g = 0; g < 8; ++g) low[r][g] = part.codes[g];
+                    look_up(table.low, low[r]);
                     look_up(table.high, part.codes);
                     part.scale[0] *= table.unit;
                 }
+                for (int g = 0; g < 8; ++g) codes[r][g] = part.codes[g];
+                for (int h = 0; h < I::kScales; ++h) {
+                    scale[r][h] = part.scale[h];
+                    if constexpr (I::kMinimum) minimum[r][h] = part.minimum[h];
+                }
+            }
+            for (int h = 0; h < I::kScales; ++h) {
+                vi dots[R][T], low_dots[R][T];
                 for (int t = 0; t < T; ++t) {
                     const I8Block& q = x[t * p.i8_stride];
-                    for (int h = 0; h < I::kScales; ++h) {
-                        vi dots = {};
-                        if constexpr (kOffset != 0) {
-                            dots = broadcast(kOffset * (I::kScales == 2 ? q.negative_halves[h]
-                                                                        : q.negative_sum));
-                        }
-                        dots = dot<I::kBits, kDots>(dots, part.codes + h * kDots,
-                                                    q.codes + 4 * h * kDots);
-                        if constexpr (kTableValues<id>) dots = (dots << 8) + dot_low(low, q);
-                        sums[r][t] =
-                            fma(to_floats(dots), part.scale[h] * broadcast(q.scale), sums[r][t]);
+                    const vi start = broadcast(
+                        kOffset * (I::kScales == 2 ? q.negative_halves[h] : q.negative_sum));
+                    for (int r = 0; r < R; ++r) dots[r][t] = start;
+                }
+                dot_tile<I::kBits, kDots, R>(dots, codes, h * kDots, x, p.i8_stride);
+                if constexpr (kTableValues<id>) {
+                    for (int t = 0; t < T; ++t) {
+                        const vi start =
+                            broadcast(kSignedBytes ? 0 : 128 * x[t * p.i8_stride].negative_sum);
+                        for (int r = 0; r < R; ++r) low_dots[r][t] = start;
+                    }
+                    dot_tile<8, 8, R>(low_dots, low, 0, x, p.i8_stride);
+                }
+                for (int t = 0; t < T; ++t) {
+                    const I8Block& q = x[t * p.i8_stride];
+                    const vf unit = broadcast(q.scale);
+                    for (int r = 0; r < R; ++r) {
+                        vi dot = dots[r][t];
+                        if constexpr (kTableValues<id>) dot = (dot << 8) + low_dots[r][t];
+                        sums[r][t] = fma(to_floats(dot), scale[r][h] * unit, sums[r][t]);
                         if constexpr (I::kMinimum) {
                             const float sum = I::kScales == 2 ? q.half_sums[h] : q.sum;
-                            sums[r][t] = fma(part.minimum[h], broadcast(sum), sums[r][t]);
+                            sums[r][t] = fma(minimum[r][h], broadcast(sum), sums[r][t]);
                         }
                     }
                 }
@@ -254,6 +289,17 @@ THIMBLE_INLINE void run_rows(const MatmulGroups& p, std::int64_t token) {
     for (; row < p.rows; row += kLanes) run_tile<id, i8, 1, T>(p, row, token);
 }
 
+// Whether registers hold the sums of two vectors by eight tokens, and what each adds.
+template <LayoutId id, bool i8>
+constexpr bool two_vectors() {
+    if constexpr (i8 && kLanes == 16)
+        return Interleaved<id>::kScales == 1 && !kTableValues<id>;
+    else
+        return false;
+}
+template <LayoutId id, bool i8>
+inline constexpr bool kTwoVectors = two_vectors<id, i8>();
+
 // Tokens outermost: their input stays in the first cache while the groups, few enough for the
 // second, pass by. One token takes four groups at once, as four streams fill the memory's pipe;
 // but not where codes are widened to floats, which takes longer than the memory does.
@@ -261,7 +307,8 @@ template <LayoutId id, bool i8>
 void run_tokens(const MatmulGroups& p) {
     // What the registers hold: sums and codes, or sums and a column of weights.
     constexpr bool kCodes = Interleaved<id>::kCodes, kWidened = kTakesI8<id> && !i8;
-    constexpr int kTokens = kLanes == 16 ? 8 : 4, kVectors = kCodes ? 1 : 2;
+    constexpr int kTokens = kLanes == 16 ? 8 : 4;
+    constexpr int kVectors = kCodes && !kTwoVectors<id, i8> ? 1 : 2;
     constexpr int kStreams = (kWidened ? 1 : 4) * kGroupRows / kLanes;
     std::int64_t t = 0;
     for (; t + kTokens <= p.tokens; t += kTokens) run_rows<id, i8, kVectors, kTokens>(p, t);

@@ -35,22 +35,32 @@ THIMBLE_INLINE float largest_magnitude(const float* x, std::int64_t n) {
     return magnitude;
 }
 
+// Codes as bytes; what they hold together.
+THIMBLE_INLINE std::int32_t narrow_codes(vi codes, std::int8_t* out) {
+    typedef std::int8_t narrow __attribute__((vector_size(kLanes)));
+    const narrow bytes = __builtin_convertvector(codes, narrow);
+    __builtin_memcpy(out, &bytes, sizeof bytes);
+#if defined(THIMBLE_ISA_avx512)
+    // Of bytes, not of codes: those of a NaN are anything.
+    return _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(reinterpret_cast<__m128i>(bytes)));
+#else
+    std::int32_t sum = 0;
+    for (int i = 0; i < kLanes; ++i) sum += bytes[i];
+    return sum;
+#endif
+}
+
 // A NaN or infinity makes the block's scale NaN, so that it shows in every output.
 THIMBLE_INLINE void quantise_block(const float* x, float magnitude, I8Block& block) {
     const vf magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     block.scale = (magnitude - magnitude) + magnitude / 127.0f;
     // Below, the reciprocal would overflow: such a block is zero.
     const vf inverse = broadcast(magnitude > 1e-30f ? 127.0f / magnitude : 0.0f);
-    std::int32_t codes[32];
-    for (int i = 0; i < 32; i += kLanes) {
-        const vi code = reinterpret_cast<vi>(load(x + i) * inverse + magic) - 0x4b400000;
-        __builtin_memcpy(codes + i, &code, sizeof code);
-    }
     for (int h = 0; h < 2; ++h) {
         std::int32_t sum = 0;
-        for (int i = 16 * h; i < 16 * h + 16; ++i) {
-            block.codes[i] = static_cast<std::int8_t>(codes[i]);
-            sum += block.codes[i];  // of bytes: those of a NaN are anything
+        for (int i = 16 * h; i < 16 * h + 16; i += kLanes) {
+            const vi codes = reinterpret_cast<vi>(load(x + i) * inverse + magic) - 0x4b400000;
+            sum += narrow_codes(codes, block.codes + i);
         }
         block.negative_halves[h] = -sum;
         block.half_sums[h] = block.scale * static_cast<float>(sum);
