@@ -7,9 +7,11 @@
 //   1 bit    bit j of the 64-bit word bits[g]
 //   3, 5, 6  bits from 2 + 1, 4 + 1 and 4 + 2 of these planes
 // A table of 16 values stores the 4-bit codes of values.
+// set_row sets all 32 columns of a row at once.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 namespace thimble {
 
@@ -23,6 +25,15 @@ struct CodePlane<1> {
         const int j = 4 * row + column % 4;
         std::uint8_t& at = bits[column / 4][j / 8];
         at = static_cast<std::uint8_t>((at & ~(1 << j % 8)) | (code & 1) << j % 8);
+    }
+    void set_row(int row, const std::uint8_t* of_columns) {
+        const int shift = 4 * (row % 2);
+        for (int g = 0; g < 8; ++g) {
+            int four = 0;
+            for (int c = 0; c < 4; ++c) four |= (of_columns[4 * g + c] & 1) << c;
+            std::uint8_t& at = bits[g][row / 2];
+            at = static_cast<std::uint8_t>((at & ~(15 << shift)) | four << shift);
+        }
     }
     [[nodiscard]] int get(int row, int column) const {
         const int j = 4 * row + column % 4;
@@ -38,6 +49,15 @@ struct CodePlane<2> {
         std::uint8_t& at = codes[g / 4][4 * row + column % 4];
         at = static_cast<std::uint8_t>((at & ~(3 << shift)) | (code & 3) << shift);
     }
+    void set_row(int row, const std::uint8_t* of_columns) {
+        for (int h = 0; h < 2; ++h) {
+            for (int c = 0; c < 4; ++c) {
+                int byte = 0;
+                for (int q = 0; q < 4; ++q) byte |= (of_columns[16 * h + 4 * q + c] & 3) << 2 * q;
+                codes[h][4 * row + c] = static_cast<std::uint8_t>(byte);
+            }
+        }
+    }
     [[nodiscard]] int get(int row, int column) const {
         const int g = column / 4;
         return codes[g / 4][4 * row + column % 4] >> 2 * (g % 4) & 3;
@@ -52,6 +72,14 @@ struct CodePlane<4> {
         std::uint8_t& at = low[g % 4][4 * row + column % 4];
         at = static_cast<std::uint8_t>((at & ~(15 << shift)) | (code & 15) << shift);
     }
+    void set_row(int row, const std::uint8_t* of_columns) {
+        for (int g = 0; g < 4; ++g) {
+            for (int c = 0; c < 4; ++c) {
+                const int k = 4 * g + c, byte = (of_columns[k] & 15) | of_columns[k + 16] << 4;
+                low[g][4 * row + c] = static_cast<std::uint8_t>(byte);
+            }
+        }
+    }
     [[nodiscard]] int get(int row, int column) const {
         const int g = column / 4;
         return (low[g % 4][4 * row + column % 4] >> (g < 4 ? 0 : 4)) & 15;
@@ -63,6 +91,9 @@ struct CodePlane<8> {
     std::uint8_t codes[8][64];
     void set(int row, int column, int code) {
         codes[column / 4][4 * row + column % 4] = static_cast<std::uint8_t>(code);
+    }
+    void set_row(int row, const std::uint8_t* of_columns) {
+        for (int g = 0; g < 8; ++g) std::memcpy(codes[g] + 4 * row, of_columns + 4 * g, 4);
     }
     [[nodiscard]] int get(int row, int column) const {
         return codes[column / 4][4 * row + column % 4];
@@ -76,6 +107,12 @@ struct SplitPlane {
     void set(int row, int column, int code) {
         low.set(row, column, code);
         high.set(row, column, code >> low_bits);
+    }
+    void set_row(int row, const std::uint8_t* of_columns) {
+        std::uint8_t rest[32];
+        for (int k = 0; k < 32; ++k) rest[k] = static_cast<std::uint8_t>(of_columns[k] >> low_bits);
+        low.set_row(row, of_columns);
+        high.set_row(row, rest);
     }
     [[nodiscard]] int get(int row, int column) const {
         return low.get(row, column) | high.get(row, column) << low_bits;
@@ -94,10 +131,26 @@ template <class Values>
 struct TablePlane {
     CodePlane<4> codes;
     // Of two codes with one value (plus and minus zero) the lower.
-    void set(int row, int column, int offset_value) {
+    static constexpr int code_of(int offset_value) {
         int code = 0;
         while (code < 15 && Values::value(code) + Values::kOffset != offset_value) ++code;
-        codes.set(row, column, code);
+        return code;
+    }
+    void set(int row, int column, int offset_value) {
+        codes.set(row, column, code_of(offset_value));
+    }
+    void set_row(int row, const std::uint8_t* of_columns) {
+        struct Codes {
+            std::uint8_t of[256];
+        };
+        static constexpr Codes kCodes = [] {
+            Codes table{};
+            for (int v = 0; v < 256; ++v) table.of[v] = static_cast<std::uint8_t>(code_of(v));
+            return table;
+        }();
+        std::uint8_t named[32];
+        for (int k = 0; k < 32; ++k) named[k] = kCodes.of[of_columns[k]];
+        codes.set_row(row, named);
     }
     [[nodiscard]] int get(int row, int column) const {
         return Values::value(codes.get(row, column)) + Values::kOffset;

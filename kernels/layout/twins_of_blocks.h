@@ -35,6 +35,15 @@ inline constexpr std::uint16_t kHalfOne = 0x3c00;
 template <class Scale>
 inline constexpr Scale kScaleOne = sizeof(Scale) == 1 ? kE8m0One + 1 : kHalfOne;
 
+// The codes of 32 columns from their values.
+template <class Plane>
+void set_row(Plane& plane, int row, const float* values, int offset) {
+    std::uint8_t codes[32];
+    for (int k = 0; k < 32; ++k)
+        codes[k] = static_cast<std::uint8_t>(static_cast<int>(values[k]) + offset);
+    plane.set_row(row, codes);
+}
+
 // Codes of a stored block are read by unpacking a copy whose scales are one and minima zero: the
 // stored layout's own definition stays the only one.
 template <LayoutId id, int bits, int offset, class Plane = CodePlane<bits>>
@@ -54,7 +63,7 @@ struct InterleavedScaled {
         unit.d = kScaleOne<Scale>;
         Layout<id>::unpack(unit, values);
         block.d[row] = stored.d;
-        for (int k = 0; k < 32; ++k) block.codes.set(row, k, static_cast<int>(values[k]) + offset);
+        set_row(block.codes, row, values, offset);
     }
     template <class Real>
     static void unpack(const Block& block, int row, Real* out) {
@@ -92,7 +101,7 @@ struct InterleavedAffine {
         unit.d = kHalfOne, unit.m = 0;
         Layout<id>::unpack(unit, values);
         block.d[row] = stored.d, block.m[row] = stored.m;
-        for (int k = 0; k < 32; ++k) block.codes.set(row, k, static_cast<int>(values[k]));
+        set_row(block.codes, row, values, 0);
     }
     template <class Real>
     static void unpack(const Block& block, int row, Real* out) {
@@ -133,8 +142,7 @@ struct InterleavedKAffine {
         for (int s = 0; s < 8; ++s) {
             block.sub[s].scale[row] = scales.scale[s];
             block.sub[s].minimum[row] = scales.minimum[s];
-            for (int k = 0; k < 32; ++k)
-                block.sub[s].codes.set(row, k, static_cast<int>(values[32 * s + k]));
+            set_row(block.sub[s].codes, row, values + 32 * s, 0);
         }
     }
     template <class Real>
@@ -179,8 +187,7 @@ struct InterleavedKScaled {
             for (int h = 0; h < scales; ++h)
                 block.sub[s].scale[h][row] =
                     static_cast<std::int8_t>(Layout<id>::scale(stored, scales * s + h));
-            for (int k = 0; k < 32; ++k)
-                block.sub[s].codes.set(row, k, static_cast<int>(values[32 * s + k]) + offset);
+            set_row(block.sub[s].codes, row, values + 32 * s, offset);
         }
     }
     template <class Real>
@@ -226,8 +233,7 @@ struct Interleaved<LayoutId::k_q2_k_x16> {
         for (int s = 0; s < 8; ++s) {
             for (int h = 0; h < 2; ++h)
                 block.sub[s].scale_minimum[h][row] = stored.scales[2 * s + h];
-            for (int k = 0; k < 32; ++k)
-                block.sub[s].codes.set(row, k, static_cast<int>(values[32 * s + k]));
+            set_row(block.sub[s].codes, row, values + 32 * s, 0);
         }
     }
     template <class Real>
@@ -264,8 +270,7 @@ struct InterleavedTernary {
         unit.d = kHalfOne;
         Layout<id>::unpack(unit, values);
         block.d[row] = stored.d;
-        for (int k = 0; k < 256; ++k)
-            block.sub[k / 32].codes.set(row, k % 32, static_cast<int>(values[k]) + 1);
+        for (int s = 0; s < 8; ++s) set_row(block.sub[s].codes, row, values + 32 * s, 1);
     }
     template <class Real>
     static void unpack(const Block& block, int row, Real* out) {

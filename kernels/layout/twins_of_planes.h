@@ -41,7 +41,7 @@ struct InterleavedGroups {
         for (int s = 0; s < columns / 32; ++s) {
             std::uint8_t codes[32];
             unpack_codes(stored_bits, from + 4 * stored_bits * s, codes);
-            for (int k = 0; k < 32; ++k) block.codes[s].set(row, k, codes[k]);
+            block.codes[s].set_row(row, codes);
         }
     }
     template <class Real>
@@ -334,7 +334,7 @@ struct InterleavedJlcm {
         for (int s = 0; s < 2; ++s) {
             std::uint8_t codes[32];
             unpack_codes<bits>(from + 4 * bits * s, codes);
-            for (int k = 0; k < 32; ++k) block.book_codes[s].set(row, k, codes[k]);
+            block.book_codes[s].set_row(row, codes);
         }
     }
     template <class Real>

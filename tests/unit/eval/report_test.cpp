@@ -22,7 +22,7 @@ Record sample() {
     d.same_top = {0.9375, 0.01};
     d.kld_max = 0.5;
     r.divergence = d;
-    r.speed = Speed{512, 128, 5, 1000.25, 50.5, 123456};
+    r.speed = Speed{512, 128, 4096, 5, 1000.25, 50.5, 123456};
     r.seconds = 1.5;
     r.peak = {1000, 2048};
     return r;
