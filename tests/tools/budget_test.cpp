@@ -124,6 +124,9 @@ TEST_CASE("budget: evaluate") {
         job.command.insert(job.command.end(), {"-f", text, "--reference", reference});
     }
     SUBCASE("speed only") { job.command.insert(job.command.end(), {"--bench", "-r", "1"}); }
+    SUBCASE("speed at a depth") {
+        job.command.insert(job.command.end(), {"--bench", "-r", "1", "-d", "300", "-c", "512"});
+    }
     SUBCASE("all of it, the text from stdin") {
         job.command.insert(job.command.end(), {"-f", "-", "--reference", reference, "--bench"});
         job.input = words(100);

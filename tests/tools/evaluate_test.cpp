@@ -371,3 +371,27 @@ TEST_CASE("evaluate: perplexity by position is that of the samples' own rows") {
               doctest::Approx(std::exp(sums[part] / counts[part])).epsilon(1e-12));
     }
 }
+
+// KV of a token: what the depth adds to the bytes moved is told by two depths; sliding windows and
+// policies that cannot be cut back are filled anew.
+TEST_CASE("evaluate: speed on a cache that is already long reads that cache") {
+    const auto bytes_at = [](const Bench& bench, const std::string& depth,
+                             std::vector<std::string> more) {
+        std::vector<std::string> all = {"--bench", "-p",  "8",  "-n",  "8",  "-r",      "2",
+                                        "-c",      "256", "-d", depth, "-o", bench.out, "--force"};
+        all.insert(all.end(), more.begin(), more.end());
+        const ProcessResult r = bench.run(all);
+        CAPTURE(r.err);
+        REQUIRE(r.exit_code == 0);
+        const Json* speed = bench.result().find("speed");
+        REQUIRE(speed != nullptr);
+        CHECK(speed->find("decode_tokens_per_second")->as_double("speed") > 0);
+        CHECK(speed->find("prefill_tokens_per_second")->as_double("speed") > 0);
+        return speed->find("bytes_per_token")->as_int("speed");
+    };
+    const Bench bench;
+    const std::int64_t none = bytes_at(bench, "0", {}), some = bytes_at(bench, "64", {});
+    CHECK(some > none);
+    CHECK(bytes_at(bench, "128", {}) - some == some - none);
+    CHECK(bytes_at(bench, "64", {"--kv-policy", "streaming:sink=2,budget=16"}) <= some);
+}

@@ -37,6 +37,7 @@ TEST_CASE("eval record: JSON keeps every field") {
     CHECK(to_json(back).dump(2) == text);
     CHECK(back.divergence->kld.standard_error == 0.0005);
     CHECK(back.speed->bytes_per_token == 123456);
+    CHECK(back.speed->depth_tokens == 4096);
 
     Record bare;
     bare.perplexity = PerplexityFigures{};
