@@ -100,6 +100,8 @@ struct Golden {
 constexpr Golden kGolden[] = {
     {"q8_0", "f16", {0xa85d0ae4c021ffef, 0xa85d0ae4c021ffef, 0xa85d0ae4c021ffef}},
     {"q8_0", "q8_0", {0xca5ab42b00a5bd81, 0xca5ab42b00a5bd81, 0xca5ab42b00a5bd81}},
+    {"q8_0", "bf16", {0xa85d0ae4c021ffef, 0xa85d0ae4c021ffef, 0xa85d0ae4c021ffef}},
+    {"q8_0", "f32", {0xa85d0ae4c021ffef, 0xa85d0ae4c021ffef, 0xa85d0ae4c021ffef}},
     {"q4_0", "f16", {0x648afef99a6d982c, 0xc21cb53b92a43974, 0x91dbd2ad44636389}},
     {"q4_0", "q8_0", {0x648afef99a6d982c, 0x648afef99a6d982c, 0x648afef99a6d982c}},
     {"q4_k", "f16", {0x270f3a730973796d, 0x4343e10fd5152048, 0x4343e10fd5152048}},
