@@ -193,9 +193,13 @@ THIMBLE_INLINE void soften(float* scores, float* max_out, float* sum_out) {
 }
 
 // Few rows meet encoded K and V as they are read; for more, a strip is decoded once. The arithmetic
-// is the same. Empty slots may hold anything: only a strip leaves them out.
-THIMBLE_INLINE bool reads_once(std::int64_t rows, const Range& range, std::int64_t count) {
-    return rows <= kTogether && range.least >= 0 && count == kStrip;
+// is the same. Empty slots may hold anything: only a strip leaves them out; and rows that must be
+// decoded whole cannot be met vector by vector.
+THIMBLE_INLINE bool reads_once(const Rows& encoded, std::int64_t rows, const Range& range,
+                               std::int64_t count) {
+    const bool by_vectors = encoded.dim % kLanes == 0 && (encoded.layout == LayoutId::k_f16 ||
+                                                          encoded.layout == LayoutId::k_q8_0);
+    return by_vectors && rows <= kTogether && range.least >= 0 && count == kStrip;
 }
 
 // scores[s] = q . strip[s]
@@ -265,7 +269,7 @@ THIMBLE_INLINE void score(const AttentionTile& tile, Scratch& scratch, float* sc
     for (std::int64_t first = 0; first < tile.slots; first += kStrip) {
         const std::int64_t count = tile.slots - first < kStrip ? tile.slots - first : kStrip;
         float* to = scores + first;
-        if (reads_once(rows, range, count)) {
+        if (reads_once(keys, rows, range, count)) {
             score_once(keys, rows, first, scratch, to);
             continue;
         }
@@ -308,7 +312,7 @@ void attention_tile(const AttentionTile& tile, float* o, float* max, float* sum)
                                             o + r * tile.dim, tile.dim);
                           });
         };
-        if (reads_once(rows, range, count)) {
+        if (reads_once(values, rows, range, count)) {
             const std::byte* data = tile.v + static_cast<std::size_t>(first) * tile.v_slot_bytes;
             with_loader(
                 values, scratch.row, [&](auto load_value) __attribute__((always_inline)) {

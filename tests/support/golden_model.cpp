@@ -102,7 +102,9 @@ ModelCopy ModelCopy::as_gguf(const ModelSource& source, const std::string& forma
         std::vector<std::byte> scratch;
         source.read_rows(tensor, 0, tensor.rows(), rows.data(), scratch);
         Collect sink;
-        used.encoder(shape, {})->encode(0, rows, sink);
+        const auto encoder = used.encoder(shape, {});
+        if (used.info().needs_scan) encoder->scan(0, rows);
+        encoder->encode(0, rows, sink);
         add_specs(copy, tensor, form_of(used, shape), shape);
         for (std::vector<std::byte>& plane : sink.planes) {
             if (!plane.empty()) copy.data.push_back(std::move(plane));
