@@ -307,7 +307,7 @@ template <LayoutId id, bool i8>
 void run_tokens(const MatmulGroups& p) {
     // What the registers hold: sums and codes, or sums and a column of weights.
     constexpr bool kCodes = Interleaved<id>::kCodes, kWidened = kTakesI8<id> && !i8;
-    constexpr int kTokens = kLanes == 16 ? 8 : 4;
+    constexpr int kTokens = kLanes == 8 ? 4 : 8;
     constexpr int kVectors = kCodes && !kTwoVectors<id, i8> ? 1 : 2;
     constexpr int kStreams = (kWidened ? 1 : 4) * kGroupRows / kLanes;
     std::int64_t t = 0;

@@ -382,7 +382,7 @@ TEST_CASE("evaluate: speed on a cache that is already long reads that cache") {
         all.insert(all.end(), more.begin(), more.end());
         const ProcessResult r = bench.run(all);
         CAPTURE(r.err);
-        REQUIRE(r.code == 0);
+        REQUIRE(r.exit == 0);
         const Json* speed = bench.result().find("speed");
         REQUIRE(speed != nullptr);
         CHECK(speed->find("decode_tokens_per_second")->as_double("speed") > 0);
