@@ -250,7 +250,8 @@ void run_tiles(const Exec& exec, const Attention& a, const AttnState* state) {
                     std::fill_n(part_stats + at, rows.count(), kLowest);
                     continue;
                 }
-                if (task == begin || task % parts == 0) tile = make_tile(*ref.segment, ref.first);
+                if (tile.segment != ref.segment || tile.first != ref.first)
+                    tile = make_tile(*ref.segment, ref.first);
                 run_tile(exec, a, tile, rows, part_o + at * dim, part_stats + at,
                          part_stats + round * all_rows + at);
             }

@@ -377,8 +377,8 @@ TEST_CASE("evaluate: perplexity by position is that of the samples' own rows") {
 TEST_CASE("evaluate: speed on a cache that is already long reads that cache") {
     const auto bytes_at = [](const Bench& bench, const std::string& depth,
                              std::vector<std::string> more) {
-        std::vector<std::string> all = {"--bench", "-p",  "8",  "-n",  "8",  "-r",      "2",
-                                        "-c",      "256", "-d", depth, "-o", bench.out, "--force"};
+        std::vector<std::string> all = {"--bench", "-p",  "8",  "-n",  "8",  "-r",     "2",
+                                        "-c",      "256", "-d", depth, "-o", bench.out};
         all.insert(all.end(), more.begin(), more.end());
         const ProcessResult r = bench.run(all);
         CAPTURE(r.err);
