@@ -383,7 +383,8 @@ TEST_CASE("evaluate: speed on a cache that is already long reads that cache") {
         const ProcessResult r = bench.run(all);
         CAPTURE(r.err);
         REQUIRE(r.exit == 0);
-        const Json* speed = bench.result().find("speed");
+        const Json result = bench.result();
+        const Json* speed = result.find("speed");
         REQUIRE(speed != nullptr);
         CHECK(speed->find("decode_tokens_per_second")->as_double("speed") > 0);
         CHECK(speed->find("prefill_tokens_per_second")->as_double("speed") > 0);
