@@ -30,7 +30,8 @@ struct Rows {
     std::int64_t dim;
 };
 
-// Calls use(load) where load(row, b) is vector b of an encoded row as floats.
+// Calls use(load) where load(row, b) is vector b of an encoded row as floats. Other layouts than
+// f16 and q8_0 are decoded whole when b is 0: there, a row's vectors are asked for in order.
 template <class Use>
 THIMBLE_INLINE void with_loader(const Rows& rows, float* room, Use use) {
     const bool whole = rows.dim % kLanes == 0;
