@@ -30,6 +30,8 @@ struct Rows {
     std::int64_t dim;
 };
 
+using Q8Block = Layout<LayoutId::k_q8_0>::Block;
+
 // Calls use(load) where load(row, b) is vector b of an encoded row as floats. Other layouts than
 // f16 and q8_0 are decoded whole when b is 0: there, a row's vectors are asked for in order.
 template <class Use>
@@ -41,8 +43,7 @@ THIMBLE_INLINE void with_loader(const Rows& rows, float* room, Use use) {
         });
     } else if (whole && rows.layout == LayoutId::k_q8_0) {
         use([](const std::byte* row, std::int64_t b) __attribute__((always_inline)) {
-            using Block = Layout<LayoutId::k_q8_0>::Block;
-            const Block& block = reinterpret_cast<const Block*>(row)[b * kLanes / 32];
+            const Q8Block& block = reinterpret_cast<const Q8Block*>(row)[b * kLanes / 32];
             return load_i8(block.codes + b * kLanes % 32) * broadcast_f16(block.d);
         });
     } else {
@@ -54,6 +55,15 @@ THIMBLE_INLINE void with_loader(const Rows& rows, float* room, Use use) {
             return load(room + b * kLanes);
         });
     }
+}
+
+// Asks for the row of the same place in the tile after this one: a step of one token meets keys
+// and values at the memory's pace only while they are on their way.
+THIMBLE_INLINE void fetch_ahead(const Rows& rows, const std::byte* row) {
+    const std::byte* ahead = row + kAttentionSlots * rows.slot_bytes;
+    const std::int64_t bytes =
+        rows.layout == LayoutId::k_f16 ? 2 * rows.dim : rows.dim / 32 * std::int64_t{sizeof(Q8Block)};
+    for (std::int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(ahead + b, 0, 2);
 }
 
 // Rows [first, first + count) as a strip.
@@ -230,6 +240,7 @@ THIMBLE_INLINE void score_once(const Rows& keys, std::int64_t rows, std::int64_t
                     for (std::int64_t s = 0; s < kStrip; ++s) {
                         const std::byte* row =
                             keys.data + static_cast<std::size_t>(first + s) * keys.slot_bytes;
+                        fetch_ahead(keys, row);
                         vf sums[R] = {};
                         for (std::int64_t b = 0; b < blocks; ++b) {
                             const vf key = load_key(row, b);
@@ -315,6 +326,8 @@ void attention_tile(const AttentionTile& tile, float* o, float* max, float* sum)
         };
         if (reads_once(values, rows, range, count)) {
             const std::byte* data = tile.v + static_cast<std::size_t>(first) * tile.v_slot_bytes;
+            for (std::int64_t s = 0; s < kStrip; ++s)
+                fetch_ahead(values, data + static_cast<std::size_t>(s) * tile.v_slot_bytes);
             with_loader(
                 values, scratch.row, [&](auto load_value) __attribute__((always_inline)) {
                     add([&](std::int64_t s, std::int64_t b) __attribute__((always_inline)) {

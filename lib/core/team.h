@@ -8,8 +8,11 @@
 // executes on the other threads. It must not allocate tracked memory and must not call run() again.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <type_traits>
 #include <utility>
 
@@ -19,6 +22,17 @@ namespace thimble {
 struct TeamWaits {
     std::int64_t count = 0;  // calls that other threads took part in
     double seconds = 0;
+};
+
+// Memory that a thread will read, in this order.
+struct Readings {
+    struct Part {
+        const std::byte* data = nullptr;
+        std::size_t bytes = 0;
+        bool operator==(const Part&) const = default;
+    };
+    std::array<Part, 4> parts{};
+    bool operator==(const Readings&) const = default;
 };
 
 class Team {
@@ -33,10 +47,16 @@ class Team {
     // From now on waits are added to *into; null: they are not timed, as at first.
     void time_waits(TeamWaits* into) noexcept;
 
+    // What each thread is likely to read after the next run: while it waits for others or for work
+    // then, it brings this into its cache. Only a hint: the memory may be gone by then. The span
+    // must live until that run has ended.
+    void will_read(std::span<const Readings> of_threads) noexcept;
+
     // Calls fn(begin, end) for chunks of at most `grain` items that cover [0, items) exactly once.
-    // Which thread gets which chunk varies; chunk borders never do (multiples of grain), so a
-    // result must depend only on the chunk. Returns when all are done. If chunks throw, the
-    // exception of the lowest begin is rethrown.
+    // A thread goes through its share() and then helps others with theirs, so which thread gets
+    // which chunk varies; chunk borders never do (multiples of grain), so a result must depend only
+    // on the chunk. Returns when all are done. If chunks throw, the exception of the lowest begin
+    // is rethrown.
     template <class Fn>
     void run(std::int64_t items, std::int64_t grain, Fn&& fn) {
         using F = std::remove_reference_t<Fn>;
@@ -56,6 +76,10 @@ class Team {
             [](void* f, std::int64_t b, std::int64_t e, int t) { (*static_cast<F*>(f))(b, e, t); },
             const_cast<void*>(static_cast<const void*>(std::addressof(fn))));
     }
+
+    // Where the items begin that thread `thread` of a run takes first; `thread` may be threads().
+    [[nodiscard]] std::int64_t share(std::int64_t items, std::int64_t grain,
+                                     int thread) const noexcept;
 
   private:
     using Call = void (*)(void* fn, std::int64_t begin, std::int64_t end, int thread);

@@ -13,6 +13,7 @@
 #include "model/runner_plan.h"
 #include "model/stacked_store.h"
 #include "ops/op_clock.h"
+#include "ops/read_ahead.h"
 
 namespace thimble {
 namespace {
@@ -39,6 +40,7 @@ struct Runner::State {
     std::unique_ptr<KvEngine> kv;
     Encode encode;
     std::unique_ptr<Workspace> workspace, device_workspace;
+    ReadAhead ahead;
     Buffer logits, device_logits;
     std::size_t output = 0, output_norm = 0;  // roles in the head's unit
 
@@ -100,6 +102,7 @@ Runner::Runner(std::unique_ptr<ModelSource> source, const RunnerOptions& options
     s.output = plan.units.back().matrix("output");
     s.output_norm = plan.units.back().vector("output_norm");
     s.exec.team = &team;
+    s.exec.ahead = &s.ahead;
     if (options.device == Device::kCuda && !plan.any_on_device()) (void)cuda_device();
     if (plan.any_on_device()) {
         s.cuda = std::make_unique<CudaContext>(s.exec);

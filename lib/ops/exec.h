@@ -74,6 +74,7 @@ class WorkspaceScope {
 
 class CudaContext;
 class OpClock;
+class ReadAhead;
 
 // How products of many rows are computed on the CPU.
 enum class Products : std::uint8_t {
@@ -93,7 +94,8 @@ struct Exec {
     // Operations check shapes and take workspace, and compute nothing: views point nowhere. A step
     // run so over a Workspace that only measures is its own plan. Training's operations know it.
     bool dry = false;
-    OpClock* clock = nullptr;  // ops/op_clock.h; null: operations are not timed
+    OpClock* clock = nullptr;    // ops/op_clock.h; null: operations are not timed
+    ReadAhead* ahead = nullptr;  // ops/read_ahead.h; null: waiting threads fetch nothing
 
     // Work of the same step on host memory: itself, or what a CudaContext has for it.
     [[nodiscard]] const Exec& host() const noexcept;

@@ -10,6 +10,7 @@
 #include "ops/exponents.h"
 #include "ops/on_cuda.h"
 #include "ops/op_clock.h"
+#include "ops/read_ahead.h"
 
 namespace thimble::ops {
 namespace {
@@ -107,31 +108,64 @@ void run_groups(const Exec& exec, MatmulInput& x, const Matmul& p, std::int64_t 
     kernels(exec.isa).matmul_groups(task);
 }
 
-// One hand-over for all the matrices: tasks count their groups one after the other.
+// Groups of several interleaved matrices, counted one after the other: use(p, b, e) for those of
+// [begin, end) that are p's groups [b, e).
+template <class Use>
+void for_groups(std::span<const Matmul> problems, std::int64_t begin, std::int64_t end, Use use) {
+    std::int64_t first = 0;
+    for (const Matmul& p : problems) {
+        if (p.weight.coded != nullptr) continue;
+        const std::int64_t count = groups_of(p);
+        const std::int64_t b = std::max(begin - first, std::int64_t{0});
+        const std::int64_t e = std::min(end - first, count);
+        if (b < e) use(p, b, e);
+        first += count;
+    }
+}
+
+// Tells threads that wait what comes after these matrices.
+void fetch_next(const Exec& exec, std::span<const Matmul> problems, std::int64_t groups,
+                std::int64_t grain) {
+    std::vector<Readings> of_threads(static_cast<std::size_t>(exec.team->threads()));
+    for (int t = 0; t < exec.team->threads(); ++t) {
+        auto& parts = of_threads[static_cast<std::size_t>(t)].parts;
+        std::size_t n = 0, left = ReadAhead::kMostBytes;
+        for_groups(problems, exec.team->share(groups, grain, t),
+                   exec.team->share(groups, grain, t + 1),
+                   [&](const Matmul& p, std::int64_t b, std::int64_t e) {
+                       const std::size_t group = kGroupRows * p.weight.planes[0].row_bytes;
+                       const std::size_t bytes =
+                           std::min(left, static_cast<std::size_t>(e - b) * group);
+                       if (n == parts.size() || bytes == 0) return;
+                       parts[n++] = {p.weight.row(b * kGroupRows), bytes};
+                       left -= bytes;
+                   });
+    }
+    exec.ahead->pass(*exec.team, problems.front().weight.planes[0].data, of_threads);
+}
+
+// One hand-over for all the matrices.
 void matmul_interleaved(const Exec& exec, MatmulInput& x, std::span<const Matmul> problems) {
     // A task's weights: enough to pay for the hand-over, and to stay in the second cache while many
     // tokens pass by.
     constexpr std::size_t kTaskBytes = std::size_t{128} << 10;
+    constexpr std::int64_t kFewTokens = 4;  // up to here reading weights is most of the work
     std::int64_t groups = 0;
     std::size_t bytes = 0;
     for (const Matmul& p : problems) {
         if (p.weight.coded == nullptr) groups += groups_of(p), bytes += p.weight.bytes();
     }
-    const auto grain = static_cast<std::int64_t>(kTaskBytes * static_cast<std::size_t>(groups) /
-                                                 std::max<std::size_t>(bytes, 1));
+    const auto wanted = static_cast<std::int64_t>(kTaskBytes * static_cast<std::size_t>(groups) /
+                                                  std::max<std::size_t>(bytes, 1));
     const std::int64_t share = (groups / (4 * exec.team->threads()));
-    exec.team->run(groups, (std::max<std::int64_t>(std::min(grain, share), 1) + 3) & ~3,
-                   [&](std::int64_t begin, std::int64_t end) {
-                       std::int64_t first = 0;  // of this matrix, among all groups
-                       for (const Matmul& p : problems) {
-                           if (p.weight.coded != nullptr) continue;
-                           const std::int64_t count = groups_of(p);
-                           const std::int64_t b = std::max(begin - first, std::int64_t{0});
-                           const std::int64_t e = std::min(end - first, count);
-                           if (b < e) run_groups(exec, x, p, b, e, p.weight.row(b * kGroupRows));
-                           first += count;
-                       }
-                   });
+    const std::int64_t grain = (std::max<std::int64_t>(std::min(wanted, share), 1) + 3) & ~3;
+    if (exec.ahead != nullptr && x.view().rows <= kFewTokens)
+        fetch_next(exec, problems, groups, grain);
+    exec.team->run(groups, grain, [&](std::int64_t begin, std::int64_t end) {
+        for_groups(problems, begin, end, [&](const Matmul& p, std::int64_t b, std::int64_t e) {
+            run_groups(exec, x, p, b, e, p.weight.row(b * kGroupRows));
+        });
+    });
 }
 
 // Those whose weights are coded: a strip is decoded, and multiplied while it is in the cache.
