@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Flash-form attention. One tile of at most 64 slots gives each query row a partial state
 // {o, max, sum} with o = sum of e^(s - max) v, not normalised; partial states are merged one by
-// one. A slot's place in its tile alone decides where it enters the sums, so the bits of a row do
-// not depend on how many rows, slots or wholly masked tiles stand beside it.
+// one (attention_states.cpp). A slot's place in its tile alone decides where it enters the sums, so
+// the bits of a row do not depend on how many rows, slots or wholly masked tiles stand beside it.
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/layout/q8_0.h"
@@ -61,8 +61,9 @@ THIMBLE_INLINE void with_loader(const Rows& rows, float* room, Use use) {
 // and values at the memory's pace only while they are on their way.
 THIMBLE_INLINE void fetch_ahead(const Rows& rows, const std::byte* row) {
     const std::byte* ahead = row + kAttentionSlots * rows.slot_bytes;
-    const std::int64_t bytes =
-        rows.layout == LayoutId::k_f16 ? 2 * rows.dim : rows.dim / 32 * std::int64_t{sizeof(Q8Block)};
+    const std::int64_t bytes = rows.layout == LayoutId::k_f16
+                                   ? 2 * rows.dim
+                                   : rows.dim / 32 * std::int64_t{sizeof(Q8Block)};
     for (std::int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(ahead + b, 0, 2);
 }
 
@@ -86,18 +87,6 @@ THIMBLE_INLINE void decode_strip(const AttentionTile& tile, const Rows& rows, st
 THIMBLE_INLINE bool visible(const AttentionTile& tile, std::int64_t query, std::int64_t key) {
     return key >= 0 && key <= query &&
            (tile.window == 0 || query - key < tile.window || key < tile.sinks);
-}
-
-// The first n elements of a vector, the rest zero; n >= kLanes: all.
-THIMBLE_INLINE vf load_part(const float* p, std::int64_t n) {
-    if (n >= kLanes) return load(p);
-    float lane[kLanes] = {};
-    for (std::int64_t i = 0; i < n; ++i) lane[i] = p[i];
-    return load(lane);
-}
-THIMBLE_INLINE void store_part(float* p, vf v, std::int64_t n) {
-    if (n >= kLanes) return store(p, v);
-    for (std::int64_t i = 0; i < n; ++i) p[i] = v[i];
 }
 
 // o[r][B vectors] += sum over s of p[r][s] * v(s, b), slot after slot; `left`: elements of o's
@@ -341,69 +330,6 @@ void attention_tile(const AttentionTile& tile, float* o, float* max, float* sum)
                 return load(scratch.strip + (b * kStrip + s) * kLanes);
             });
         }
-    }
-}
-
-// x := e^(x - log(sum(e^x))); -infinity becomes 0, and a row of nothing else 0 throughout.
-// log_sum: that logarithm.
-void softmax_row(float* x, std::int64_t n, float* log_sum) {
-    const float lowest = -__builtin_inff();
-    float top = lowest;
-    for (std::int64_t i = 0; i < n; ++i) top = x[i] > top ? x[i] : top;
-    *log_sum = lowest;
-    if (top == lowest) {
-        for (std::int64_t i = 0; i < n; ++i) x[i] = 0;
-        return;
-    }
-    vf total = {};
-    std::int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-        const vf e = exp(load(x + i) - broadcast(top));
-        store(x + i, e);
-        total += e;
-    }
-    float sum = sum_lanes(total);
-    for (; i < n; ++i) {
-        x[i] = exp(broadcast(x[i] - top))[0];
-        sum += x[i];
-    }
-    const float inverse = 1.0f / sum;
-    for (std::int64_t k = 0; k < n; ++k) x[k] *= inverse;
-    *log_sum = top + __builtin_logf(sum);
-}
-
-// into := merge(into, part). A part that saw nothing leaves every bit as it was.
-void attention_merge(const float* o, const float* max, const float* sum, std::int64_t rows,
-                     std::int64_t dim, float* into_o, float* into_max, float* into_sum) {
-    const vf lowest = broadcast(-__builtin_inff());
-    for (std::int64_t first = 0; first < rows; first += kLanes) {
-        const std::int64_t count = rows - first < kLanes ? rows - first : kLanes;
-        const vf old_max = load_part(into_max + first, count);
-        const vf new_max = load_part(max + first, count);
-        const vf top = old_max > new_max ? old_max : new_max;
-        const vf old_factor = exp(old_max - top), new_factor = exp(new_max - top);
-        const vf old_sum = load_part(into_sum + first, count);
-        const vf both = fma(load_part(sum + first, count), new_factor, old_sum * old_factor);
-        store_part(into_max + first, top, count);
-        store_part(into_sum + first, new_max == lowest ? old_sum : both, count);
-        for (std::int64_t i = 0; i < count; ++i) {
-            const std::int64_t r = first + i;
-            if (max[r] == -__builtin_inff()) continue;
-            const vf old_part = broadcast(old_factor[i]), new_part = broadcast(new_factor[i]);
-            for (std::int64_t d = 0; d < dim; d += kLanes) {
-                float* to = into_o + r * dim + d;
-                const vf part = load_part(o + r * dim + d, dim - d) * new_part;
-                store_part(to, fma(load_part(to, dim - d), old_part, part), dim - d);
-            }
-        }
-    }
-}
-
-// o /= sum; rows that saw nothing become zero.
-void attention_finish(float* o, const float* sum, std::int64_t rows, std::int64_t dim) {
-    for (std::int64_t r = 0; r < rows; ++r) {
-        const float inverse = sum[r] > 0 ? 1.0f / sum[r] : 0.0f;
-        for (std::int64_t d = r * dim; d < (r + 1) * dim; ++d) o[d] *= inverse;
     }
 }
 

@@ -73,9 +73,8 @@ THIMBLE_INLINE vf load_e4m3_256th(const std::uint8_t* p) {
     const __m128i rest = _mm_slli_epi16(_mm_and_si128(code, _mm_set1_epi16(0x7f)), 7);
     return _mm256_cvtph_ps(_mm_or_si128(sign, rest));
 #else
-    vf v;
-    for (int i = 0; i < kLanes; ++i) v[i] = e4m3_to_f32(p[i]) * 0x1p-8f;
-    return v;
+    const vi code = load_u8_whole(p);
+    return halves_to_floats((code & 0x80) << 8 | (code & 0x7f) << 7);
 #endif
 }
 
@@ -90,6 +89,20 @@ THIMBLE_INLINE __m256i pairs4(vb w, const std::int8_t* x) {
         codes = _mm256_abs_epi8(codes);
     }
     return _mm256_maddubs_epi16(codes, four);
+}
+#endif
+
+#if !defined(THIMBLE_ISA_avx2) && !defined(THIMBLE_ISA_avx512) && defined(__SSE2__)
+// Bytes 0..7 or 8..15 as 16 bits: signed ones of 8 bits, unsigned of fewer.
+template <int bits>
+THIMBLE_INLINE __m128i widen_low(__m128i v) {
+    return bits == 8 ? _mm_srai_epi16(_mm_unpacklo_epi8(v, v), 8)
+                     : _mm_unpacklo_epi8(v, _mm_setzero_si128());
+}
+template <int bits>
+THIMBLE_INLINE __m128i widen_high(__m128i v) {
+    return bits == 8 ? _mm_srai_epi16(_mm_unpackhi_epi8(v, v), 8)
+                     : _mm_unpackhi_epi8(v, _mm_setzero_si128());
 }
 #endif
 
@@ -114,6 +127,23 @@ THIMBLE_INLINE vi dot(vi sum, const vb* w, const std::int8_t* x) {
         sum += reinterpret_cast<vi>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
     }
     return sum;
+#elif defined(__SSE2__)
+    static_assert(n % 2 == 0);
+    __m128i low{}, high{};  // of two rows each: sums of columns 0, 1 and of 2, 3
+    for (int g = 0; g < n; g += 2) {
+        const __m128i eight =
+            widen_low<8>(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(x + 4 * g)));
+        for (int i = 0; i < 2; ++i) {
+            const __m128i codes = reinterpret_cast<__m128i>(w[g + i]);
+            const __m128i four =
+                i == 0 ? _mm_shuffle_epi32(eight, 0x44) : _mm_shuffle_epi32(eight, 0xee);
+            low = _mm_add_epi32(low, _mm_madd_epi16(widen_low<bits>(codes), four));
+            high = _mm_add_epi32(high, _mm_madd_epi16(widen_high<bits>(codes), four));
+        }
+    }
+    const __m128 a = _mm_castsi128_ps(low), b = _mm_castsi128_ps(high);
+    return sum + reinterpret_cast<vi>(_mm_shuffle_ps(a, b, 0x88)) +
+           reinterpret_cast<vi>(_mm_shuffle_ps(a, b, 0xdd));
 #else
     for (int g = 0; g < n; ++g) {
         for (int r = 0; r < kLanes; ++r) {
@@ -141,10 +171,11 @@ THIMBLE_INLINE vb spread_bits(const std::uint8_t* bits) {
     const __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, own), own);
     return reinterpret_cast<vb>(_mm256_and_si256(set, _mm256_set1_epi8(static_cast<char>(value))));
 #else
-    vb v;
-    for (int j = 0; j < 4 * kLanes; ++j)
-        v[j] = static_cast<std::uint8_t>((bits[j / 8] >> j % 8 & 1) * value);
-    return v;
+    typedef std::uint64_t vq __attribute__((vector_size(4 * kLanes)));
+    constexpr std::uint64_t kOwn = 0x8040201008040201u, kEach = 0x0101010101010101u;
+    const vq spread = {bits[0] * kEach, bits[1] * kEach}, own = {kOwn, kOwn};
+    return reinterpret_cast<vb>(reinterpret_cast<vb>(spread & own) == reinterpret_cast<vb>(own)) &
+           static_cast<std::uint8_t>(value);
 #endif
 }
 
@@ -209,7 +240,10 @@ THIMBLE_INLINE void look_up(const std::uint8_t* bytes, vb* codes) {
             reinterpret_cast<vb>(_mm256_shuffle_epi8(table, reinterpret_cast<__m256i>(codes[g])));
 #else
     for (int g = 0; g < 8; ++g) {
-        for (int j = 0; j < 4 * kLanes; ++j) codes[g][j] = bytes[codes[g][j]];
+        vb found{};
+        for (std::uint8_t i = 0; i < 16; ++i)
+            found |= reinterpret_cast<vb>(codes[g] == i) & bytes[i];
+        codes[g] = found;
     }
 #endif
 }

@@ -21,13 +21,6 @@ THIMBLE_INLINE void store_bf16(std::uint16_t* p, vf x) {
     *reinterpret_cast<vh_unaligned*>(p) = __builtin_convertvector(bf16_bits(x) >> 16, vh);
 }
 
-// Of the last `count` elements of an array: whole vectors, then its rest beside zeros.
-THIMBLE_INLINE vf load_part(const float* p, std::int64_t count) {
-    if (count >= kLanes) return load(p);
-    float rest[kLanes] = {};
-    for (std::int64_t j = 0; j < count; ++j) rest[j] = p[j];
-    return load(rest);
-}
 // The lanes past `count` as minus infinity.
 THIMBLE_INLINE vf lowest_past(std::int64_t count, vf v) {
     if (count >= kLanes) return v;
@@ -35,12 +28,6 @@ THIMBLE_INLINE vf lowest_past(std::int64_t count, vf v) {
     store(lanes, v);
     for (std::int64_t j = count; j < kLanes; ++j) lanes[j] = -__builtin_inff();
     return load(lanes);
-}
-THIMBLE_INLINE void store_part(float* p, std::int64_t count, vf v) {
-    if (count >= kLanes) return store(p, v);
-    float rest[kLanes];
-    store(rest, v);
-    for (std::int64_t j = 0; j < count; ++j) p[j] = rest[j];
 }
 
 THIMBLE_INLINE void store_bf16_part(std::uint16_t* p, std::int64_t count, vf v) {
@@ -70,8 +57,8 @@ THIMBLE_INLINE void glu_row(const float* gate, const float* up, const float* dy,
         n, THIMBLE_EACH {
             const vf u = load_part(up + i, left), d = load_part(dy + i, left);
             const Slope a = act(load_part(gate + i, left));
-            store_part(dgate + i, left, d * u * a.slope);
-            store_part(dup + i, left, d * a.value);
+            store_part(dgate + i, d * u * a.slope, left);
+            store_part(dup + i, d * a.value, left);
         });
 }
 
@@ -84,7 +71,7 @@ THIMBLE_INLINE void softmax_row(const SoftmaxGradient& row) {
         row.n, THIMBLE_EACH {
             vf logit = load_part(row.s + i, left) * scale;
             if (capped) logit = cap * tanh(logit * inverse_cap);
-            store_part(row.s + i, left, logit);
+            store_part(row.s + i, logit, left);
             largest = max(lowest_past(left, logit), largest);
         });
     const vf top = broadcast(max_lanes(largest));
@@ -92,7 +79,7 @@ THIMBLE_INLINE void softmax_row(const SoftmaxGradient& row) {
     for_vectors(
         row.n, THIMBLE_EACH {
             const vf e = exp(lowest_past(left, load_part(row.s + i, left)) - top);
-            if (!capped) store_part(row.s + i, left, e);
+            if (!capped) store_part(row.s + i, e, left);
             sum += e;
             along = fma(e, load_part(row.dp + i, left), along);
         });
@@ -111,8 +98,8 @@ THIMBLE_INLINE void softmax_row(const SoftmaxGradient& row) {
                 store_bf16_part(row.p_bf16 + i, left, p);
                 store_bf16_part(row.ds_bf16 + i, left, ds);
             } else {
-                store_part(row.s + i, left, p);
-                store_part(row.dp + i, left, ds);
+                store_part(row.s + i, p, left);
+                store_part(row.dp + i, ds, left);
             }
         });
 }
@@ -128,7 +115,7 @@ void narrow_bf16(const float* x, std::int64_t n, std::uint16_t* out) {
 void round_bf16(const float* x, std::int64_t n, float* out) {
     for_vectors(
         n, THIMBLE_EACH {
-            store_part(out + i, left, reinterpret_cast<vf>(bf16_bits(load_part(x + i, left))));
+            store_part(out + i, reinterpret_cast<vf>(bf16_bits(load_part(x + i, left))), left);
         });
 }
 
@@ -137,7 +124,7 @@ void add_scaled(const float* x, float factor, std::int64_t n, float* to) {
     const vf f = broadcast(factor);
     for_vectors(
         n, THIMBLE_EACH {
-            store_part(to + i, left, fma(f, load_part(x + i, left), load_part(to + i, left)));
+            store_part(to + i, fma(f, load_part(x + i, left), load_part(to + i, left)), left);
         });
 }
 
@@ -167,7 +154,7 @@ void rms_norm_backward(const RmsNormGradient& p) {
             const vf upstream = load_part(p.dy + i, left) * load_part(p.weight + i, left);
             vf gradient = r * (upstream - load_part(p.x + i, left) * factor);
             if (p.accumulate) gradient += load_part(p.dx + i, left);
-            store_part(p.dx + i, left, gradient);
+            store_part(p.dx + i, gradient, left);
         });
 }
 
@@ -192,7 +179,7 @@ void column_sums(const ColumnSums& p) {
             }
             total += sum;
         }
-        store_part(p.sums + i, left, total);
+        store_part(p.sums + i, total, left);
     }
 }
 

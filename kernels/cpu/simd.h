@@ -12,6 +12,8 @@
 
 #if defined(THIMBLE_ISA_avx2) || defined(THIMBLE_ISA_avx512)
 #include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 #define THIMBLE_INLINE static inline __attribute__((always_inline))
@@ -33,6 +35,18 @@ typedef float vf_unaligned __attribute__((vector_size(4 * kLanes), aligned(4), m
 THIMBLE_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 THIMBLE_INLINE void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
 THIMBLE_INLINE vf broadcast(float x) { return x - vf{}; }
+
+// The first n elements of a vector, the rest zero; n >= kLanes: all.
+THIMBLE_INLINE vf load_part(const float* p, std::int64_t n) {
+    if (n >= kLanes) return load(p);
+    float lane[kLanes] = {};
+    for (std::int64_t i = 0; i < n; ++i) lane[i] = p[i];
+    return load(lane);
+}
+THIMBLE_INLINE void store_part(float* p, vf v, std::int64_t n) {
+    if (n >= kLanes) return store(p, v);
+    for (std::int64_t i = 0; i < n; ++i) p[i] = v[i];
+}
 
 // a * b + c, rounded once where the instruction set can.
 THIMBLE_INLINE vf fma(vf a, vf b, vf c) {
@@ -101,6 +115,17 @@ THIMBLE_INLINE float max_lanes(vf v) {
         return max_lanes<half / 2>(v);
 }
 
+#if !defined(THIMBLE_ISA_avx2) && !defined(THIMBLE_ISA_avx512)
+// Halves, each the low bits of a whole number. As a float, a half's exponent and fraction are 2^112
+// times too small; infinity and NaN have the largest exponent in both.
+THIMBLE_INLINE vf halves_to_floats(vi halves) {
+    const vi magnitude = (halves & 0x7fff) << 13;
+    const vi scaled = reinterpret_cast<vi>(reinterpret_cast<vf>(magnitude) * 0x1p112f);
+    const vi special = (magnitude >= 0x1f << 23) & 0x7f800000;
+    return reinterpret_cast<vf>(scaled | special | (halves & 0x8000) << 16);
+}
+#endif
+
 // kLanes halves -> floats.
 THIMBLE_INLINE vf load_f16(const std::uint16_t* p) {
 #if defined(THIMBLE_ISA_avx512)
@@ -108,9 +133,9 @@ THIMBLE_INLINE vf load_f16(const std::uint16_t* p) {
 #elif defined(THIMBLE_ISA_avx2)
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
-    vf v;
-    for (int i = 0; i < kLanes; ++i) v[i] = f16_to_f32(p[i]);
-    return v;
+    vi halves;
+    for (int i = 0; i < kLanes; ++i) halves[i] = p[i];
+    return halves_to_floats(halves);
 #endif
 }
 THIMBLE_INLINE vf broadcast_f16(std::uint16_t half) {

@@ -13,4 +13,13 @@ enum class Isa : int {
 };
 inline constexpr int kIsaLevels = 3;
 
+// Whether a level has sums of products of whole numbers.
+constexpr bool multiplies_bytes(Isa isa) noexcept {
+#if defined(__SSE2__)
+    return isa >= Isa::kPortable;
+#else
+    return isa != Isa::kPortable;
+#endif
+}
+
 }  // namespace thimble

@@ -52,7 +52,8 @@ void wait_while_equal(const std::atomic<T>& value, T old, Fetching& fetching) {
     for (int i = 1;; ++i) {
         if (value.load(std::memory_order_acquire) != old) return;
         relax();
-        if (i % 64 == 0 && std::chrono::steady_clock::now() - start > std::chrono::microseconds(200))
+        if (i % 64 == 0 &&
+            std::chrono::steady_clock::now() - start > std::chrono::microseconds(200))
             break;
     }
     value.wait(old, std::memory_order_acquire);
@@ -92,8 +93,8 @@ struct Team::State {
     Call call = nullptr;
     void* fn = nullptr;
     std::int64_t grain = 1;
-    std::vector<Share> shares;                          // a thread's each
-    std::span<const Readings> will_read{};              // empty: as before
+    std::vector<Share> shares;              // a thread's each
+    std::span<const Readings> will_read{};  // empty: as before
 
     alignas(64) std::atomic<std::uint32_t> epoch{0};
     alignas(64) std::atomic<std::uint32_t> busy{0};

@@ -28,13 +28,13 @@ std::string describe_activations(const Exec& exec) {
     const bool cuda = ops::is_cuda(exec);
     if (exec.activations == Activations::kBf16 && !cuda) return "bf16";
     if (exec.activations == Activations::kI8Token) return "i8, a scale for a token";
-    const bool i8 = exec.activations == Activations::kI8 || exec.isa != Isa::kPortable;
+    const bool i8 = exec.activations == Activations::kI8 || multiplies_bytes(exec.isa);
     const std::string plain = cuda ? "i8 and 16 bits" : i8 ? "i8" : "f32";
     return bits == 0 ? plain : std::to_string(bits) + " bit planes, else " + plain;
 }
 
-// Where there are dot products of bytes, 8-bit input is faster than float input at every batch
-// size; the portable level has none.
+// Where there are dot products of whole numbers, 8-bit input is faster than float input at every
+// batch size.
 Activations ops::activations_for(LayoutId layout, const Exec& exec) {
     const bool planes = plane_bits(exec.activations) != 0;
     if (planes && layout == LayoutId::k_bipolar) return exec.activations;
@@ -46,7 +46,7 @@ Activations ops::activations_for(LayoutId layout, const Exec& exec) {
         with_interleaved(layout, [](auto stored) { return kFloatValues<decltype(stored)::value>; });
     if (floats && exec.activations != Activations::kBf16) return Activations::kF32;
     if (exec.activations != Activations::kAuto && !planes) return exec.activations;
-    return exec.isa == Isa::kPortable ? Activations::kF32 : Activations::kI8;
+    return multiplies_bytes(exec.isa) ? Activations::kI8 : Activations::kF32;
 }
 
 }  // namespace thimble

@@ -130,16 +130,15 @@ void fetch_next(const Exec& exec, std::span<const Matmul> problems, std::int64_t
     for (int t = 0; t < exec.team->threads(); ++t) {
         auto& parts = of_threads[static_cast<std::size_t>(t)].parts;
         std::size_t n = 0, left = ReadAhead::kMostBytes;
-        for_groups(problems, exec.team->share(groups, grain, t),
-                   exec.team->share(groups, grain, t + 1),
-                   [&](const Matmul& p, std::int64_t b, std::int64_t e) {
-                       const std::size_t group = kGroupRows * p.weight.planes[0].row_bytes;
-                       const std::size_t bytes =
-                           std::min(left, static_cast<std::size_t>(e - b) * group);
-                       if (n == parts.size() || bytes == 0) return;
-                       parts[n++] = {p.weight.row(b * kGroupRows), bytes};
-                       left -= bytes;
-                   });
+        for_groups(
+            problems, exec.team->share(groups, grain, t), exec.team->share(groups, grain, t + 1),
+            [&](const Matmul& p, std::int64_t b, std::int64_t e) {
+                const std::size_t group = kGroupRows * p.weight.planes[0].row_bytes;
+                const std::size_t bytes = std::min(left, static_cast<std::size_t>(e - b) * group);
+                if (n == parts.size() || bytes == 0) return;
+                parts[n++] = {p.weight.row(b * kGroupRows), bytes};
+                left -= bytes;
+            });
     }
     exec.ahead->pass(*exec.team, problems.front().weight.planes[0].data, of_threads);
 }
@@ -436,7 +435,7 @@ std::size_t matmul_input_bytes(const Exec& exec, std::int64_t tokens, std::int64
     const int planes = plane_bits(exec.activations);
     const bool i8 =
         exec.activations == Activations::kI8 || exec.activations == Activations::kI8Token ||
-        ((exec.activations == Activations::kAuto || planes != 0) && exec.isa != Isa::kPortable);
+        ((exec.activations == Activations::kAuto || planes != 0) && multiplies_bytes(exec.isa));
     const auto aligned = [](std::size_t bytes) { return (bytes + 63) & ~std::size_t{63}; };
     std::size_t bytes = exec.activations == Activations::kBf16 ? elements * sizeof(float)
                         : i8 ? static_cast<std::size_t>(tokens * (in / 32)) * sizeof(cpu::I8Block)

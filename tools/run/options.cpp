@@ -87,10 +87,9 @@ void RunOptions::visit_computation(OptionVisitor& v) {
              batch);
     v.option(
         {.name = "activations",
-         .help =
-             "how quantised weights read their input; auto: i8 (a scale for 32 columns) where the "
-             "CPU has byte dot products; i8-token: one scale for a token; b1 to b8: so many bit "
-             "planes where the weights are bipolar, else auto",
+         .help = "how quantised weights read their input; auto: i8 (a scale for 32 columns) on "
+                 "x86-64, else f32; i8-token: one scale for a token; b1 to b8: so many bit "
+                 "planes where the weights are bipolar, else auto",
          .choices = activation_names()},
         activations);
     v.option({.name = "act-sparsity",

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <doctest/doctest.h>
 
+#include <array>
 #include <atomic>
 #include <cmath>
+#include <memory>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include "core/error.h"
@@ -74,6 +77,53 @@ TEST_CASE("team: covers every item once, rethrows the lowest chunk's exception")
             CHECK(e.where() == "3");
         }
     }
+}
+
+TEST_CASE("team: a thread takes its share in order; others help with what is left") {
+    for (const int threads : {1, 2, 3}) {
+        Team team(threads);
+        CHECK(team.share(97, 10, 0) == 0);
+        CHECK(team.share(97, 10, threads) == 97);
+        for (int t = 1; t < threads; ++t) CHECK(team.share(97, 10, t) % 10 == 0);
+    }
+    Team team(2);
+    const std::int64_t second = team.share(100, 5, 1);
+    CHECK(second == 50);
+    // The caller stays in its first chunk until all others are done, which begin after it.
+    std::atomic<int> done = 0;
+    std::atomic<bool> begun = false;
+    std::vector<std::int64_t> of_worker;
+    team.run_indexed(100, 5, [&](std::int64_t begin, std::int64_t, int thread) {
+        if (thread == 0) begun = true;
+        while (!begun || (thread == 0 && begin == 0 && done < 19)) std::this_thread::yield();
+        if (thread == 1) of_worker.push_back(begin);
+        ++done;
+    });
+    REQUIRE(of_worker.size() == 19);
+    for (std::size_t i = 0; i < 10; ++i)
+        CHECK(of_worker[i] == second + 5 * static_cast<std::int64_t>(i));
+    for (std::size_t i = 10; i < 19; ++i)
+        CHECK(of_worker[i] == 5 * static_cast<std::int64_t>(i - 9));
+}
+
+TEST_CASE("team: what threads are told to fetch changes nothing, and may be gone") {
+    Team team(3);
+    std::vector<Readings> lists(3);
+    auto memory = std::make_unique<std::array<std::byte, 1 << 16>>();
+    for (int round = 0; round < 300; ++round) {
+        if (round == 150) memory.reset();
+        for (Readings& list : lists) {
+            list.parts[0] = {memory ? memory->data() : nullptr, 40000};
+            list.parts[3] = {reinterpret_cast<const std::byte*>(&team), 100};
+        }
+        team.will_read(lists);
+        std::atomic<std::int64_t> sum = 0;
+        team.run(60, 1, [&](std::int64_t b, std::int64_t) { sum += b; });
+        REQUIRE(sum == 59 * 30);
+        lists.assign(3, {});  // no longer looked at
+    }
+    team.will_read(std::span(lists).first(2));  // not one for each thread: left out
+    team.run(60, 1, [](std::int64_t, std::int64_t) {});
 }
 
 TEST_CASE("ledger: refuses before the budget is passed and counts buffers exactly") {
