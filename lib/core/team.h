@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A fixed team of threads that runs ranges of one task at a time.
-// differs from the OpenMP region of the design page: own threads, because the wait (spin at most 50
-// us, then sleep) and the lowest-index exception rule need control that an OpenMP barrier does not
-// give.
+// differs from the OpenMP region of the design page: own threads, since waits that fetch, then spin
+// (200 us, not 50: sampling takes 100, and a virtual machine as long to wake a thread), then sleep,
+// and the lowest-index exception rule need control that an OpenMP barrier does not give.
 //
 // The caller alone runs block, policy, store and allocation code; only the function passed to run()
 // executes on the other threads. It must not allocate tracked memory and must not call run() again.

@@ -264,7 +264,7 @@ void run_tiles(const Exec& exec, const Attention& a, const AttnState* state) {
                     end - row, dim, o + row * dim, stats + row, stats + all_rows + row);
             }
         };
-        if (n == 1) {
+        if (n * all_rows * dim < kWorthSharing) {
             merge_rows(0, all_rows);
         } else {
             const std::int64_t threads = exec.team->threads();

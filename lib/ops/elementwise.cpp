@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "format/weight_format.h"
 #include "kernels/ref/ref.h"
@@ -121,12 +122,57 @@ void embed(const Exec& exec, const PackedView& table, std::span<const std::int32
     if (factor != 1.0) scale(exec, out, factor);
 }
 
+namespace {
+
+// Cosines and sines of one position's angles. All layers of a step, their queries and keys, turn by
+// the same ones: a thread keeps the last.
+class RopeAngles {
+  public:
+    static constexpr std::int64_t kMostPairs = 512;
+    double cosine[kMostPairs], sine[kMostPairs];
+    float cosine_f32[kMostPairs], sine_f32[kMostPairs];
+
+    void set(const Rope& rope, std::int64_t position) {
+        const std::int64_t half = rope.dims / 2;
+        if (rope.dims != dims_ || rope.base != base_) {
+            dims_ = rope.dims, base_ = rope.base, set_ = false;
+            for (std::int64_t i = 0; i < half; ++i)
+                frequencies_[i] = ref::rope_frequency(i, rope.dims, rope.base);
+        }
+        if (set_ && position == position_ && rope.frequency_scale == scale_ &&
+            std::ranges::equal(rope.factors, factors_))
+            return;
+        position_ = position, scale_ = rope.frequency_scale, set_ = true;
+        factors_.assign(rope.factors.begin(), rope.factors.end());
+        for (std::int64_t i = 0; i < half; ++i) {
+            const auto u = static_cast<std::size_t>(i);
+            const double factor = rope.factors.empty() ? 1.0 : static_cast<double>(rope.factors[u]);
+            const double angle =
+                ref::rope_angle(frequencies_[i], rope.frequency_scale, factor, position);
+            cosine[i] = std::cos(angle), sine[i] = std::sin(angle);
+            cosine_f32[i] = static_cast<float>(cosine[i]);
+            sine_f32[i] = static_cast<float>(sine[i]);
+        }
+    }
+
+  private:
+    double frequencies_[kMostPairs];
+    std::vector<float> factors_;
+    double base_ = 0, scale_ = 0;
+    std::int64_t position_ = 0;
+    int dims_ = 0;
+    bool set_ = false;
+};
+
+}  // namespace
+
 void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std::int64_t> positions,
           View x) {
     const Timed timed(exec, "rope");
     require_view(exec, x, static_cast<std::int64_t>(positions.size()), x.cols, "rope");
     const std::int64_t half = rope.dims / 2, heads = x.cols / head_dim;
-    require(rope.dims % 2 == 0 && rope.dims <= head_dim && x.cols % head_dim == 0 && half <= 512,
+    require(rope.dims % 2 == 0 && rope.dims <= head_dim && x.cols % head_dim == 0 &&
+                half <= RopeAngles::kMostPairs,
             "rope", "rotated dims must be even and fit the head");
     require(rope.factors.empty() || std::ssize(rope.factors) == half, "rope",
             "one factor per frequency is needed");
@@ -137,29 +183,18 @@ void rope(const Exec& exec, const Rope& rope, int head_dim, std::span<const std:
         rope.style == RopeStyle::kHalves ? table.rope_halves : table.rope_interleaved;
     const std::int64_t step = rope.style == RopeStyle::kHalves ? 1 : 2;
     const std::int64_t partner = rope.style == RopeStyle::kHalves ? half : 1;
-    double frequencies[512];
-    for (std::int64_t i = 0; i < half; ++i)
-        frequencies[i] = ref::rope_frequency(i, rope.dims, rope.base);
     for_rows(exec, x.rows, x.cols + 32 * rope.dims, [&](std::int64_t t) {
-        double cosine[512], sine[512];
-        float cosine_f32[512], sine_f32[512];
-        for (std::int64_t i = 0; i < half; ++i) {
-            const auto u = static_cast<std::size_t>(i);
-            const double factor = rope.factors.empty() ? 1.0 : static_cast<double>(rope.factors[u]);
-            const double angle = ref::rope_angle(frequencies[i], rope.frequency_scale, factor,
-                                                 positions[static_cast<std::size_t>(t)]);
-            cosine[i] = std::cos(angle), sine[i] = std::sin(angle);
-            cosine_f32[i] = static_cast<float>(cosine[i]);
-            sine_f32[i] = static_cast<float>(sine[i]);
-        }
+        thread_local RopeAngles angles;
+        angles.set(rope, positions[static_cast<std::size_t>(t)]);
         for (std::int64_t h = 0; h < heads; ++h) {
             if (!is_ref(exec)) {
-                kernel(x.row<float>(t) + h * head_dim, cosine_f32, sine_f32, half);
+                kernel(x.row<float>(t) + h * head_dim, angles.cosine_f32, angles.sine_f32, half);
                 continue;
             }
             double* head = x.row<double>(t) + h * head_dim;
             for (std::int64_t i = 0; i < half; ++i)
-                ref::rotate(head[i * step], head[i * step + partner], cosine[i], sine[i]);
+                ref::rotate(head[i * step], head[i * step + partner], angles.cosine[i],
+                            angles.sine[i]);
         }
     });
 }
