@@ -199,8 +199,8 @@ void Team::run_erased(std::int64_t items, std::int64_t grain, Call call, void* f
         for (std::uint32_t left; (left = s.busy.load(std::memory_order_acquire)) != 0;)
             wait_while_equal(s.busy, left, s.fetching);
         clock.finish();
-        s.will_read = {};
     }
+    s.will_read = {};
     if (s.error) {
         s.error_begin = std::numeric_limits<std::int64_t>::max();
         std::rethrow_exception(std::exchange(s.error, nullptr));
